@@ -1,0 +1,90 @@
+"""The one vocabulary: which integer stands for which item, and how often each was trained on."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from bert4rec_tf.errors import InputError
+
+PAD_ID = 0
+MASK_ID = 1
+UNK_ID = 2
+NUM_SPECIAL_IDS = 3  # items from here, by falling training count, ties by item id
+
+VOCABULARY_FILE = "vocabulary.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Items in the order of their integer ids: `item_ids[i]` has the id `i + NUM_SPECIAL_IDS`.
+
+    Attributes:
+        item_ids: the raw ids, any non-empty unicode strings.
+        counts: int64 [V - 3], events of each item in the training part of the log (0: only seen at evaluation).
+        titles: a title for each item, or None where unknown.
+    """
+
+    item_ids: tuple[str, ...]
+    counts: np.ndarray
+    titles: tuple[str | None, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.item_ids) == len(self.counts) == len(self.titles):
+            raise ValueError(f"A vocabulary has a count and a title (or None) for each item. Received: "
+                             f"{len(self.item_ids)} items, {len(self.counts)} counts, {len(self.titles)} titles")  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """V: the items and the special ids [PAD], [MASK] and [UNK]."""
+        return len(self.item_ids) + NUM_SPECIAL_IDS
+
+    def log_popularity(self) -> np.ndarray:
+        """Log share of the training events, float32 [V]: each item counted once more than seen, specials at the least.
+
+        The share orders items as popularity does and is finite for items that were never trained on.
+        """
+        smoothed = np.concatenate([np.ones(NUM_SPECIAL_IDS), self.counts + 1.0])
+        return np.log(smoothed / smoothed.sum()).astype(np.float32)
+
+    def ids_of(self, item_ids: list[str]) -> list[int]:
+        """Integer ids of raw item ids; an unknown one is `UNK_ID`."""
+        table = {item_id: index for index, item_id in enumerate(self.item_ids, start=NUM_SPECIAL_IDS)}
+        return [table.get(item_id, UNK_ID) for item_id in item_ids]
+
+    def to_bytes(self) -> bytes:
+        """The file's content: one JSON object a line, in the order of the ids."""
+        lines = []
+        for item_id, count, title in zip(self.item_ids, self.counts.tolist(), self.titles, strict=True):
+            entry = {"item_id": item_id, "count": count} | ({} if title is None else {"title": title})
+            lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+        return "".join(lines).encode("utf-8")
+
+    def sha256(self) -> str:
+        """Hex digest of the file's content."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def load(cls, directory: str | pathlib.Path) -> "Vocabulary":
+        """Reads `vocabulary.jsonl` of a data or model directory.
+
+        Raises:
+            InputError: the file is missing or a line is not an item; names the file and the line.
+        """
+        path = pathlib.Path(directory) / VOCABULARY_FILE
+        if not path.is_file():
+            raise InputError(f"A data or model directory has a {VOCABULARY_FILE}. Received: {directory}, which has none. "
+                             "Fix: name a directory written by pipelines/make_tfrecords.py or train.py")  # fmt: skip
+        entries = []
+        # Not str.splitlines: ids may hold U+2028 and other characters that it takes for line ends.
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                entry = json.loads(line)
+                entries.append((entry["item_id"], int(entry["count"]), entry.get("title")))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}, line {number} must hold an item id and a count. Received: "
+                                 f"{line[:80]!r} ({error}). Fix: rebuild the directory") from None  # fmt: skip
+        item_ids, counts, titles = zip(*entries, strict=True) if entries else ((), (), ())
+        return cls(item_ids, np.array(counts, np.int64), titles)

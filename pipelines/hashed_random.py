@@ -1,0 +1,38 @@
+"""Random numbers as a pure function of what they are for.
+
+A draw depends on its key and its place alone, never on what was drawn before it, so the records are the same
+whatever the number of workers and whatever the order in which they ran. The generator is SplitMix64's
+finaliser (Steele, Lea & Flood, OOPSLA 2014) applied to a key and a counter.
+"""
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
+    """64 random bits for each combination of the parts.
+
+    Args:
+        parts: integers or integer arrays that broadcast against each other.
+
+    Returns:
+        uint64, of the parts' broadcast shape; equal parts give equal bits.
+    """
+    bits = np.zeros(1, np.uint64)
+    for part in parts:
+        bits = _mix((bits ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+    return bits
+
+
+def hashed_uniform(*parts: np.ndarray | int) -> np.ndarray:
+    """float64 in [0, 1) for each combination of the parts: the upper 53 of their `hashed_bits`."""
+    return (hashed_bits(*parts) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
+    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    return bits ^ (bits >> np.uint64(31))

@@ -1,0 +1,61 @@
+"""A data directory that appears whole: built beside its place, moved there by one rename, the manifest last."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from tfrecords.manifest import MANIFEST_FILE, Manifest
+
+
+def is_complete(output_dir: pathlib.Path, config: Config, source: dict[str, Any]) -> bool:
+    """Whether `output_dir` already holds the finished records of this very configuration and source."""
+    if not (output_dir / MANIFEST_FILE).is_file():
+        return False
+    manifest = Manifest.load(output_dir)
+    return manifest.config == config and manifest.source == source
+
+
+@contextlib.contextmanager
+def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
+    """Gives a directory to build in, and moves it to `output_dir` if the block ends well; else nothing changes.
+
+    What a killed run left behind is swept first.
+
+    Raises:
+        InputError: `output_dir` holds something, and `overwrite` is not set.
+    """
+    building = output_dir.with_name(f".{output_dir.name}.building")
+    replaced = output_dir.with_name(f".{output_dir.name}.replaced")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"--output_dir must be a directory. Received: {output_dir}, a file")
+    if replaced.exists() and not output_dir.exists():
+        replaced.rename(output_dir)  # killed between the two renames below: the old records are still the valid ones
+    if output_dir.exists() and any(output_dir.iterdir()) and not overwrite:
+        raise InputError(f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
+                         "holds something else. Fix: name another directory, or pass --overwrite to replace it")  # fmt: skip
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        if output_dir.exists():
+            output_dir.rename(replaced)
+        building.rename(output_dir)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_manifest(directory: pathlib.Path, manifest: Manifest) -> None:
+    """Writes the manifest by rename; from then on the directory can be read."""
+    temporary = directory / f".{MANIFEST_FILE}.tmp"
+    with temporary.open("wb") as stream:
+        stream.write(manifest.to_bytes())
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(directory / MANIFEST_FILE)

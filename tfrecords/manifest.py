@@ -1,0 +1,135 @@
+"""The manifest: what a data directory holds, written last, and checked before anything is read."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.vocabulary import VOCABULARY_FILE
+from tfrecords.schema import SCHEMA_VERSION
+from tfrecords.writer import Shard
+
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthCount:
+    """Training records of one length: how many, and the most masked slots that any of them has."""
+
+    length: int
+    records: int
+    max_predictions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A data directory's content.
+
+    Attributes:
+        config: what the records were built with.
+        source: the format, and for each input its name, bytes and sha256 (or the synthetic log's parameters).
+        counts: users, items, events and what was dropped, by name.
+        length_histogram: of the training records, by rising length.
+        vocabulary_sha256: hex digest of vocabulary.jsonl.
+        splits: for each split, its shards.
+        schema_version: of the record format.
+    """
+
+    config: Config
+    source: dict[str, Any]
+    counts: dict[str, int]
+    length_histogram: tuple[LengthCount, ...]
+    vocabulary_sha256: str
+    splits: dict[str, tuple[Shard, ...]]
+    schema_version: int = SCHEMA_VERSION
+
+    def records(self, split: str) -> int:
+        """How many records a split holds."""
+        return sum(shard.records for shard in self.splits[split])
+
+    def to_bytes(self) -> bytes:
+        """The file's content, the same for the same records."""
+        values = dataclasses.asdict(self) | {"config": self.config.to_dict()}
+        return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
+
+    def sha256(self) -> str:
+        """Hex digest of the file's content: the identity of the data that a result was measured on."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, origin: str) -> "Manifest":
+        """Reads a manifest's content; `origin` names it in errors.
+
+        Raises:
+            InputError: not a manifest, or one of another schema version.
+        """
+        try:
+            values = json.loads(content)
+            version = values["schema_version"]
+            if version == SCHEMA_VERSION:
+                return cls(
+                    config=Config.from_dict(values["config"], origin),
+                    source=values["source"],
+                    counts=values["counts"],
+                    length_histogram=tuple(LengthCount(**row) for row in values["length_histogram"]),
+                    vocabulary_sha256=values["vocabulary_sha256"],
+                    splits={name: tuple(Shard(**shard) for shard in rows) for name, rows in values["splits"].items()},
+                    schema_version=version,
+                )
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{origin} must be a manifest written by pipelines/make_tfrecords.py. "
+                             f"Received: {error!r}. Fix: rebuild the directory") from None  # fmt: skip
+        raise InputError(f"`schema_version` must be {SCHEMA_VERSION}. Received: {version!r} ({origin}). "
+                         "Fix: rebuild the directory with pipelines/make_tfrecords.py")  # fmt: skip
+
+    @classmethod
+    def load(cls, data_dir: str | pathlib.Path) -> "Manifest":
+        """Reads the manifest of a data directory.
+
+        Raises:
+            InputError: there is none (nothing was built there, or not to the end), or it is not one.
+        """
+        path = pathlib.Path(data_dir) / MANIFEST_FILE
+        if not path.is_file():
+            raise InputError(f"A data directory has a {MANIFEST_FILE}, written last. Received: {data_dir}, which has "
+                             "none. Fix: build it with pipelines/make_tfrecords.py")  # fmt: skip
+        return cls.from_bytes(path.read_bytes(), str(path))
+
+
+def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
+    """Compares every file of a data directory with its manifest, byte for byte.
+
+    TFRecord readers take a shard cut at a record boundary, an empty one or a missing one without a word; this does not.
+
+    Raises:
+        InputError: names every file that is missing, extra or not the one that was written.
+    """
+    data_dir = pathlib.Path(data_dir)
+    expected = {shard.file: shard.sha256 for shards in manifest.splits.values() for shard in shards}
+    expected[VOCABULARY_FILE] = manifest.vocabulary_sha256
+    faults = []
+    for file, sha256 in expected.items():
+        path = data_dir / file
+        if not path.is_file():
+            faults.append(f"{file} is missing")
+        elif file_sha256(path) != sha256:
+            faults.append(f"{file} is damaged or not the one that was written")
+    on_disk = {path.relative_to(data_dir).as_posix() for path in data_dir.glob("*/*.tfrecord")}
+    faults += [f"{file} is not in the manifest" for file in sorted(on_disk - expected.keys())]
+    if faults:
+        raise InputError(f"The files must be those of {data_dir / MANIFEST_FILE}. Received: {'; '.join(faults)}. "
+                         "Fix: rebuild with pipelines/make_tfrecords.py --overwrite, or copy the directory again")  # fmt: skip
+
+
+def file_sha256(path: str | pathlib.Path) -> str:
+    """Hex digest of a file's bytes, read piece by piece."""
+    digest = hashlib.sha256()
+    with pathlib.Path(path).open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

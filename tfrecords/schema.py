@@ -1,0 +1,161 @@
+"""The one feature table: it encodes what the pipeline writes and parses what the model reads.
+
+A record is a `tf.train.Example` whose features are int64 lists of any length (no padding) or one bytes value.
+Encoding needs no TensorFlow, so the pipeline starts at once and its workers stay small; the bytes are those of
+the protocol buffer, features in the order of their names (held against `tf.train.Example` by the tests).
+"""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One feature of a record: `ids` is an int64 list of any length, `id` one int64, `text` one UTF-8 string."""
+
+    name: str
+    kind: Literal["ids", "id", "text"]
+    says: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths: row i is `values[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        values: int64 [sum of lengths].
+        offsets: int64 [rows + 1], from 0, never falling.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Rows of `lengths` [rows], one after the other in `values`."""
+        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [rows]."""
+        return np.diff(self.offsets)
+
+    def rows(self, places: np.ndarray) -> "Ragged":
+        """The rows at `places`, in that order."""
+        lengths = self.lengths[places]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        at = np.arange(offsets[-1]) + np.repeat(self.offsets[places] - offsets[:-1], lengths)
+        return Ragged(self.values[at], offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+# Sorted by name: the order in which a protocol buffer map is serialised deterministically.
+MASKED_INSTANCE = (
+    Feature("item_ids", "ids", "one window of a training sequence, oldest first, with [MASK] in the masked slots"),
+    Feature("masked_item_ids", "ids", "the items that stood in the masked slots"),
+    Feature("masked_positions", "ids", "the masked slots, rising, counted from 0"),
+)
+EVALUATION_USER = (
+    Feature("item_ids", "ids", "the user's whole history before the target, oldest first"),
+    Feature("negative_item_ids", "ids", "items that the user never met, drawn by popularity, all different"),
+    Feature("target_item_id", "id", "the item to be predicted"),
+    Feature("user_id", "text", "the user's id in the log"),
+)
+Schema = tuple[Feature, ...]
+Column = Ragged | np.ndarray | list[str]
+
+
+def encode(schema: Schema, columns: dict[str, Column]) -> list[bytes]:
+    """Serialises records, column by column.
+
+    Args:
+        schema: the feature table.
+        columns: for each feature by name: `ids` a `Ragged`, `id` an integer array [rows], `text` a list of str.
+
+    Returns:
+        A serialised tf.train.Example for each row.
+    """
+    pieces = [_encode_feature(feature, columns[feature.name]) for feature in schema]
+    records = []
+    for row in zip(*pieces, strict=True):
+        features = b"".join(row)
+        records.append(b"\x0a" + _varint(len(features)) + features)
+    return records
+
+
+def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
+    """Parses one serialised record.
+
+    Returns:
+        For each feature by name: `ids` an int32 [any length], `id` an int32 scalar, `text` a string scalar.
+    """
+    import tensorflow as tf
+
+    kinds = {
+        "ids": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+        "id": tf.io.FixedLenFeature([], tf.int64),
+        "text": tf.io.FixedLenFeature([], tf.string),
+    }
+    parsed = tf.io.parse_single_example(serialized, {feature.name: kinds[feature.kind] for feature in schema})
+    return {name: value if value.dtype == tf.string else tf.cast(value, tf.int32) for name, value in parsed.items()}
+
+
+def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
+    """One serialised entry of the Features map for each row."""
+    if feature.kind == "text":
+        texts = [text.encode("utf-8") for text in column]
+        return [_entry_prefix(feature.name, 1, len(text)) + text for text in texts]
+    rows = column if isinstance(column, Ragged) else Ragged(np.asarray(column), np.arange(len(column) + 1))
+    packed, ends = _varints(rows.values)
+    bounds = np.concatenate([[0], ends])[rows.offsets].tolist()
+    payload = packed.tobytes()
+    return [
+        _entry_prefix(feature.name, 3, end - start) + payload[start:end]
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=1 << 16)  # few sizes recur
+def _entry_prefix(name: str, list_field: int, size: int) -> bytes:
+    """All that goes before the payload in `Features.feature[name] = {bytes_list (1) or int64_list (3) {value}}`."""
+    value = b"\x0a" + _varint(size) if size or list_field == 1 else b""  # an empty packed list is left out
+    values = bytes([list_field << 3 | 2]) + _varint(len(value) + size) + value
+    key = name.encode()
+    entry = b"\x0a" + _varint(len(key)) + key + b"\x12" + _varint(len(values) + size) + values
+    return b"\x0a" + _varint(len(entry) + size) + entry
+
+
+def _varint(value: int) -> bytes:
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Protocol buffer varints of non-negative integers: their bytes, and where each value ends."""
+    values = values.astype(np.uint64)
+    sizes = np.ones(len(values), np.int64)
+    for bits in range(7, 64, 7):
+        more = values >= (np.uint64(1) << np.uint64(bits))
+        if not more.any():
+            break
+        sizes += more
+    ends = np.cumsum(sizes)
+    packed = np.empty(ends[-1] if len(ends) else 0, np.uint8)
+    for byte in range(int(sizes.max(initial=0))):
+        has = sizes > byte
+        low = (values[has] >> np.uint64(7 * byte)) & np.uint64(0x7F)
+        packed[ends[has] - sizes[has] + byte] = low | (sizes[has] > byte + 1).astype(np.uint64) << np.uint64(7)
+    return packed, ends

@@ -1,0 +1,69 @@
+"""Shards: TFRecord files that appear whole or not at all."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import struct
+from collections.abc import Iterable
+
+import google_crc32c
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One written file, as the manifest lists it.
+
+    Attributes:
+        file: path below the data directory, with `/`.
+        records: how many it holds.
+        bytes: its size.
+        sha256: hex digest of its bytes.
+    """
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+def shard_name(split: str, index: int, num_shards: int) -> str:
+    """The file of a shard below the data directory, e.g. `train/00003-of-00008.tfrecord`."""
+    return f"{split}/{index:05d}-of-{num_shards:05d}.tfrecord"
+
+
+def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes]) -> Shard:
+    """Writes `records` to `data_dir/file` by rename, so that a reader never sees half a shard.
+
+    Raises:
+        OSError: the directory cannot be written or the disk is full; no file is left behind.
+    """
+    path = pathlib.Path(data_dir) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    digest, count, size = hashlib.sha256(), 0, 0
+    try:
+        with temporary.open("wb") as stream:
+            for record in records:
+                framed = _frame(record)
+                stream.write(framed)
+                digest.update(framed)
+                count, size = count + 1, size + len(framed)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Shard(file, count, size, digest.hexdigest())
+
+
+def _frame(record: bytes) -> bytes:
+    """TFRecord framing: length, its masked CRC, the record, its masked CRC (tensorflow/core/lib/io/record_writer)."""
+    length = struct.pack("<Q", len(record))
+    return b"".join((length, _masked_crc(length), record, _masked_crc(record)))
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
