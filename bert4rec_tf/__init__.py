@@ -20,7 +20,7 @@ _PUBLIC = {
     "Vocabulary": "bert4rec_tf.vocabulary",
     "evaluate": "bert4rec_tf.evaluation",
     "export": "bert4rec_tf.serving",
-    "load_model": "bert4rec_tf.training",
+    "load_model": "bert4rec_tf.model_dir",
     "train": "bert4rec_tf.training",
 }
 __all__ = ["__version__", *_PUBLIC]

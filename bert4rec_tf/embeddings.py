@@ -1,0 +1,49 @@
+"""Input embeddings: what the item is and where it stands (paper section 3.4)."""
+
+import tensorflow as tf
+
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.dropout import SeededDropout
+
+
+class ItemAndPositionEmbedding(tf.keras.layers.Layer):
+    """h_i = v_i + p_i: a learned item embedding and a learned position embedding (paper section 3.4).
+
+    Departure from the paper's text: dropout follows the sum, as in the authors' code (whose layer norm here is left
+    out, as in the text).
+
+    Args:
+        vocabulary_size: V.
+        max_seq_length: N; positions count from the oldest item of the window, 0 to N - 1.
+        config: sizes, dropout and initialisation.
+    """
+
+    def __init__(self, vocabulary_size: int, max_seq_length: int, config: ModelConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.max_seq_length = max_seq_length
+        self.config = config
+        self.dropout = SeededDropout(config.dropout, salt=1, name="dropout")
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        size = self.config.hidden_size
+        self.item_table = self.add_weight(
+            "item_table", [self.vocabulary_size, size], initializer=paper_initializer(self.config)
+        )
+        self.position_table = self.add_weight(
+            "position_table", [self.max_seq_length, size], initializer=paper_initializer(self.config)
+        )
+        super().build(input_shape)
+
+    def call(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """`item_ids`: int32 [B, L], L <= N. Returns float32 [B, L, D]."""
+        positions = self.position_table[: tf.shape(item_ids)[1]]
+        return self.dropout(tf.gather(self.item_table, item_ids) + positions, dropout_seed)
+
+
+def paper_initializer(config: ModelConfig) -> tf.keras.initializers.Initializer:
+    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations.
+
+    A new instance for each weight: one instance without a seed would give every weight of one shape the same values.
+    """
+    return tf.keras.initializers.TruncatedNormal(stddev=config.initializer_range / 2)

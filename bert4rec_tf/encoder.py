@@ -1,0 +1,80 @@
+"""The bidirectional Transformer: blocks of self-attention and feed-forward (paper section 3.3)."""
+
+import tensorflow as tf
+
+from bert4rec_tf.attention import MultiHeadSelfAttention
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.dropout import SeededDropout
+from bert4rec_tf.embeddings import paper_initializer
+
+_SALTS_OF_A_BLOCK = 10
+
+
+class EncoderBlock(tf.keras.layers.Layer):
+    """Trm: a self-attention and a feed-forward sublayer, each with dropout, residual and layer norm.
+
+    Post-layer-norm is the paper's, LN(x + Dropout(sublayer(x))) (equations 3 to 6). Pre-layer-norm,
+    x + Dropout(sublayer(LN(x))) (Xiong et al., ICML 2020), is a departure that bears a larger learning rate.
+
+    Args:
+        config: sizes, dropout, order of the norms.
+        index: of the block, from 0; sets its dropout apart.
+    """
+
+    def __init__(self, config: ModelConfig, index: int, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        salt = 2 + index * _SALTS_OF_A_BLOCK
+        self.attention = MultiHeadSelfAttention(config, salt, name="attention")
+        self.attention_dropout = SeededDropout(config.dropout, salt + 1, name="attention_output_dropout")
+        self.attention_norm = layer_norm("attention_layer_norm")
+        self.feed_forward_in = tf.keras.layers.Dense(
+            config.feed_forward_size or 4 * config.hidden_size,
+            kernel_initializer=paper_initializer(config),
+            name="feed_forward_in",
+        )
+        self.feed_forward_out = tf.keras.layers.Dense(
+            config.hidden_size, kernel_initializer=paper_initializer(config), name="feed_forward_out"
+        )
+        self.feed_forward_dropout = SeededDropout(config.dropout, salt + 2, name="feed_forward_dropout")
+        self.feed_forward_norm = layer_norm("feed_forward_layer_norm")
+
+    def call(self, hidden: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """`hidden`: float32 [B, L, D]; `valid_mask`: bool [B, L], True = a real item. Returns float32 [B, L, D]."""
+
+        def attend(inputs: tf.Tensor) -> tf.Tensor:
+            return self.attention_dropout(self.attention(inputs, valid_mask, dropout_seed), dropout_seed)
+
+        def feed_forward(inputs: tf.Tensor) -> tf.Tensor:
+            inner = tf.nn.gelu(self.feed_forward_in(inputs))
+            return self.feed_forward_dropout(self.feed_forward_out(inner), dropout_seed)
+
+        if self.config.layer_norm == "pre":
+            hidden += attend(self.attention_norm(hidden))
+            return hidden + feed_forward(self.feed_forward_norm(hidden))
+        hidden = self.attention_norm(hidden + attend(hidden))
+        return self.feed_forward_norm(hidden + feed_forward(hidden))
+
+
+class Encoder(tf.keras.layers.Layer):
+    """L blocks, one on the other; with pre-layer-norm, a last layer norm on top.
+
+    Args:
+        config: sizes, dropout, order of the norms.
+    """
+
+    def __init__(self, config: ModelConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [EncoderBlock(config, index, name=f"block_{index}") for index in range(config.num_layers)]
+        self.final_norm = layer_norm("final_layer_norm") if config.layer_norm == "pre" else None
+
+    def call(self, hidden: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """`hidden`: float32 [B, L, D]; `valid_mask`: bool [B, L], True = a real item. Returns float32 [B, L, D]."""
+        for block in self.blocks:
+            hidden = block(hidden, valid_mask, dropout_seed)
+        return hidden if self.final_norm is None else self.final_norm(hidden)
+
+
+def layer_norm(name: str) -> tf.keras.layers.LayerNormalization:
+    """Layer norm over D with BERT's epsilon."""
+    return tf.keras.layers.LayerNormalization(epsilon=1e-12, name=name)

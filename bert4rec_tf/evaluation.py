@@ -1,0 +1,119 @@
+"""Ranks each user's target by both protocols, over all users."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.ranking import full_ranks, sampled_ranks
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+from tfrecords.manifest import Manifest
+from tfrecords.reader import EVALUATION_BATCH, evaluation_batches
+
+Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
+Ranker = Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+_BATCH_USERS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """The target's rank for each user, from 1.
+
+    Attributes:
+        user_ids: raw ids, in the order of the files.
+        full: int [users], among all items that are not in the history.
+        sampled: int [users], among the target and its stored negatives.
+    """
+
+    user_ids: list[str]
+    full: np.ndarray
+    sampled: np.ndarray
+
+
+def make_ranker(scorer: Scorer) -> Ranker:
+    """The graph that ranks a batch of users: finite or not, full ranks, sampled ranks; made once, called often."""
+
+    @tf.function(input_signature=[dict(EVALUATION_BATCH)])
+    def rank(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        scores = scorer(batch["item_ids"])
+        return (
+            tf.reduce_all(tf.math.is_finite(scores)),
+            full_ranks(scores, batch["item_ids"], batch["target_item_id"]),
+            sampled_ranks(scores, batch["target_item_id"], batch["negative_item_ids"]),
+        )
+
+    return rank
+
+
+def evaluate(
+    ranker: Ranker, data_dir: str | pathlib.Path, manifest: Manifest, split: str, max_users: int | None = None
+) -> Ranks:
+    """Ranks the targets of a split.
+
+    Equal scores rank by the lower id, which is the more popular item, as the served model orders them. A target that
+    stands in its own history is ranked all the same.
+
+    Args:
+        ranker: from `make_ranker`.
+        data_dir: of `manifest`.
+        manifest: of the records.
+        split: "validation" or "test".
+        max_users: the first so many users; None: all.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    user_ids, full, sampled = [], [], []
+    for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS, max_users):
+        finite, batch_full, batch_sampled = ranker(batch)
+        if not finite:
+            raise InputError("Scores must be finite. Received: NaN or infinity from the model. Fix: train it again, "
+                             "with a smaller training.learning_rate if it diverged")  # fmt: skip
+        user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
+        full.append(batch_full.numpy())
+        sampled.append(batch_sampled.numpy())
+    return Ranks(user_ids, np.concatenate(full), np.concatenate(sampled))
+
+
+def popularity_scorer(vocabulary: Vocabulary) -> Scorer:
+    """POP of the paper: every user gets the items by falling training count."""
+    log_popularity = tf.constant(vocabulary.log_popularity())
+    return lambda histories: tf.tile(log_popularity[None, :], [tf.shape(histories)[0], 1])
+
+
+def last_item_scorer(law: np.ndarray, vocabulary: Vocabulary, item_ids: Iterable[str]) -> Scorer:
+    """Scores by the known law of the item after the last one.
+
+    Args:
+        law: float [items, items], row i that of the item after item i.
+        vocabulary: of the records.
+        item_ids: the raw id of each row and column.
+    """
+    ids = np.array(vocabulary.ids_of(list(item_ids)))
+    known = ids >= NUM_SPECIAL_IDS
+    scores = np.full([vocabulary.size, vocabulary.size], np.log(1e-30), np.float32)
+    scores[np.ix_(ids[known], ids[known])] = np.log(np.maximum(law[np.ix_(known, known)], 1e-30))
+    table = tf.constant(scores)
+
+    def score(histories: tf.Tensor) -> tf.Tensor:
+        lengths = tf.reduce_sum(tf.cast(histories != PAD_ID, tf.int32), axis=1)
+        return tf.gather(table, tf.gather(histories, lengths - 1, batch_dims=1))
+
+    return score
+
+
+def metrics_json(ranks: Ranks, model: dict[str, Any], manifest: Manifest, split: str) -> dict[str, Any]:
+    """The content of metrics.json."""
+    return {
+        "users": len(ranks.full),
+        "split": split,
+        "full": ranking_metrics(ranks.full),
+        "sampled": ranking_metrics(ranks.sampled),
+        "model": model,
+        "data": {"manifest_sha256": manifest.sha256(), "source": manifest.source, "counts": manifest.counts},
+    }

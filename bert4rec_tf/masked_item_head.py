@@ -1,0 +1,43 @@
+"""From hidden states to scores over all items (paper section 3.5, equation 7)."""
+
+import tensorflow as tf
+
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.embeddings import paper_initializer
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+
+# The softmax is over items: [PAD], [MASK] and [UNK] never take part.
+_SPECIAL_SCORE = -1e9
+
+
+class MaskedItemHead(tf.keras.layers.Layer):
+    """P(v) = softmax(GELU(h W^P + b^P) E^T + b^O), with E the item embedding (equation 7); this gives the logits.
+
+    Args:
+        vocabulary_size: V.
+        config: sizes, and where b^O starts.
+        log_popularity: float32 [V], the start of b^O where `config.output_bias` is "log_popularity".
+    """
+
+    def __init__(self, vocabulary_size: int, config: ModelConfig, log_popularity: tf.Tensor | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.projection = tf.keras.layers.Dense(
+            config.hidden_size, activation=tf.nn.gelu, kernel_initializer=paper_initializer(config), name="projection"
+        )
+        from_popularity = config.output_bias == "log_popularity" and log_popularity is not None
+        self._bias_start = tf.keras.initializers.Constant(log_popularity) if from_popularity else "zeros"
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        self.output_bias = self.add_weight("output_bias", [self.vocabulary_size], initializer=self._bias_start)
+        super().build(input_shape)
+
+    def call(self, hidden: tf.Tensor, item_table: tf.Tensor) -> tf.Tensor:
+        """`hidden`: float32 [B, P, D]; `item_table`: float32 [V, D], the input embedding. Returns logits [B, P, V]."""
+        special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
+        bias = tf.where(special, _SPECIAL_SCORE, self.output_bias)
+        projected = self.projection(hidden)
+        shape = tf.shape(projected)
+        flat = tf.reshape(projected, [-1, shape[2]])  # one large product instead of B small ones
+        logits = tf.matmul(flat, item_table, transpose_b=True) + bias
+        return tf.reshape(logits, [shape[0], shape[1], self.vocabulary_size])

@@ -1,0 +1,38 @@
+"""Ranking metrics of one relevant item among many (paper section 4.2), from the target's rank."""
+
+import math
+
+import numpy as np
+
+HIT_RATE_CUTOFFS = (1, 5, 10)
+NDCG_CUTOFFS = (5, 10)
+
+
+def ranking_metrics(ranks: np.ndarray) -> dict[str, object]:
+    """HR@1/5/10, NDCG@5/10 and MRR, each the mean over users, with 95% intervals.
+
+    With one relevant item, HR@k is 1 where its rank is at most k, NDCG@k is 1 / log2(1 + rank) there and 0 elsewhere,
+    and the reciprocal rank is 1 / rank.
+
+    Args:
+        ranks: integer [users], from 1.
+
+    Returns:
+        "hr@1" ... "mrr" -> float, and "ci95" -> {the same keys: [low, high]}, mean +- 1.96 standard errors, within
+        [0, 1].
+
+    Raises:
+        ValueError: no user, or a rank below 1.
+    """
+    if not len(ranks) or np.min(ranks) < 1:
+        raise ValueError(f"Ranks of at least one user, from 1, are needed. Received: {len(ranks)} ranks")
+    ranks = np.asarray(ranks, np.float64)
+    gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_RATE_CUTOFFS}
+    gains |= {f"ndcg@{k}": np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0) for k in NDCG_CUTOFFS}
+    gains["mrr"] = 1 / ranks
+    means = {name: float(values.mean()) for name, values in gains.items()}
+    intervals = {}
+    for name, values in gains.items():
+        margin = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
+        intervals[name] = [max(0.0, means[name] - margin), min(1.0, means[name] + margin)]
+    return {**means, "ci95": intervals}

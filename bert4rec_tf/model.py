@@ -1,0 +1,125 @@
+"""BERT4Rec as a Keras model: masked instances in, logits at the masked slots out."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.embeddings import ItemAndPositionEmbedding
+from bert4rec_tf.encoder import Encoder
+from bert4rec_tf.losses import masked_item_loss
+from bert4rec_tf.masked_item_head import MaskedItemHead
+from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
+
+Batch = dict[str, tf.Tensor]
+
+
+class Bert4Rec(tf.keras.Model):
+    """The model of the paper (sections 3.3 to 3.6).
+
+    The one input is a dict:
+
+        item_ids           int32 [B, L], L <= N, PAD_ID after the last item
+        valid_mask         bool [B, L], True = a real item or [MASK]
+        masked_positions   int32 [B, P], the slots to score
+        dropout_seed       int32 [2], optional; without it there is no dropout, unless `training` is true
+
+    For `fit`, also `masked_item_ids`, int32 [B, P], and `masked_weights`, float32 [B, P].
+
+    Args:
+        config: sizes and regularisation.
+        vocabulary_size: V, the three special ids included.
+        max_seq_length: N.
+        log_popularity: float32 [V], where `config.output_bias` starts from popularity.
+        seed: of the dropout in training.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary_size: int,
+        max_seq_length: int,
+        log_popularity: np.ndarray | None = None,
+        seed: int = 1,
+        name: str = "bert4rec",
+    ):
+        super().__init__(name=name)
+        self.config = config
+        self.vocabulary_size = vocabulary_size
+        self.max_seq_length = max_seq_length
+        self.seed = seed
+        self.embedding = ItemAndPositionEmbedding(vocabulary_size, max_seq_length, config, name="embedding")
+        self.encoder = Encoder(config, name="encoder")
+        self.head = MaskedItemHead(vocabulary_size, config, log_popularity, name="masked_item_head")
+
+    def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
+        """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9."""
+        seed = inputs.get("dropout_seed")
+        if training and seed is None:
+            seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+        hidden = self.encode(inputs["item_ids"], inputs["valid_mask"], seed)
+        at_masks = tf.gather(hidden, inputs["masked_positions"], batch_dims=1)
+        return self.head(at_masks, self.embedding.item_table)
+
+    def encode(
+        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Hidden states of the last layer, float32 [B, L, D]."""
+        return self.encoder(self.embedding(item_ids, dropout_seed), valid_mask, dropout_seed)
+
+    def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
+        """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
+
+        Args:
+            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over too; of the
+                items that remain, the last N - 1 count.
+
+        Returns:
+            float32 [B, V], -1e9 for special ids. A row does not depend on its padding or on the other rows.
+        """
+        items = tf.ragged.boolean_mask(histories, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
+        lengths = tf.cast(items.row_lengths(), tf.int32)
+        item_ids = tf.concat([items, tf.fill([tf.shape(histories)[0], 1], MASK_ID)], axis=1).to_tensor(PAD_ID)
+        inputs = {
+            "item_ids": item_ids,
+            "valid_mask": tf.sequence_mask(lengths + 1, tf.shape(item_ids)[1]),
+            "masked_positions": lengths[:, None],
+        }
+        return self(inputs)[:, 0]
+
+    def compile(self, optimizer: tf.keras.optimizers.Optimizer, jit_compile: bool = False, **kwargs: Any) -> None:
+        """Prepares `fit`: the loss is the model's own; `jit_compile` compiles the forward and backward pass by XLA."""
+        super().compile(optimizer=optimizer, **kwargs)
+        # The update stays outside: replicas exchange gradients before it, which XLA cannot do.
+        self._compiled_gradients = tf.function(self._loss_and_gradients, jit_compile=jit_compile, reduce_retracing=True)
+
+    def train_step(self, batch: Batch) -> Batch:
+        """One update; the loss is the mean over the masked items of all replicas together."""
+        replica = tf.distribute.get_replica_context()
+        step = tf.cast(self.optimizer.iterations, tf.int32) * replica.num_replicas_in_sync
+        seed = tf.stack([tf.constant(self.seed), step + replica.replica_id_in_sync_group])
+        loss, weight, gradients = self._compiled_gradients(batch | {"dropout_seed": seed})
+        items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
+        loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
+        weight = tf.maximum(weight, 1.0)
+        # apply_gradients sums over the replicas, so each divides by the weight of all.
+        gradients = [gradient / weight for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss / weight, "masked_items": weight, "items": items}
+
+    def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            logits = self(batch, training=True)
+            loss, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
+        gradients = tape.gradient(loss, self.trainable_variables)
+        return loss, weight, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def build_model(
+    config: ModelConfig, vocabulary_size: int, max_seq_length: int, log_popularity: np.ndarray | None = None, seed: int = 1
+) -> Bert4Rec:
+    """A `Bert4Rec` whose weights exist already; arguments as there."""
+    model = Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed)
+    model.score_next_item(tf.zeros([1, 1], tf.int32))
+    return model

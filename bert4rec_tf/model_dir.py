@@ -1,0 +1,182 @@
+"""A model directory: what was trained, on what, and its checkpoints.
+
+    config.json  vocabulary.jsonl  manifest.json     copies that make the directory stand alone; config.json last
+    checkpoints/latest/  checkpoints/best/           TensorFlow checkpoints
+    history.jsonl  tensorboard/                      one line a validation; scalars
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.vocabulary import VOCABULARY_FILE, Vocabulary
+from tfrecords.manifest import MANIFEST_FILE, Manifest
+
+CONFIG_FILE = "config.json"
+HISTORY_FILE = "history.jsonl"
+# Settings that say how long to go on and what to show: a run may be continued with others.
+_MAY_CHANGE = {"num_steps", "validation_users", "early_stopping_epochs", "checkpoints_to_keep", "jit_compile"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model directory, loaded.
+
+    Attributes:
+        model: with the weights of its best checkpoint.
+        vocabulary, config, manifest: what it was trained with.
+        state: where training stood then: step, epoch, elapsed seconds, validation metric.
+    """
+
+    model: Bert4Rec
+    vocabulary: Vocabulary
+    config: Config
+    manifest: Manifest
+    state: dict[str, Any]
+
+
+class Progress(tf.Module):
+    """Where a run stands; saved in every checkpoint."""
+
+    def __init__(self, total_steps: int):
+        super().__init__(name="progress")
+        self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self.total_steps = tf.Variable(total_steps, trainable=False, dtype=tf.int64)
+        self.elapsed_seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+        self.validation_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)
+        self.best_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)
+        self.epochs_since_best = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values, for metadata."""
+        return {
+            "step": int(self.step.numpy()),
+            "elapsed_seconds": round(float(self.elapsed_seconds.numpy()), 1),
+            "validation_ndcg@10": round(float(self.validation_ndcg.numpy()), 6),
+        }
+
+
+class Checkpoints:
+    """The latest checkpoints of everything, and the best one by validation.
+
+    Args:
+        model_dir: where `checkpoints/` is.
+        tracked: what is saved: model, optimizer, progress.
+        to_keep: how many of the latest.
+    """
+
+    def __init__(self, model_dir: str | pathlib.Path, tracked: dict[str, Any], to_keep: int):
+        directory = pathlib.Path(model_dir) / "checkpoints"
+        self._model: Bert4Rec = tracked["model"]
+        self._progress: Progress = tracked["progress"]
+        self._latest = tf.train.CheckpointManager(tf.train.Checkpoint(**tracked), str(directory / "latest"), to_keep)
+        best = tf.train.Checkpoint(model=tracked["model"], progress=tracked["progress"])
+        self._best = tf.train.CheckpointManager(best, str(directory / "best"), 1)
+
+    def restore_latest(self) -> bool:
+        """Puts the run back where its latest checkpoint stands; False where there is none."""
+        if self._latest.latest_checkpoint is None:
+            return False
+        self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_existing_objects_matched()
+        return True
+
+    def save(self, best: bool) -> None:
+        """Saves the latest checkpoint, and the best one too if this is it.
+
+        Raises:
+            InputError: a weight is not finite; the checkpoints on disk stay as they are.
+        """
+        for weight in self._model.weights:
+            if not np.all(np.isfinite(weight.numpy())):
+                raise InputError(f"Weights must be finite. Received: NaN or infinity in {weight.name}; the last good "
+                                 "checkpoint is kept. Fix: lower training.learning_rate or raise warmup_steps")  # fmt: skip
+        step = int(self._progress.step.numpy())
+        if best:
+            self._best.save(step)
+        self._latest.save(step)
+
+
+def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
+    """Makes a model directory, or checks that an existing one belongs to this very run.
+
+    Raises:
+        InputError: it holds another run (names the first difference), or something else.
+    """
+    directory = pathlib.Path(model_dir)
+    if (directory / CONFIG_FILE).is_file():
+        _check_same_run(directory, config, manifest)
+        return
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--model_dir must be a directory. Received: {directory}, a file")
+    known = {VOCABULARY_FILE, MANIFEST_FILE, f".{CONFIG_FILE}.tmp"}
+    if directory.exists() and any(path.name not in known for path in directory.iterdir()):
+        raise InputError(f"--model_dir must be new, empty or made by train.py. Received: {directory}, which holds "
+                         "something else. Fix: name another directory")  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
+    (directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+    write_whole(directory / CONFIG_FILE, json.dumps(config.to_dict(), indent=1) + "\n")
+
+
+def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
+    """Loads the best checkpoint of a model directory (the latest one where none was validated).
+
+    Raises:
+        InputError: no trained model is there.
+    """
+    directory = pathlib.Path(model_dir)
+    config, vocabulary = _read_config(directory), Vocabulary.load(directory)
+    manifest = Manifest.load(directory)
+    model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
+    progress = Progress(0)
+    checkpoints = directory / "checkpoints"
+    path = tf.train.latest_checkpoint(str(checkpoints / "best")) or tf.train.latest_checkpoint(str(checkpoints / "latest"))
+    if path is None:
+        raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
+    try:
+        status = tf.train.Checkpoint(model=model, progress=progress).restore(path)
+        status.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise InputError(f"{path} must be a whole checkpoint of {directory / CONFIG_FILE}. Received: "
+                         f"{str(error).splitlines()[0]}. Fix: train again, or restore the directory") from None  # fmt: skip
+    return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a small file by rename, so that it is never read half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read_config(directory: pathlib.Path) -> Config:
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"--model_dir must be made by train.py. Received: {directory}, without a {CONFIG_FILE}")
+    try:
+        return Config.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} must be JSON. Received: line {error.lineno}: {error.msg}") from None
+
+
+def _check_same_run(directory: pathlib.Path, config: Config, manifest: Manifest) -> None:
+    old, new = _read_config(directory).to_dict(), config.to_dict()
+    for section in ("model", "training"):
+        for field, value in new[section].items():
+            if value != old[section][field] and field not in _MAY_CHANGE:
+                raise InputError(
+                    f"`{section}.{field}` must be that of the run in {directory}. Received: {value!r}, there "
+                    f"{old[section][field]!r}. Fix: name another --model_dir, or set "
+                    f"{section}.{field}={old[section][field]!r}"
+                )
+    trained_on = Manifest.load(directory).sha256()
+    if trained_on != manifest.sha256():
+        raise InputError(f"A run goes on with the records that it began with. Received: {directory} was trained on other "
+                         "records than --data_dir holds. Fix: name another --model_dir")  # fmt: skip

@@ -1,0 +1,39 @@
+"""Trains BERT4Rec on a data directory: python train.py --data_dir=data/ml-1m --model_dir=models/ml-1m"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags  # noqa: E402
+
+from bert4rec_tf.config import read_settings  # noqa: E402
+from bert4rec_tf.errors import InputError, report_input_errors  # noqa: E402
+from bert4rec_tf.serving import export  # noqa: E402
+from bert4rec_tf.strategy import STRATEGIES, make_strategy  # noqa: E402
+from bert4rec_tf.training import train  # noqa: E402
+
+_DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py", required=True)
+_MODEL = flags.DEFINE_string("model_dir", None, "where the model goes; the same again continues", required=True)
+_CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
+_SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
+_STRATEGY = flags.DEFINE_enum("strategy", "default", STRATEGIES, "tf.distribute strategy")
+_EXPORT = flags.DEFINE_string("export_dir", None, "also export the trained model here, for TF Serving")
+_LIMIT = flags.DEFINE_float("time_limit_minutes", None, "end in good order by then, the schedule fitted to it")
+_TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answer")
+
+
+@report_input_errors
+def main(argv: list[str]) -> None:
+    """Flags to settings and a strategy, and one call."""
+    if argv[1:]:
+        raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
+    settings = read_settings(_CONFIG.value, _SET.value)
+    strategy = make_strategy(_STRATEGY.value)
+    trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value)
+    print(f"{_MODEL.value}: best validation NDCG@10 {trained.state['validation_ndcg@10']:.4f} at step {trained.state['step']:,}")
+    if _EXPORT.value:
+        print(f"wrote {export(_MODEL.value, _EXPORT.value, _TOP_K.value)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
