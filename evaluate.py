@@ -1,4 +1,7 @@
-"""Ranks the held-out items: python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json"""
+"""Ranks the held-out items.
+
+python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json.
+"""
 
 import json
 import os
@@ -6,14 +9,14 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging
 
-from bert4rec_tf.errors import InputError, report_input_errors  # noqa: E402
-from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer  # noqa: E402
-from bert4rec_tf.model_dir import load_model, write_whole  # noqa: E402
-from bert4rec_tf.vocabulary import Vocabulary  # noqa: E402
-from pipelines.synthetic import MarkovLog  # noqa: E402
-from tfrecords.manifest import Manifest, verify  # noqa: E402
+from bert4rec_tf.errors import InputError, report_input_errors
+from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
+from bert4rec_tf.model_dir import load_model, write_whole
+from bert4rec_tf.vocabulary import Vocabulary
+from pipelines.synthetic import MarkovLog
+from tfrecords.manifest import Manifest, verify
 
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
 _BASELINE = flags.DEFINE_enum(
@@ -27,6 +30,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "metrics as JSON")
 @report_input_errors
 def main(argv: list[str]) -> None:
     """Flags to a scorer, and one call."""
+    logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
     if bool(_MODEL.value) == bool(_BASELINE.value):
@@ -34,7 +38,9 @@ def main(argv: list[str]) -> None:
     manifest = Manifest.load(_DATA.value)
     verify(_DATA.value, manifest)
     scorer, described = _scorer(manifest)
-    metrics = metrics_json(evaluate(make_ranker(scorer), _DATA.value, manifest, _SPLIT.value), described, manifest, _SPLIT.value)
+    metrics = metrics_json(
+        evaluate(make_ranker(scorer), _DATA.value, manifest, _SPLIT.value), described, manifest, _SPLIT.value
+    )
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         write_whole(pathlib.Path(_OUTPUT.value), json.dumps(metrics, indent=1) + "\n")
@@ -51,10 +57,12 @@ def _scorer(manifest: Manifest) -> tuple[Scorer, dict[str, object]]:
     if _BASELINE.value == "optimum":
         log = MarkovLog.from_description(manifest.source)
         return last_item_scorer(log.transitions(), vocabulary, log.item_ids()), {"baseline": "optimum"}
-    trained = load_model(_MODEL.value)
+    trained = load_model(str(_MODEL.value))
     if trained.vocabulary.sha256() != manifest.vocabulary_sha256:
-        raise InputError(f"A model is evaluated on records with its own vocabulary. Received: {_MODEL.value} and "
-                         f"{_DATA.value}, which differ. Fix: name the --data_dir that it was trained on")  # fmt: skip
+        raise InputError(
+            f"A model is evaluated on records with its own vocabulary. Received: {_MODEL.value} and "
+            f"{_DATA.value}, which differ. Fix: name the --data_dir that it was trained on"
+        )
     return trained.model.score_next_item, {"config": trained.config.to_dict(), "training": trained.state}
 
 

@@ -1,16 +1,19 @@
-"""Trains BERT4Rec on a data directory: python train.py --data_dir=data/ml-1m --model_dir=models/ml-1m"""
+"""Trains BERT4Rec on a data directory.
+
+python train.py --data_dir=data/ml-1m --model_dir=models/ml-1m.
+"""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags, logging
 
-from bert4rec_tf.config import read_settings  # noqa: E402
-from bert4rec_tf.errors import InputError, report_input_errors  # noqa: E402
-from bert4rec_tf.serving import export  # noqa: E402
-from bert4rec_tf.strategy import STRATEGIES, make_strategy  # noqa: E402
-from bert4rec_tf.training import train  # noqa: E402
+from bert4rec_tf.config import read_settings
+from bert4rec_tf.errors import InputError, report_input_errors
+from bert4rec_tf.serving import export
+from bert4rec_tf.strategy import STRATEGIES, make_strategy
+from bert4rec_tf.training import train
 
 _DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py", required=True)
 _MODEL = flags.DEFINE_string("model_dir", None, "where the model goes; the same again continues", required=True)
@@ -25,12 +28,14 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answe
 @report_input_errors
 def main(argv: list[str]) -> None:
     """Flags to settings and a strategy, and one call."""
+    logging.set_verbosity(logging.WARNING)
     if argv[1:]:
         raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
     settings = read_settings(_CONFIG.value, _SET.value)
     strategy = make_strategy(_STRATEGY.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value)
-    print(f"{_MODEL.value}: best validation NDCG@10 {trained.state['validation_ndcg@10']:.4f} at step {trained.state['step']:,}")
+    state = trained.state
+    print(f"{_MODEL.value}: best validation NDCG@10 {state['validation_ndcg@10']:.4f} at step {state['step']:,}")
     if _EXPORT.value:
         print(f"wrote {export(_MODEL.value, _EXPORT.value, _TOP_K.value)}")
 

@@ -1,5 +1,7 @@
 """Multi-head self-attention (paper section 3.3, equations 1 and 2)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
@@ -21,7 +23,7 @@ class MultiHeadSelfAttention(tf.keras.layers.Layer):
         salt: of the dropout.
     """
 
-    def __init__(self, config: ModelConfig, salt: int, **kwargs):
+    def __init__(self, config: ModelConfig, salt: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.config = config
         size = config.hidden_size

@@ -19,13 +19,14 @@ from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_who
 
 _PACE_STEPS = 10  # steps before the pace is believed
 _SCALAR_STEPS = 50  # between two points of TensorBoard's training curves
+_LOG_SECONDS = 15.0
 
 
 class RunClock(tf.keras.callbacks.Callback):
     """Counts steps and seconds, ends the run at its last step or in time, and stops it where the loss is not finite.
 
-    With a time limit, the schedule's last step is moved to where the pace so far will have come when the time is up, the
-    last validation's time set aside.
+    With a time limit, the schedule's last step is moved to where the pace so far will have come when the time is up,
+    the last validation's time set aside.
 
     Args:
         progress: of the run.
@@ -63,8 +64,8 @@ class RunClock(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
             raise InputError(
-                f"The loss must be finite. Received: {logs['loss']} at step {self.step + 1}; the last good checkpoint is "
-                "kept. Fix: lower training.learning_rate, or raise training.warmup_steps"
+                f"The loss must be finite. Received: {logs['loss']} at step {self.step + 1}; the last good checkpoint "
+                "is kept. Fix: lower training.learning_rate, or raise training.warmup_steps"
             )
         self.step += 1
         self._progress.step.assign(self.step)
@@ -86,6 +87,8 @@ class RunClock(tf.keras.callbacks.Callback):
 class ProgressBar(tf.keras.callbacks.Callback):
     """A line with step, loss, items a second, best validation and time left; and the training curves of TensorBoard.
 
+    On a terminal the line is drawn in place; in a log file a new one is written every quarter of a minute.
+
     Args:
         clock: of the run.
         progress: of the run.
@@ -95,17 +98,13 @@ class ProgressBar(tf.keras.callbacks.Callback):
     def __init__(self, clock: RunClock, progress: Progress, tensorboard: tf.summary.SummaryWriter):
         super().__init__()
         self._clock, self._progress, self._tensorboard = clock, progress, tensorboard
-        self._items, self._loss, self._weight = 0.0, 0.0, 0.0
+        self._bar = tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), mininterval=0.3, file=sys.stderr)
         self._smooth_loss = math.nan
-        self._since = time.monotonic()
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        seldom = 0.5 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(initial=self._clock.step, mininterval=seldom, bar_format="{desc}", file=sys.stderr)
+        self._last_line = time.monotonic()
+        self._begin_epoch()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._items, self._loss, self._weight = 0.0, 0.0, 0.0
-        self._since = time.monotonic()
+        self._begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self._items += logs["items"]
@@ -115,6 +114,9 @@ class ProgressBar(tf.keras.callbacks.Callback):
         self._smooth_loss = 0.95 * old + 0.05 * logs["loss"]
         self._bar.set_description_str(self._line(), refresh=False)
         self._bar.update()
+        if self._bar.disable and time.monotonic() - self._last_line > _LOG_SECONDS:
+            self.say(self._line())
+            self._last_line = time.monotonic()
         if self._clock.step % _SCALAR_STEPS == 0:
             with self._tensorboard.as_default(step=self._clock.step):
                 tf.summary.scalar("loss", self._smooth_loss)
@@ -133,13 +135,13 @@ class ProgressBar(tf.keras.callbacks.Callback):
         """Prints a line above the bar."""
         tqdm.write(text, file=sys.stderr)
 
-    def on_train_end(self, logs: Any = None) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Draws the bar a last time."""
-        self._bar.refresh()
+        """Leaves the bar as it is."""
         self._bar.close()
+
+    def _begin_epoch(self) -> None:
+        self._items, self._loss, self._weight = 0.0, 0.0, 0.0
+        self._since = time.monotonic()
 
     def _line(self) -> str:
         left = self._clock.seconds_left()

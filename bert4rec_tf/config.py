@@ -63,8 +63,12 @@ class MaskingConfig:
         _check(self, "duplicate_factor", 1 <= instances, "at least 1 where last_item_instances is 0")
         _check(self, "max_predictions", self.max_predictions is None or self.max_predictions >= 1, "at least 1")
         _check(self, "random_item_rate", 0 <= self.random_item_rate <= 1, "from 0 to 1")
-        _check(self, "kept_item_rate", 0 <= self.kept_item_rate <= 1 - self.random_item_rate,
-               "from 0 to 1 - random_item_rate")  # fmt: skip
+        _check(
+            self,
+            "kept_item_rate",
+            0 <= self.kept_item_rate <= 1 - self.random_item_rate,
+            "from 0 to 1 - random_item_rate",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check(self, "num_heads", self.num_heads >= 1, "at least 1")
-        _check(self, "hidden_size", self.hidden_size >= 1 and self.hidden_size % self.num_heads == 0,
-               f"a positive multiple of num_heads={self.num_heads}")  # fmt: skip
+        _check(
+            self,
+            "hidden_size",
+            self.hidden_size >= 1 and self.hidden_size % self.num_heads == 0,
+            f"a positive multiple of num_heads={self.num_heads}",
+        )
         _check(self, "num_layers", self.num_layers >= 1, "at least 1")
         _check(self, "feed_forward_size", self.feed_forward_size is None or self.feed_forward_size >= 1, "at least 1")
         _check(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
@@ -144,7 +152,7 @@ class Config:
         Raises:
             InputError: an unknown section or field, a wrong type or an impossible value; `origin` names the source.
         """
-        sections = {field.name: field.default_factory for field in dataclasses.fields(cls)}
+        sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
         _check_names(values, sections, origin, "section")
         built = {}
         for name, section in sections.items():
@@ -185,8 +193,10 @@ def read_settings(path: str | None, assignments: Sequence[str] = ()) -> dict[str
         name, equals, text = assignment.partition("=")
         section, dot, field = name.strip().partition(".")
         if not (equals and dot):
-            raise InputError(f"--set takes section.field=value. Received: {assignment!r}, "
-                             "fix: write for example --set=model.num_layers=2")  # fmt: skip
+            raise InputError(
+                f"--set takes section.field=value. Received: {assignment!r}, "
+                "fix: write for example --set=model.num_layers=2"
+            )
         try:
             value = json.loads(text)
         except json.JSONDecodeError:

@@ -1,5 +1,7 @@
 """Dropout as a pure function of a seed, four draws to a random word."""
 
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -15,7 +17,7 @@ class SeededDropout(tf.keras.layers.Layer):
         salt: sets layers of one model apart.
     """
 
-    def __init__(self, rate: float, salt: int, **kwargs):
+    def __init__(self, rate: float, salt: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.rate = rate
         self.salt = salt

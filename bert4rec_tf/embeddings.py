@@ -1,5 +1,7 @@
 """Input embeddings: what the item is and where it stands (paper section 3.4)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
@@ -18,7 +20,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         config: sizes, dropout and initialisation.
     """
 
-    def __init__(self, vocabulary_size: int, max_seq_length: int, config: ModelConfig, **kwargs):
+    def __init__(self, vocabulary_size: int, max_seq_length: int, config: ModelConfig, **kwargs: Any):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length

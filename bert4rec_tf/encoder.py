@@ -1,5 +1,7 @@
 """The bidirectional Transformer: blocks of self-attention and feed-forward (paper section 3.3)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from bert4rec_tf.attention import MultiHeadSelfAttention
@@ -21,7 +23,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         index: of the block, from 0; sets its dropout apart.
     """
 
-    def __init__(self, config: ModelConfig, index: int, **kwargs):
+    def __init__(self, config: ModelConfig, index: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.config = config
         salt = 2 + index * _SALTS_OF_A_BLOCK
@@ -63,7 +65,7 @@ class Encoder(tf.keras.layers.Layer):
         config: sizes, dropout, order of the norms.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, **kwargs: Any):
         super().__init__(**kwargs)
         self.blocks = [EncoderBlock(config, index, name=f"block_{index}") for index in range(config.num_layers)]
         self.final_norm = layer_norm("final_layer_norm") if config.layer_norm == "pre" else None

@@ -72,8 +72,10 @@ def evaluate(
     for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS, max_users):
         finite, batch_full, batch_sampled = ranker(batch)
         if not finite:
-            raise InputError("Scores must be finite. Received: NaN or infinity from the model. Fix: train it again, "
-                             "with a smaller training.learning_rate if it diverged")  # fmt: skip
+            raise InputError(
+                "Scores must be finite. Received: NaN or infinity from the model. Fix: train it again, "
+                "with a smaller training.learning_rate if it diverged"
+            )
         user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
         full.append(batch_full.numpy())
         sampled.append(batch_sampled.numpy())

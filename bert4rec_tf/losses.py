@@ -8,9 +8,9 @@ def masked_item_loss(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Negative log-likelihood of the items that were masked, summed.
 
-    Departure from the paper: equation 8 averages over the masks of one sequence and then over sequences; here, as in the
-    authors' code, every masked item of a batch counts the same. The division by the batch's number of masked items is
-    left to the caller, who alone knows that number over all replicas.
+    Departure from the paper: equation 8 averages over the masks of one sequence and then over sequences; here, as in
+    the authors' code, every masked item of a batch counts the same. The division by the batch's number of masked items
+    is left to the caller, who alone knows that number over all replicas.
 
     Args:
         logits: float32 [B, P, V].

@@ -1,5 +1,7 @@
 """From hidden states to scores over all items (paper section 3.5, equation 7)."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
@@ -19,7 +21,9 @@ class MaskedItemHead(tf.keras.layers.Layer):
         log_popularity: float32 [V], the start of b^O where `config.output_bias` is "log_popularity".
     """
 
-    def __init__(self, vocabulary_size: int, config: ModelConfig, log_popularity: tf.Tensor | None = None, **kwargs):
+    def __init__(
+        self, vocabulary_size: int, config: ModelConfig, log_popularity: tf.Tensor | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.projection = tf.keras.layers.Dense(

@@ -1,6 +1,7 @@
 """Ranking metrics of one relevant item among many (paper section 4.2), from the target's rank."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ HIT_RATE_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFFS = (5, 10)
 
 
-def ranking_metrics(ranks: np.ndarray) -> dict[str, object]:
+def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
     """HR@1/5/10, NDCG@5/10 and MRR, each the mean over users, with 95% intervals.
 
     With one relevant item, HR@k is 1 where its rank is at most k, NDCG@k is 1 / log2(1 + rank) there and 0 elsewhere,

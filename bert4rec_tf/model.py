@@ -62,9 +62,7 @@ class Bert4Rec(tf.keras.Model):
         at_masks = tf.gather(hidden, inputs["masked_positions"], batch_dims=1)
         return self.head(at_masks, self.embedding.item_table)
 
-    def encode(
-        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def encode(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
         """Hidden states of the last layer, float32 [B, L, D]."""
         return self.encoder(self.embedding(item_ids, dropout_seed), valid_mask, dropout_seed)
 
@@ -72,8 +70,8 @@ class Bert4Rec(tf.keras.Model):
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
 
         Args:
-            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over too; of the
-                items that remain, the last N - 1 count.
+            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over
+                too; of the items that remain, the last N - 1 count.
 
         Returns:
             float32 [B, V], -1e9 for special ids. A row does not depend on its padding or on the other rows.
@@ -117,7 +115,11 @@ class Bert4Rec(tf.keras.Model):
 
 
 def build_model(
-    config: ModelConfig, vocabulary_size: int, max_seq_length: int, log_popularity: np.ndarray | None = None, seed: int = 1
+    config: ModelConfig,
+    vocabulary_size: int,
+    max_seq_length: int,
+    log_popularity: np.ndarray | None = None,
+    seed: int = 1,
 ) -> Bert4Rec:
     """A `Bert4Rec` whose weights exist already; arguments as there."""
     model = Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed)

@@ -1,8 +1,8 @@
 """A model directory: what was trained, on what, and its checkpoints.
 
-    config.json  vocabulary.jsonl  manifest.json     copies that make the directory stand alone; config.json last
-    checkpoints/latest/  checkpoints/best/           TensorFlow checkpoints
-    history.jsonl  tensorboard/                      one line a validation; scalars
+config.json  vocabulary.jsonl  manifest.json     copies that make the directory stand alone; config.json last
+checkpoints/latest/  checkpoints/best/           TensorFlow checkpoints
+history.jsonl  tensorboard/                      one line a validation; scalars
 """
 
 import dataclasses
@@ -95,8 +95,10 @@ class Checkpoints:
         """
         for weight in self._model.weights:
             if not np.all(np.isfinite(weight.numpy())):
-                raise InputError(f"Weights must be finite. Received: NaN or infinity in {weight.name}; the last good "
-                                 "checkpoint is kept. Fix: lower training.learning_rate or raise warmup_steps")  # fmt: skip
+                raise InputError(
+                    f"Weights must be finite. Received: NaN or infinity in {weight.name}; the last good "
+                    "checkpoint is kept. Fix: lower training.learning_rate or raise warmup_steps"
+                )
         step = int(self._progress.step.numpy())
         if best:
             self._best.save(step)
@@ -117,8 +119,10 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
         raise InputError(f"--model_dir must be a directory. Received: {directory}, a file")
     known = {VOCABULARY_FILE, MANIFEST_FILE, f".{CONFIG_FILE}.tmp"}
     if directory.exists() and any(path.name not in known for path in directory.iterdir()):
-        raise InputError(f"--model_dir must be new, empty or made by train.py. Received: {directory}, which holds "
-                         "something else. Fix: name another directory")  # fmt: skip
+        raise InputError(
+            f"--model_dir must be new, empty or made by train.py. Received: {directory}, which holds "
+            "something else. Fix: name another directory"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
     (directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
@@ -137,15 +141,19 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
     progress = Progress(0)
     checkpoints = directory / "checkpoints"
-    path = tf.train.latest_checkpoint(str(checkpoints / "best")) or tf.train.latest_checkpoint(str(checkpoints / "latest"))
+    path = tf.train.latest_checkpoint(str(checkpoints / "best")) or tf.train.latest_checkpoint(
+        str(checkpoints / "latest")
+    )
     if path is None:
         raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
     try:
         status = tf.train.Checkpoint(model=model, progress=progress).restore(path)
         status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise InputError(f"{path} must be a whole checkpoint of {directory / CONFIG_FILE}. Received: "
-                         f"{str(error).splitlines()[0]}. Fix: train again, or restore the directory") from None  # fmt: skip
+        raise InputError(
+            f"{path} must be a whole checkpoint of {directory / CONFIG_FILE}. Received: "
+            f"{str(error).splitlines()[0]}. Fix: train again, or restore the directory"
+        ) from None
     return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
 
 
@@ -178,5 +186,7 @@ def _check_same_run(directory: pathlib.Path, config: Config, manifest: Manifest)
                 )
     trained_on = Manifest.load(directory).sha256()
     if trained_on != manifest.sha256():
-        raise InputError(f"A run goes on with the records that it began with. Received: {directory} was trained on other "
-                         "records than --data_dir holds. Fix: name another --model_dir")  # fmt: skip
+        raise InputError(
+            f"A run goes on with the records that it began with. Received: {directory} was trained on other "
+            "records than --data_dir holds. Fix: name another --model_dir"
+        )

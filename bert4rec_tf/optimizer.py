@@ -8,7 +8,7 @@ from bert4rec_tf.config import TrainingConfig
 
 
 class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly over `warmup_steps`, then decays to 0 at `total_steps`: linearly (the paper's), as a cosine, or not.
+    """Rises over `warmup_steps`, then decays to 0 at `total_steps`: linearly (the paper's), as a cosine, or not.
 
     Args:
         config: peak, warm-up and form.

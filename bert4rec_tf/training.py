@@ -48,11 +48,13 @@ def train(
     recorded = {section: fields for section, fields in settings.items() if section in ("data", "masking")}
     check_settings_match(
         recorded, manifest.config, "the records", f"Rebuild {data_dir} with pipelines/make_tfrecords.py"
-    )  # fmt: skip
+    )
     config = Config.from_dict(settings | {name: manifest.config.to_dict()[name] for name in ("data", "masking")})
     if config.training.batch_size % strategy.num_replicas_in_sync:
-        raise InputError(f"`training.batch_size` must be a multiple of the replicas. Received: {config.training.batch_size} "
-                         f"over {strategy.num_replicas_in_sync} replicas")  # fmt: skip
+        raise InputError(
+            f"`training.batch_size` must be a multiple of the replicas. Received: {config.training.batch_size} "
+            f"over {strategy.num_replicas_in_sync} replicas"
+        )
     verify(data_dir, manifest)
     vocabulary = Vocabulary.load(data_dir)
     open_model_dir(model_dir, config, manifest, vocabulary)
@@ -103,8 +105,14 @@ def _fit(
     ranker = make_ranker(model.score_next_item)
     validation = Validation(
         lambda: evaluate(ranker, data_dir, manifest, "validation", training.validation_users),
-        model_dir, checkpoints, progress, clock, bar, training, tensorboard,
-    )  # fmt: skip
+        model_dir,
+        checkpoints,
+        progress,
+        clock,
+        bar,
+        training,
+        tensorboard,
+    )
     try:
         model.fit(
             batches,
@@ -135,6 +143,7 @@ def _is_finished(config: Config, progress: Progress, time_limit_seconds: float |
 
 def _introduce(manifest: Manifest, model: tf.keras.Model, lengths: list[int], steps_per_epoch: int) -> None:
     print(
-        f"{manifest.records('train'):,} instances, {manifest.counts['items']:,} items, {model.count_params():,} weights; "
+        f"{manifest.records('train'):,} instances, {manifest.counts['items']:,} items, "
+        f"{model.count_params():,} weights; "
         f"batches of lengths {'/'.join(map(str, lengths))}; validation every {steps_per_epoch:,} steps"
     )

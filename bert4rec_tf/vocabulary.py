@@ -33,8 +33,10 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not len(self.item_ids) == len(self.counts) == len(self.titles):
-            raise ValueError(f"A vocabulary has a count and a title (or None) for each item. Received: "
-                             f"{len(self.item_ids)} items, {len(self.counts)} counts, {len(self.titles)} titles")  # fmt: skip
+            raise ValueError(
+                f"A vocabulary has a count and a title (or None) for each item. Received: "
+                f"{len(self.item_ids)} items, {len(self.counts)} counts, {len(self.titles)} titles"
+            )
 
     @property
     def size(self) -> int:
@@ -75,8 +77,10 @@ class Vocabulary:
         """
         path = pathlib.Path(directory) / VOCABULARY_FILE
         if not path.is_file():
-            raise InputError(f"A data or model directory has a {VOCABULARY_FILE}. Received: {directory}, which has none. "
-                             "Fix: name a directory written by pipelines/make_tfrecords.py or train.py")  # fmt: skip
+            raise InputError(
+                f"A data or model directory has a {VOCABULARY_FILE}. Received: {directory}, which has none. "
+                "Fix: name a directory written by pipelines/make_tfrecords.py or train.py"
+            )
         entries = []
         # Not str.splitlines: ids may hold U+2028 and other characters that it takes for line ends.
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -84,7 +88,9 @@ class Vocabulary:
                 entry = json.loads(line)
                 entries.append((entry["item_id"], int(entry["count"]), entry.get("title")))
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}, line {number} must hold an item id and a count. Received: "
-                                 f"{line[:80]!r} ({error}). Fix: rebuild the directory") from None  # fmt: skip
+                raise InputError(
+                    f"{path}, line {number} must hold an item id and a count. Received: "
+                    f"{line[:80]!r} ({error}). Fix: rebuild the directory"
+                ) from None
         item_ids, counts, titles = zip(*entries, strict=True) if entries else ((), (), ())
         return cls(item_ids, np.array(counts, np.int64), titles)

@@ -18,12 +18,15 @@ from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS, leave_one_out
 from pipelines.staging import is_complete, staged, write_manifest
 from pipelines.synthetic import MarkovLog
+from pipelines.tfds_log import TfdsLog
 from tfrecords.manifest import Manifest
 from tfrecords.schema import Ragged
 
+Source = LogSource | MarkovLog | TfdsLog
+
 
 def build_records(
-    source: LogSource | MarkovLog,
+    source: Source,
     titles: dict[str, str],
     config: Config,
     output_dir: str,
@@ -35,7 +38,7 @@ def build_records(
     """Makes a data directory of a log. The same source, configuration and seed give the same bytes.
 
     Args:
-        source: files, or the parameters of a synthetic log.
+        source: files, a published dataset, or the parameters of a synthetic log.
         titles: of items, by raw id.
         config: its sections `data` and `masking` are used.
         output_dir: where the records appear, whole.
@@ -55,7 +58,7 @@ def build_records(
         return Manifest.load(place), False
     with staged(place, overwrite) as building, duckdb.connect() as connection:
         _configure(connection, building, memory_limit)
-        table = source.interactions() if isinstance(source, MarkovLog) else source
+        table = source if isinstance(source, LogSource) else source.interactions()
         counts = load_events(connection, table, config.data.min_rating)
         counts |= filter_events(connection, config.data)
         raw_item_ids, counts["users"] = order_sequences(connection, config.data)
@@ -64,7 +67,11 @@ def build_records(
             return stream_shards(connection, config.data.num_shards)
 
         training_counts, evaluated = _count_training_events(shards(), len(raw_item_ids))
-        counts |= {"evaluated_users": evaluated, "items": len(raw_item_ids), "training_events": int(training_counts.sum())}
+        counts |= {
+            "evaluated_users": evaluated,
+            "items": len(raw_item_ids),
+            "training_events": int(training_counts.sum()),
+        }
         vocabulary, ids = _number_items(raw_item_ids, training_counts, titles)
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         builder = ShardBuilder(str(building), config, vocabulary.counts)
@@ -98,8 +105,10 @@ def _count_training_events(shards: Iterable[ShardSequences], num_items: int) -> 
         counts += np.bincount(leave_one_out(shard.sequences).training.values, minlength=num_items)
         evaluated += int(np.sum(shard.sequences.lengths >= MIN_EVALUATED_EVENTS))
     if evaluated == 0:
-        raise InputError(f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log without "
-                         "one, after the filters. Fix: bring a longer log, or lower --min_item_events or --min_rating")  # fmt: skip
+        raise InputError(
+            f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log without "
+            "one, after the filters. Fix: bring a longer log, or lower --min_item_events or --min_rating"
+        )
     return counts, evaluated
 
 

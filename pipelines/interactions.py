@@ -82,7 +82,7 @@ def load_events(
 
     Args:
         connection: where the table is made.
-        source: files, or an Arrow table of user_id, item_id and time.
+        source: files, or an Arrow table of user_id, item_id, time and, for `min_rating`, rating.
         min_rating: None keeps all events and reads no rating.
 
     Returns:
@@ -93,15 +93,26 @@ def load_events(
     """
     connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
     if isinstance(source, pa.Table):
+        rated = min_rating is not None
+        if rated and "rating" not in source.column_names:
+            raise InputError("--min_rating needs a rating. Received: a dataset without one")
+        kept = f"WHERE rating >= {min_rating!r}" if rated else ""
         connection.register("arrow_source", source)
-        connection.execute("INSERT INTO events SELECT user_id, item_id, time, row_number() OVER () FROM arrow_source")
+        connection.execute(
+            f"""INSERT INTO events SELECT user_id, item_id, time, row FROM
+            (SELECT *, row_number() OVER () AS row FROM arrow_source) {kept}"""
+        )
         connection.unregister("arrow_source")
-        return {"rows_read": source.num_rows, "low_rated_rows_dropped": 0}
+        return _read_counts(connection, source.num_rows)
     rows_read = 0
     for file in source.files():
         rows_read += _load_file(connection, source, file, min_rating, first_row=rows_read)
     if rows_read == 0:
         raise InputError(f"A log must hold at least one interaction. Received: {', '.join(source.paths)}, with none")
+    return _read_counts(connection, rows_read)
+
+
+def _read_counts(connection: duckdb.DuckDBPyConnection, rows_read: int) -> dict[str, int]:
     (events,) = connection.execute("SELECT count(*) FROM events").fetchone() or (0,)
     return {"rows_read": rows_read, "low_rated_rows_dropped": rows_read - events}
 
@@ -116,25 +127,32 @@ def _load_file(
     """Appends one file's events; rows are read as text first, so that what is wrong with one can be said."""
     table = _reader(source, file, rated=min_rating is not None)
     by_position = table.timestamp == ""
-    time = f"(place + {first_row})::DECIMAL(38, 9)" if by_position else (
-        "coalesce(TRY_CAST(time_text AS DECIMAL(38, 9)),"
-        " epoch_us(TRY_CAST(time_text AS TIMESTAMP))::DECIMAL(38, 9) / 1000000)"
-    )  # fmt: skip
+    time = (
+        f"(place + {first_row})::DECIMAL(38, 9)"
+        if by_position
+        else (
+            "coalesce(TRY_CAST(time_text AS DECIMAL(38, 9)),"
+            " epoch_us(TRY_CAST(time_text AS TIMESTAMP))::DECIMAL(38, 9) / 1000000)"
+        )
+    )
     try:
         connection.execute("DROP TABLE IF EXISTS raw")
         connection.execute(
             f"""CREATE TEMP TABLE raw AS
             SELECT place, user_id, item_id, time_text, {time} AS time, TRY_CAST(rating_text AS DOUBLE) AS rating
             FROM (SELECT row_number() OVER () AS place, {table.user} AS user_id, {table.item} AS item_id,
-                  {table.timestamp or "NULL"} AS time_text, {table.rating or "NULL"} AS rating_text, {table.blank} AS blank
+                  {table.timestamp or "NULL"} AS time_text, {table.rating or "NULL"} AS rating_text,
+                  {table.blank} AS blank
                   FROM {table.relation})
             WHERE NOT blank"""
         )
         _check_rejected(connection, file, table)
         _check_rows(connection, file, table, rated=min_rating is not None)
     except duckdb.Error as error:
-        raise InputError(f"{file} must be readable as {table.format}. "
-                         f"Received: {_first_lines(error)}. Fix the file, or name its --format") from None  # fmt: skip
+        raise InputError(
+            f"{file} must be readable as {table.format}. "
+            f"Received: {_first_lines(error)}. Fix the file, or name its --format"
+        ) from None
     kept = "" if min_rating is None else f"WHERE rating >= {min_rating!r}"
     connection.execute(f"INSERT INTO events SELECT user_id, item_id, time, place + {first_row} FROM raw {kept}")
     (rows,) = connection.execute("SELECT count(*) FROM raw").fetchone() or (0,)
@@ -165,17 +183,28 @@ def _reader(source: LogSource, file: pathlib.Path, rated: bool) -> _Reader:
             raise InputError(f"--min_rating needs a rating. Received: {file}, format user_item, which has none")
         fields = r"regexp_extract(line, '^\s*(\S+)\s+(\S+)\s*$', ['user', 'item'])"
         return _Reader(
-            format_, _lines(file), f"{fields}.user", f"{fields}.item", "", "",
-            blank="line IS NULL OR trim(line) = ''", row_rule="`user item`",
-        )  # fmt: skip
+            format_,
+            _lines(file),
+            f"{fields}.user",
+            f"{fields}.item",
+            "",
+            "",
+            blank="line IS NULL OR trim(line) = ''",
+            row_rule="`user item`",
+        )
     if format_ == "movielens":
         parts = r"string_split(replace(line, '::', chr(9)), chr(9))"
         whole = f"CASE WHEN len({parts}) = 4 THEN {parts} END"
         return _Reader(
-            format_, _lines(file), f"({whole})[1]", f"({whole})[2]", f"({whole})[4]", f"({whole})[3]",
+            format_,
+            _lines(file),
+            f"({whole})[1]",
+            f"({whole})[2]",
+            f"({whole})[4]",
+            f"({whole})[3]",
             blank="line IS NULL OR trim(line) = ''",
             row_rule="`user::item::rating::timestamp`, or the four with tabs between",
-        )  # fmt: skip
+        )
     columns = {"user": source.user_column, "item": source.item_column, "timestamp": source.timestamp_column}
     columns["rating"] = source.rating_column if rated else ""
     if rated and not source.rating_column:
@@ -230,8 +259,10 @@ def _format_of(source: LogSource, file: pathlib.Path) -> str:
         return source.format
     suffixes = [suffix for suffix in file.suffixes if suffix != ".gz"]
     if not suffixes or suffixes[-1] not in _SUFFIXES:
-        raise InputError(f"--format=auto goes by the file's name. Received: {file}, which ends in none of "
-                         f"{', '.join(_SUFFIXES)}. Fix: name it, one of {', '.join(FORMATS[1:])}")  # fmt: skip
+        raise InputError(
+            f"--format=auto goes by the file's name. Received: {file}, which ends in none of "
+            f"{', '.join(_SUFFIXES)}. Fix: name it, one of {', '.join(FORMATS[1:])}"
+        )
     return _SUFFIXES[suffixes[-1]]
 
 
@@ -248,8 +279,10 @@ def _check_columns(file: pathlib.Path, columns: dict[str, str], known: list[str]
     for field, name in columns.items():
         if name and name not in known:
             unset = " (or --timestamp_column= where rows are in time order)" if field == "timestamp" else ""
-            raise InputError(f"{file} must have the column {name!r}. Received: {', '.join(known)}. "
-                             f"Fix: name it with --{field}_column{unset}")  # fmt: skip
+            raise InputError(
+                f"{file} must have the column {name!r}. Received: {', '.join(known)}. "
+                f"Fix: name it with --{field}_column{unset}"
+            )
 
 
 def _check_rejected(connection: duckdb.DuckDBPyConnection, file: pathlib.Path, table: _Reader) -> None:
@@ -264,9 +297,7 @@ def _check_rejected(connection: duckdb.DuckDBPyConnection, file: pathlib.Path, t
         raise _unreadable(file, rows, len(rejected))
 
 
-def _check_rows(
-    connection: duckdb.DuckDBPyConnection, file: pathlib.Path, table: _Reader, rated: bool
-) -> None:
+def _check_rows(connection: duckdb.DuckDBPyConnection, file: pathlib.Path, table: _Reader, rated: bool) -> None:
     """Rows that were read but lack a field."""
     faults = {
         "user_id IS NULL AND item_id IS NULL": f"must be {table.row_rule}",
@@ -284,7 +315,8 @@ def _check_rows(
         found = connection.execute(f"SELECT * {bad} ORDER BY place LIMIT {_REPORTED_ROWS}").fetchall()
         kind, shift = ("row", 0) if table.line_of_place < 0 else ("line", table.line_of_place)
         rows = [
-            f"{kind} {place + shift} {words} (user {user!r}, item {item!r}" + (f", timestamp {time!r})" if table.timestamp else ")")
+            f"{kind} {place + shift} {words} (user {user!r}, item {item!r}"
+            + (f", timestamp {time!r})" if table.timestamp else ")")
             for place, user, item, time, words in found
         ]
         raise _unreadable(file, rows, count)
@@ -292,8 +324,9 @@ def _check_rows(
 
 def _unreadable(file: pathlib.Path, rows: list[str], count: int) -> InputError:
     more = f"; and {count - len(rows)} more" if count > len(rows) else ""
-    return InputError(f"Every row must be an interaction. Received: {file}, {'; '.join(rows)}{more}. "
-                      "Fix: mend or remove these rows")  # fmt: skip
+    return InputError(
+        f"Every row must be an interaction. Received: {file}, {'; '.join(rows)}{more}. Fix: mend or remove these rows"
+    )
 
 
 def _named(columns: dict[str, str]) -> dict[str, str]:
@@ -311,7 +344,7 @@ def _compression(file: pathlib.Path) -> str:
 
 def _opened(file: pathlib.Path) -> io.TextIOBase:
     if _compression(file) == "gzip":
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")  # type: ignore[return-value]
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return file.open("r", encoding="utf-8-sig", newline="")
 
 

@@ -16,14 +16,17 @@ from absl import app, flags  # noqa: E402
 
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
 from bert4rec_tf.errors import InputError, report_input_errors  # noqa: E402
-from pipelines.engine import build_records  # noqa: E402
+from pipelines.engine import Source, build_records  # noqa: E402
 from pipelines.interactions import FORMATS, LogSource  # noqa: E402
 from pipelines.synthetic import MarkovLog  # noqa: E402
+from pipelines.tfds_log import TfdsLog  # noqa: E402
 from pipelines.titles import read_titles  # noqa: E402
 from tfrecords.manifest import Manifest  # noqa: E402
 
 _INPUT = flags.DEFINE_multi_string("input", [], "a log: file or glob, gzip or not; repeatable")
-_DATASET = flags.DEFINE_string("dataset", None, "instead of --input: synthetic, or synthetic:num_users=500,noise=0.2")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "instead of --input: synthetic[:num_users=500,noise=0.2] or tfds:movielens/100k-ratings"
+)
 _FORMAT = flags.DEFINE_enum("format", "auto", FORMATS, "of --input; auto goes by the file's name")
 _USER = flags.DEFINE_string("user_column", "user_id", "name in the header, or place from 0 where there is none")
 _ITEM = flags.DEFINE_string("item_column", "item_id", "the same")
@@ -71,15 +74,20 @@ def main(argv: list[str]) -> None:
         print(f"{_OUTPUT.value} is complete: same input, same configuration. Nothing to do.")
 
 
-def _source(config: Config) -> LogSource | MarkovLog:
+def _source(config: Config) -> Source:
     if bool(_INPUT.value) == bool(_DATASET.value):
-        raise InputError(f"Give either --input or --dataset. Received: --input={_INPUT.value}, --dataset={_DATASET.value}")
-    if _DATASET.value:
-        name, _, assignments = _DATASET.value.partition(":")
-        if name != "synthetic":
-            raise InputError(f"--dataset must be synthetic. Received: {_DATASET.value!r}")
-        return MarkovLog.from_text(assignments, seed=config.data.seed)
-    return LogSource(_INPUT.value, _FORMAT.value, _USER.value, _ITEM.value, _TIMESTAMP.value, _RATING.value)
+        raise InputError(
+            f"Give either --input or --dataset. Received: --input={_INPUT.value}, --dataset={_DATASET.value}"
+        )
+    if not _DATASET.value:
+        return LogSource(_INPUT.value, _FORMAT.value, _USER.value, _ITEM.value, _TIMESTAMP.value, _RATING.value)
+    kind, _, rest = _DATASET.value.partition(":")
+    if kind == "synthetic":
+        return MarkovLog.from_text(rest, seed=config.data.seed)
+    if kind == "tfds" and rest:
+        columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
+        return TfdsLog(rest, **columns)
+    raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
 
 
 def _report(manifest: Manifest, seconds: float) -> None:

@@ -75,8 +75,9 @@ def filter_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> 
     if left == 0:
         raise InputError(
             f"A log must hold users with at least {config.min_user_events} events over items with at least "
-            f"{config.min_item_events}. Received: {before} events, {before - duplicates} after dropping duplicates, none "
-            "of them by such a user. Fix: lower --min_user_events, --min_item_events or --min_rating, or bring a longer log"
+            f"{config.min_item_events}. Received: {before} events, {before - duplicates} without duplicates, "
+            "none of them by such a user. Fix: lower --min_user_events, --min_item_events or --min_rating, "
+            "or bring a longer log"
         )
     return {"duplicate_events_dropped": duplicates, "rare_events_dropped": start - left}
 
@@ -108,7 +109,9 @@ def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -
         FROM events JOIN users USING (user_id) JOIN items USING (item_id) ORDER BY user_index, time, {ties}"""
     )
     connection.execute("DROP TABLE events")
-    item_ids = [item_id for (item_id,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()]
+    item_ids = [
+        item_id for (item_id,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()
+    ]
     (users,) = connection.execute("SELECT count(*) FROM users").fetchone() or (0,)
     return item_ids, int(users)
 

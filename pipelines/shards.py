@@ -12,7 +12,7 @@ from pipelines.negatives import draw_negatives
 from pipelines.sequences import ShardSequences
 from pipelines.splits import Targets, leave_one_out
 from tfrecords.manifest import LengthCount
-from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, encode
+from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, Column, encode
 from tfrecords.writer import Shard, shard_name, write_shard
 
 SPLITS = ("train", "validation", "test")
@@ -51,7 +51,9 @@ class ShardBuilder:
                 },
             )
             keys.append(chunk.keys)
-            for length, masked in zip(chunk.item_ids.lengths.tolist(), chunk.masked_positions.lengths.tolist(), strict=True):
+            for length, masked in zip(
+                chunk.item_ids.lengths.tolist(), chunk.masked_positions.lengths.tolist(), strict=True
+            ):
                 histogram[length] += 1
                 most_masked[length] = max(most_masked[length], masked)
         order = np.argsort(np.concatenate(keys), kind="stable").tolist() if keys else []
@@ -67,8 +69,8 @@ class ShardBuilder:
     def _write_targets(self, name: str, users: ShardSequences, targets: Targets, seed: int) -> Shard:
         negatives = draw_negatives(
             users.sequences, users.user_keys, self.counts, self.config.data.num_negatives, seed
-        ).rows(targets.users)  # fmt: skip
-        columns = {
+        ).rows(targets.users)
+        columns: dict[str, Column] = {
             "item_ids": targets.histories,
             "negative_item_ids": negatives,
             "target_item_id": targets.item_ids,

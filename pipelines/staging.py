@@ -36,8 +36,10 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     if replaced.exists() and not output_dir.exists():
         replaced.rename(output_dir)  # killed between the two renames below: the old records are still the valid ones
     if output_dir.exists() and any(output_dir.iterdir()) and not overwrite:
-        raise InputError(f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
-                         "holds something else. Fix: name another directory, or pass --overwrite to replace it")  # fmt: skip
+        raise InputError(
+            f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
+            "holds something else. Fix: name another directory, or pass --overwrite to replace it"
+        )
     shutil.rmtree(building, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
     building.mkdir(parents=True)

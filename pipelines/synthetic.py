@@ -45,8 +45,10 @@ class MarkovLog:
 
     def __post_init__(self) -> None:
         if self.num_users < 1 or self.num_items < 1 or not 1 <= self.min_events <= self.max_events <= self.num_items:
-            raise InputError("A synthetic log needs users and items, and 1 <= min_events <= max_events <= num_items. "
-                             f"Received: {self}")  # fmt: skip
+            raise InputError(
+                "A synthetic log needs users and items, and 1 <= min_events <= max_events <= num_items. "
+                f"Received: {self}"
+            )
         if self.num_themes < 1 or self.num_items % self.num_themes:
             raise InputError(f"`num_items` must be a multiple of `num_themes`. Received: {self}")
         if min(self.noise, *self.successors) < 0 or self.noise + sum(self.successors) > 1:
@@ -59,7 +61,7 @@ class MarkovLog:
         Raises:
             InputError: an unknown name or a value of the wrong type.
         """
-        types = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        types: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         values: dict[str, Any] = {"seed": seed}
         for assignment in filter(None, assignments.split(",")):
             name, _, text = assignment.partition("=")
@@ -82,8 +84,10 @@ class MarkovLog:
             InputError: the records were made of another log.
         """
         if source.get("format") != "synthetic":
-            raise InputError("The optimum is only known for --dataset=synthetic. "
-                             f"Received: records of format {source.get('format')!r}")  # fmt: skip
+            raise InputError(
+                "The optimum is only known for --dataset=synthetic. "
+                f"Received: records of format {source.get('format')!r}"
+            )
         values = {name: value for name, value in source.items() if name != "format"}
         return cls(**values | {"successors": tuple(values["successors"])})
 

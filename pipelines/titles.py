@@ -21,7 +21,11 @@ def read_titles(path: str | None) -> dict[str, str]:
         with pathlib.Path(path).open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream, delimiter="\t" if path.endswith(".tsv") else ",")
             if not {"item_id", "title"} <= set(rows.fieldnames or ()):
-                raise InputError(f"--item_titles must have the columns item_id and title. Received: {path}: {rows.fieldnames}")
+                raise InputError(
+                    f"--item_titles must have the columns item_id and title. Received: {path}: {rows.fieldnames}"
+                )
             return {row["item_id"]: row["title"] for row in rows if row["title"]}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--item_titles must be a readable CSV or TSV file in UTF-8. Received: {path} ({error})") from None
+        raise InputError(
+            f"--item_titles must be a readable CSV or TSV file in UTF-8. Received: {path} ({error})"
+        ) from None

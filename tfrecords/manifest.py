@@ -82,10 +82,14 @@ class Manifest:
         except InputError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{origin} must be a manifest written by pipelines/make_tfrecords.py. "
-                             f"Received: {error!r}. Fix: rebuild the directory") from None  # fmt: skip
-        raise InputError(f"`schema_version` must be {SCHEMA_VERSION}. Received: {version!r} ({origin}). "
-                         "Fix: rebuild the directory with pipelines/make_tfrecords.py")  # fmt: skip
+            raise InputError(
+                f"{origin} must be a manifest written by pipelines/make_tfrecords.py. "
+                f"Received: {error!r}. Fix: rebuild the directory"
+            ) from None
+        raise InputError(
+            f"`schema_version` must be {SCHEMA_VERSION}. Received: {version!r} ({origin}). "
+            "Fix: rebuild the directory with pipelines/make_tfrecords.py"
+        )
 
     @classmethod
     def load(cls, data_dir: str | pathlib.Path) -> "Manifest":
@@ -96,8 +100,10 @@ class Manifest:
         """
         path = pathlib.Path(data_dir) / MANIFEST_FILE
         if not path.is_file():
-            raise InputError(f"A data directory has a {MANIFEST_FILE}, written last. Received: {data_dir}, which has "
-                             "none. Fix: build it with pipelines/make_tfrecords.py")  # fmt: skip
+            raise InputError(
+                f"A data directory has a {MANIFEST_FILE}, written last. Received: {data_dir}, which has "
+                "none. Fix: build it with pipelines/make_tfrecords.py"
+            )
         return cls.from_bytes(path.read_bytes(), str(path))
 
 
@@ -122,8 +128,10 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
     on_disk = {path.relative_to(data_dir).as_posix() for path in data_dir.glob("*/*.tfrecord")}
     faults += [f"{file} is not in the manifest" for file in sorted(on_disk - expected.keys())]
     if faults:
-        raise InputError(f"The files must be those of {data_dir / MANIFEST_FILE}. Received: {'; '.join(faults)}. "
-                         "Fix: rebuild with pipelines/make_tfrecords.py --overwrite, or copy the directory again")  # fmt: skip
+        raise InputError(
+            f"The files must be those of {data_dir / MANIFEST_FILE}. Received: {'; '.join(faults)}. "
+            "Fix: rebuild with pipelines/make_tfrecords.py --overwrite, or copy the directory again"
+        )
 
 
 def file_sha256(path: str | pathlib.Path) -> str:

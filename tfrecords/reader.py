@@ -36,7 +36,7 @@ def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket
     """The at most `number` batch shapes that leave the least padding, by dynamic programming over the lengths."""
     lengths = np.array([row.length for row in histogram])
     records = np.concatenate([[0], np.cumsum([row.records for row in histogram])])
-    # cost[i]: slots of the records up to the i-th length, with the buckets used so far; cut[i]: where the last one starts.
+    # cost[i]: slots of the records up to the i-th length, with the buckets used so far; cut[i]: where the last starts.
     cost = np.concatenate([[0.0], np.full(len(lengths), np.inf)])
     cuts = []
     for _ in range(min(number, len(lengths))):
@@ -135,8 +135,8 @@ def evaluation_batches(
     """The users of "validation" or "test", in the order of the files, those of similar history length together.
 
     Returns:
-        Dicts of item_ids int32 [B, L] padded with PAD_ID, target_item_id int32 [B], negative_item_ids int32 [B, M] padded
-        with PAD_ID, user_id string [B].
+        Dicts of item_ids int32 [B, L] padded with PAD_ID, target_item_id int32 [B], negative_item_ids int32 [B, M]
+        padded with PAD_ID, user_id string [B].
     """
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.splits[split] if shard.records]
     users = tf.data.TFRecordDataset(files).map(lambda record: parse(EVALUATION_USER, record), num_parallel_calls=2)

@@ -7,6 +7,7 @@ the protocol buffer, features in the order of their names (held against `tf.trai
 
 import dataclasses
 import functools
+import itertools
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -112,7 +113,7 @@ def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
 
 def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
     """One serialised entry of the Features map for each row."""
-    if feature.kind == "text":
+    if isinstance(column, list):
         texts = [text.encode("utf-8") for text in column]
         return [_entry_prefix(feature.name, 1, len(text)) + text for text in texts]
     rows = column if isinstance(column, Ragged) else Ragged(np.asarray(column), np.arange(len(column) + 1))
@@ -120,8 +121,7 @@ def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
     bounds = np.concatenate([[0], ends])[rows.offsets].tolist()
     payload = packed.tobytes()
     return [
-        _entry_prefix(feature.name, 3, end - start) + payload[start:end]
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+        _entry_prefix(feature.name, 3, end - start) + payload[start:end] for start, end in itertools.pairwise(bounds)
     ]
 
 

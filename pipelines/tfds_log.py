@@ -1,0 +1,68 @@
+"""A published log through tensorflow-datasets, e.g. `movielens/100k-ratings`."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bert4rec_tf.errors import InputError
+
+_BATCH_ROWS = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsLog:
+    """A dataset of interactions, all of its splits together, downloaded and kept by tensorflow-datasets.
+
+    Attributes:
+        name: as `tfds.load` takes it.
+        user_column, item_column, timestamp_column, rating_column: features of the dataset.
+    """
+
+    name: str
+    user_column: str = "user_id"
+    item_column: str = "movie_id"
+    timestamp_column: str = "timestamp"
+    rating_column: str = "user_rating"
+
+    def description(self) -> dict[str, Any]:
+        """The dataset and its columns, for the manifest."""
+        return {"format": "tfds", **dataclasses.asdict(self)}
+
+    def interactions(self) -> pa.Table:
+        """The log: user_id and item_id (strings), time, and rating where the dataset has one.
+
+        Raises:
+            InputError: an unknown dataset, one that cannot be downloaded, or a feature that it does not have.
+        """
+        import tensorflow_datasets as tfds  # brings TensorFlow, which no other source needs
+
+        try:
+            splits, info = tfds.load(self.name, with_info=True)
+        except Exception as error:  # tfds raises dozens of kinds, its own and those of the network
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"--dataset=tfds:NAME must name a dataset of tensorflow-datasets that is on disk or can be "
+                f"downloaded. Received: {self.name!r} ({reason})"
+            ) from None
+        columns = {"user_id": self.user_column, "item_id": self.item_column, "time": self.timestamp_column}
+        if self.rating_column in info.features:
+            columns["rating"] = self.rating_column
+        for name in columns.values():
+            if name not in info.features:
+                raise InputError(
+                    f"{self.name} must have the feature {name!r}. Received: {', '.join(info.features)}. "
+                    "Fix: name it with --user_column, --item_column or --timestamp_column"
+                )
+        batches = []
+        for _, split in sorted(splits.items()):
+            for batch in tfds.as_numpy(split.batch(_BATCH_ROWS)):
+                batches.append(pa.table({ours: _column(ours, batch[theirs]) for ours, theirs in columns.items()}))
+        return pa.concat_tables(batches)
+
+
+def _column(name: str, values: np.ndarray) -> pa.Array:
+    if name not in ("user_id", "item_id"):
+        return pa.array(values)
+    return pa.array([value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values.tolist()])

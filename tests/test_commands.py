@@ -1,0 +1,204 @@
+"""The commands as users run them: processes, exit codes, files, and the way from a log to a SavedModel."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf.evaluation import evaluate, make_ranker
+from bert4rec_tf.model_dir import load_model
+from tfrecords.manifest import Manifest
+from tfrecords.reader import evaluation_batches
+
+ROOT = pathlib.Path(__file__).parents[1]
+SETTINGS = [
+    "--set=model.hidden_size=16",
+    "--set=model.num_layers=1",
+    "--set=training.batch_size=32",
+    "--set=training.num_length_buckets=2",
+    "--set=training.steps_per_epoch=20",
+    "--set=training.learning_rate=0.003",
+    "--set=training.jit_compile=false",
+]
+
+
+def run(*command: object, code: int = 0) -> str:
+    """Runs a command of the repository; gives what it printed, and checks its exit code."""
+    finished = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    printed = finished.stdout + finished.stderr
+    assert finished.returncode == code, printed
+    assert "Traceback" not in printed
+    return printed
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("commands") / "data"
+    run(
+        "pipelines/make_tfrecords.py",
+        "--dataset=synthetic:num_users=300,num_items=60,num_themes=6,min_events=3,max_events=20",
+        "--set=data.max_seq_length=12",
+        "--set=data.min_user_events=1",
+        "--num_shards=2",
+        f"--output_dir={path}",
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_dir(data_dir: pathlib.Path) -> pathlib.Path:
+    path = data_dir.with_name("model")
+    printed = run("train.py", f"--data_dir={data_dir}", f"--model_dir={path}", "--set=training.num_steps=40", *SETTINGS)
+    assert "epoch 2, step 40" in printed
+    return path
+
+
+def train_again(data_dir: pathlib.Path, model_dir: pathlib.Path, *flags: str, code: int = 0) -> str:
+    return run("train.py", f"--data_dir={data_dir}", f"--model_dir={model_dir}", *SETTINGS, *flags, code=code)
+
+
+def test_training_writes_its_directory(model_dir: pathlib.Path, data_dir: pathlib.Path) -> None:
+    history = [json.loads(line) for line in (model_dir / "history.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in history] == [20, 40]
+    assert history[-1]["learning_rate"] == pytest.approx(0, abs=1e-4)
+    assert 0 < history[-1]["validation"]["full"]["ndcg@10"] < 1
+    assert json.loads((model_dir / "config.json").read_text())["data"]["max_seq_length"] == 12
+    assert (model_dir / "manifest.json").read_bytes() == (data_dir / "manifest.json").read_bytes()
+    assert list((model_dir / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_same_command_again_continues(
+    model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model_dir, copy)
+    assert "trained already" in train_again(data_dir, copy, "--set=training.num_steps=40")
+    printed = train_again(data_dir, copy, "--set=training.num_steps=60")
+    assert "from step 40" in printed
+    assert "step 60" in printed
+    assert "`model.hidden_size`" in train_again(data_dir, copy, "--set=model.hidden_size=32", code=2)
+
+
+def test_an_interrupted_training_keeps_its_steps(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = [
+        f"--data_dir={data_dir}",
+        f"--model_dir={tmp_path / 'model'}",
+        "--set=training.num_steps=1000000",
+        *SETTINGS,
+    ]
+    process = subprocess.Popen([sys.executable, "train.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 1, step 20" in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    printed = process.stderr.read()
+    assert process.wait(60) == 130, printed
+    assert "Traceback" not in printed
+    again = run("train.py", *flags, "--time_limit_minutes=0.001")
+    assert "going on" in again or "trained already" in again
+    state = load_model(tmp_path / "model").state
+    assert state["step"] >= 20
+
+
+def test_mirrored_over_two_logical_devices(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    printed = train_again(data_dir, tmp_path / "model", "--strategy=mirrored", "--set=training.num_steps=20")
+    assert "step 20" in printed
+    odd = train_again(data_dir, tmp_path / "odd", "--strategy=mirrored", "--set=training.batch_size=33", code=2)
+    assert "`training.batch_size` must be a multiple of the replicas" in odd
+
+
+def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = ["--set=training.num_steps=1000000", "--time_limit_minutes=0.15"]
+    started = time.monotonic()
+    train_again(data_dir, tmp_path / "model", *flags)
+    assert time.monotonic() - started < 9 + 25  # the limit, and the process around it on a busy machine
+    last = json.loads((tmp_path / "model" / "history.jsonl").read_text().splitlines()[-1])
+    assert last["step"] < 1_000_000
+    assert last["learning_rate"] < 0.003 * 0.2, "the schedule must have come down with the time"
+    assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = ["--set=training.num_steps=40", "--set=training.warmup_steps=0", "--set=training.learning_rate=1e38"]
+    printed = train_again(data_dir, tmp_path / "model", *flags, code=2)
+    assert "must be finite" in printed
+    assert "Fix: lower training.learning_rate" in printed
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--set=data.max_seq_length=50", "`data.max_seq_length` must match the records. Received: config=50"),
+        ("--set=model.hiden_size=50", "Unknown field 'hiden_size'"),
+        ("--config=nowhere.json", "nowhere.json"),
+        ("--time_limit_minutes=0", "--time_limit_minutes must be above 0"),
+    ],
+)
+def test_bad_settings_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str, says: str) -> None:
+    assert says in train_again(data_dir, tmp_path / "model", flag, code=2)
+    assert not (tmp_path / "model").exists()
+
+
+def test_damaged_records_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data_dir, copy)
+    os.truncate(copy / "train" / "00001-of-00002.tfrecord", 0)
+    printed = train_again(copy, tmp_path / "model", code=2)
+    assert "train/00001-of-00002.tfrecord is damaged" in printed
+    assert not (tmp_path / "model").exists()
+
+
+def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    scores = {}
+    for flag in (f"--model_dir={model_dir}", "--baseline=popularity", "--baseline=optimum"):
+        run("evaluate.py", flag, f"--data_dir={data_dir}", f"--output={tmp_path / 'out' / 'metrics.json'}")
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics["users"] == Manifest.load(data_dir).counts["evaluated_users"]
+        assert metrics["data"]["manifest_sha256"] == Manifest.load(data_dir).sha256()
+        for protocol in ("full", "sampled"):
+            names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
+            assert metrics[protocol].keys() == names | {"ci95"}
+            assert metrics[protocol]["ci95"].keys() == names
+        scores[flag.split("=")[1]] = metrics["full"]["ndcg@10"]
+    assert scores["optimum"] > 2 * scores["popularity"]
+    assert "either --model_dir or --baseline" in run("evaluate.py", f"--data_dir={data_dir}", code=2)
+    assert "without a config.json" in run("evaluate.py", f"--data_dir={data_dir}", f"--model_dir={tmp_path}", code=2)
+
+
+def test_what_is_served_is_what_was_evaluated(
+    model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    top_k = 20
+    printed = run("export.py", f"--model_dir={model_dir}", f"--export_dir={tmp_path}", f"--top_k={top_k}")
+    (version,) = (path for path in tmp_path.iterdir() if path.name.isdigit())
+    assert f"wrote {version}" in printed
+    serve = tf.saved_model.load(str(version)).signatures["serving_default"]
+    trained, manifest = load_model(model_dir), Manifest.load(data_dir)
+    names = ["", "", "", *trained.vocabulary.item_ids]
+    ranks = evaluate(make_ranker(trained.model.score_next_item), data_dir, manifest, "test")
+    rank_of = dict(zip(ranks.user_ids, ranks.full.tolist(), strict=True))
+    seen_at_least_once = 0
+    for batch in evaluation_batches(data_dir, manifest, "test", batch_size=64):
+        histories = [[names[item] for item in row] for row in batch["item_ids"].numpy()]
+        answers = serve(item_ids=tf.constant(histories))["item_ids"].numpy().astype(str).tolist()
+        for user, target, answer in zip(
+            batch["user_id"].numpy(), batch["target_item_id"].numpy(), answers, strict=True
+        ):
+            rank = rank_of[user.decode()]
+            assert (answer.index(names[target]) + 1 if names[target] in answer else top_k + 1) == min(rank, top_k + 1)
+            seen_at_least_once += rank <= top_k
+    assert seen_at_least_once > 10
+    asked = run("serving/ask.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
+    assert "top 20" in asked
+    assert "item-0001" not in asked.split("top 20")[1]

@@ -1,0 +1,71 @@
+"""On a process whose optimum is known: near it where there is something to learn, at popularity on noise."""
+
+import pathlib
+
+import pytest
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.evaluation import evaluate, last_item_scorer, make_ranker, popularity_scorer
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.strategy import make_strategy
+from bert4rec_tf.training import train
+from bert4rec_tf.vocabulary import Vocabulary
+from pipelines.engine import build_records
+from pipelines.synthetic import MarkovLog
+
+SETTINGS = {
+    "data": {"max_seq_length": 20, "num_shards": 2},
+    "masking": {"masking_rates": [0.15, 0.3], "duplicate_factor": 8, "last_item_instances": 4},
+    "model": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "layer_norm": "pre",
+        "initializer_range": 0.1,
+        "output_bias": "log_popularity",
+    },
+    "training": {
+        "num_steps": 500,
+        "batch_size": 128,
+        "num_length_buckets": 2,
+        "learning_rate": 0.005,
+        "warmup_steps": 50,
+        "steps_per_epoch": 250,
+    },
+}
+
+
+def learned(log: MarkovLog, path: pathlib.Path) -> dict[str, dict]:
+    """Trains on a log; metrics over all items at test of the model, of popularity and of the optimum."""
+    manifest, _ = build_records(log, {}, Config.from_dict(SETTINGS), str(path / "data"))
+    trained = train(str(path / "data"), str(path / "model"), SETTINGS, make_strategy("default"))
+    vocabulary = Vocabulary.load(path / "data")
+    scorers = {
+        "model": trained.model.score_next_item,
+        "popularity": popularity_scorer(vocabulary),
+        "optimum": last_item_scorer(log.transitions(), vocabulary, log.item_ids()),
+    }
+    return {
+        name: ranking_metrics(evaluate(make_ranker(scorer), path / "data", manifest, "test").full)
+        for name, scorer in scorers.items()
+    }
+
+
+def test_gets_near_the_optimum(tmp_path: pathlib.Path) -> None:
+    log = MarkovLog(num_users=1500, num_items=60, num_themes=6, min_events=8, max_events=20)
+    metrics = learned(log, tmp_path)
+    model, best = metrics["model"]["ndcg@10"], metrics["optimum"]["ndcg@10"]
+    assert model > 0.85 * best
+    assert model <= metrics["optimum"]["ci95"]["ndcg@10"][1], "better than possible: the target must be leaking"
+    assert model > 2 * metrics["popularity"]["ndcg@10"]
+
+
+@pytest.mark.slow
+def test_finds_nothing_in_noise(tmp_path: pathlib.Path) -> None:
+    log = MarkovLog(num_users=1500, num_items=60, num_themes=6, min_events=8, max_events=20, noise=1.0, successors=())
+    metrics = learned(log, tmp_path)
+    low, high = metrics["popularity"]["ci95"]["ndcg@10"]
+    margin = high - low  # two intervals wide: the optimum on noise is popularity
+    assert metrics["model"]["ndcg@10"] == pytest.approx(metrics["popularity"]["ndcg@10"], abs=margin)
