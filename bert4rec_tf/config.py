@@ -6,6 +6,7 @@ refused with `InputError`, so a typing error in a configuration never trains a d
 
 import dataclasses
 import json
+import math
 import pathlib
 import types
 import typing
@@ -35,6 +36,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self, "max_seq_length", 2 <= self.max_seq_length, "at least 2")
+        _check(self, "min_rating", self.min_rating is None or math.isfinite(self.min_rating), "a finite number")
         _check(self, "min_user_events", 1 <= self.min_user_events, "at least 1")
         _check(self, "min_item_events", 1 <= self.min_item_events, "at least 1")
         _check(self, "sliding_window", 0 < self.sliding_window <= 1, "above 0 and at most 1")

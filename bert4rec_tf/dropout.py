@@ -4,6 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
+# Runs with neighbouring seeds share no stream of draws.
+_SALT_STRIDE = 100_003
+
 
 class SeededDropout(tf.keras.layers.Layer):
     """Inverted dropout (Srivastava et al., 2014) that is applied if and only if a seed is given.
@@ -27,7 +30,7 @@ class SeededDropout(tf.keras.layers.Layer):
         """Drops elements of `inputs`, float32 of any shape; `dropout_seed`: int32 [2], or None to pass it through."""
         if dropout_seed is None or self._dropped_of_256 == 0:
             return inputs
-        seed = dropout_seed + tf.constant([self.salt, 0])
+        seed = dropout_seed + tf.constant([self.salt * _SALT_STRIDE, 0])
         size = tf.size(inputs)
         words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.int32)
         draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(inputs))

@@ -1,5 +1,6 @@
 """BERT4Rec as a Keras model: masked instances in, logits at the masked slots out."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class Bert4Rec(tf.keras.Model):
         super().compile(optimizer=optimizer, **kwargs)
         # The update stays outside: replicas exchange gradients before it, which XLA cannot do.
         self._compiled_gradients = tf.function(self._loss_and_gradients, jit_compile=jit_compile, reduce_retracing=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, as JSON values, for whoever inspects a saved model."""
+        sizes = {"vocabulary_size": self.vocabulary_size, "max_seq_length": self.max_seq_length, "seed": self.seed}
+        return {"config": dataclasses.asdict(self.config), **sizes}
 
     def train_step(self, batch: Batch) -> Batch:
         """One update; the loss is the mean over the masked items of all replicas together."""

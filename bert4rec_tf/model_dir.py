@@ -81,11 +81,15 @@ class Checkpoints:
         self._best = tf.train.CheckpointManager(best, str(directory / "best"), 1)
 
     def restore_latest(self) -> bool:
-        """Puts the run back where its latest checkpoint stands; False where there is none."""
-        if self._latest.latest_checkpoint is None:
-            return False
-        self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_existing_objects_matched()
-        return True
+        """Puts the run back where its latest checkpoint stands; False where there is none.
+
+        Raises:
+            InputError: the checkpoint is damaged, or its state file is gone.
+        """
+        path = _newest_checkpoint(pathlib.Path(self._latest.directory))
+        if path is not None:
+            _restore(self._latest.checkpoint, path)
+        return path is not None
 
     def save(self, best: bool) -> None:
         """Saves the latest checkpoint, and the best one too if this is it.
@@ -141,19 +145,10 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
     progress = Progress(0)
     checkpoints = directory / "checkpoints"
-    path = tf.train.latest_checkpoint(str(checkpoints / "best")) or tf.train.latest_checkpoint(
-        str(checkpoints / "latest")
-    )
+    path = _newest_checkpoint(checkpoints / "best") or _newest_checkpoint(checkpoints / "latest")
     if path is None:
         raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
-    try:
-        status = tf.train.Checkpoint(model=model, progress=progress).restore(path)
-        status.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise InputError(
-            f"{path} must be a whole checkpoint of {directory / CONFIG_FILE}. Received: "
-            f"{str(error).splitlines()[0]}. Fix: train again, or restore the directory"
-        ) from None
+    _restore(tf.train.Checkpoint(model=model, progress=progress), path)
     return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
 
 
@@ -162,6 +157,30 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _newest_checkpoint(directory: pathlib.Path) -> str | None:
+    # Not tf.train.latest_checkpoint: it takes a checkpoint with a lost file for none at all.
+    state = tf.train.get_checkpoint_state(str(directory))
+    if state is not None:
+        return state.model_checkpoint_path
+    if any(directory.glob("ckpt-*")):
+        raise InputError(
+            f"Checkpoints come with a file `checkpoint` that names the newest. Received: {directory}, where it is lost "
+            "or empty. Fix: restore it, or train anew into another --model_dir"
+        )
+    return None
+
+
+def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    # TensorFlow's reader raises IndexError and RuntimeError where a file ends early.
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"{path} must be a whole checkpoint of this model. Received: {error!r:.200}. "
+            "Fix: train again, or restore the directory"
+        ) from None
 
 
 def _read_config(directory: pathlib.Path) -> Config:

@@ -81,9 +81,9 @@ class Vocabulary:
                 f"A data or model directory has a {VOCABULARY_FILE}. Received: {directory}, which has none. "
                 "Fix: name a directory written by pipelines/make_tfrecords.py or train.py"
             )
-        entries = []
+        entries, content = [], path.read_bytes()
         # Not str.splitlines: ids may hold U+2028 and other characters that it takes for line ends.
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
             try:
                 entry = json.loads(line)
                 entries.append((entry["item_id"], int(entry["count"]), entry.get("title")))

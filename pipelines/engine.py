@@ -1,5 +1,8 @@
 """Runs the stages over a log: DuckDB sorts and counts, worker processes mask and write, the manifest comes last."""
 
+import contextlib
+import hashlib
+import json
 import multiprocessing
 import pathlib
 from collections import deque
@@ -12,7 +15,8 @@ import numpy as np
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
-from pipelines.interactions import LogSource, load_events
+from pipelines.interactions import load_events
+from pipelines.log_formats import LogSource
 from pipelines.sequences import ShardSequences, filter_events, order_sequences, stream_shards
 from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS, leave_one_out
@@ -52,11 +56,14 @@ def build_records(
     Raises:
         InputError: see `load_events`, `filter_events` and `staged`.
     """
-    place = pathlib.Path(output_dir)
+    place = pathlib.Path(output_dir).resolve()
+    config = Config(data=config.data, masking=config.masking)
     described = source.description()
+    if titles:
+        described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
     if not overwrite and is_complete(place, config, described):
         return Manifest.load(place), False
-    with staged(place, overwrite) as building, duckdb.connect() as connection:
+    with _enough_memory(memory_limit), staged(place, overwrite) as building, duckdb.connect() as connection:
         _configure(connection, building, memory_limit)
         table = source if isinstance(source, LogSource) else source.interactions()
         counts = load_events(connection, table, config.data.min_rating)
@@ -86,6 +93,16 @@ def build_records(
         )
         write_manifest(building, manifest)
     return manifest, True
+
+
+@contextlib.contextmanager
+def _enough_memory(memory_limit: str | None) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(
+            f"--memory_limit must leave the engine room. Received: {memory_limit} ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def _configure(connection: duckdb.DuckDBPyConnection, building: pathlib.Path, memory_limit: str | None) -> None:

@@ -19,7 +19,7 @@ def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
         parts: integers or integer arrays that broadcast against each other.
 
     Returns:
-        uint64, of the parts' broadcast shape; equal parts give equal bits.
+        uint64, of the parts' broadcast shape (at least one element long); equal parts give equal bits.
     """
     bits = np.zeros(1, np.uint64)
     for part in parts:

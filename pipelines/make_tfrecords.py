@@ -17,7 +17,7 @@ from absl import app, flags  # noqa: E402
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
 from bert4rec_tf.errors import InputError, report_input_errors  # noqa: E402
 from pipelines.engine import Source, build_records  # noqa: E402
-from pipelines.interactions import FORMATS, LogSource  # noqa: E402
+from pipelines.log_formats import FORMATS, LogSource  # noqa: E402
 from pipelines.synthetic import MarkovLog  # noqa: E402
 from pipelines.tfds_log import TfdsLog  # noqa: E402
 from pipelines.titles import read_titles  # noqa: E402

@@ -9,15 +9,22 @@ from typing import Any
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
-from tfrecords.manifest import MANIFEST_FILE, Manifest
+from tfrecords.manifest import MANIFEST_FILE, Manifest, verify
 
 
 def is_complete(output_dir: pathlib.Path, config: Config, source: dict[str, Any]) -> bool:
-    """Whether `output_dir` already holds the finished records of this very configuration and source."""
+    """Whether `output_dir` already holds the finished records of this very configuration and source.
+
+    Raises:
+        InputError: it does, and a file of it is damaged.
+    """
     if not (output_dir / MANIFEST_FILE).is_file():
         return False
     manifest = Manifest.load(output_dir)
-    return manifest.config == config and manifest.source == source
+    if manifest.config != config or manifest.source != source:
+        return False
+    verify(output_dir, manifest)
+    return True
 
 
 @contextlib.contextmanager
@@ -29,6 +36,7 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     Raises:
         InputError: `output_dir` holds something, and `overwrite` is not set.
     """
+    output_dir = output_dir.resolve()
     building = output_dir.with_name(f".{output_dir.name}.building")
     replaced = output_dir.with_name(f".{output_dir.name}.replaced")
     if output_dir.exists() and not output_dir.is_dir():
@@ -40,8 +48,8 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
             f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
             "holds something else. Fix: name another directory, or pass --overwrite to replace it"
         )
-    shutil.rmtree(building, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+    for leftover in (building, building.with_name(f"{building.name}.spill"), replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir(parents=True)
     try:
         yield building

@@ -37,7 +37,7 @@ class MarkovLog:
     num_users: int = 4000
     num_items: int = 300
     num_themes: int = 20
-    min_events: int = 8
+    min_events: int = 20
     max_events: int = 40
     successors: tuple[float, ...] = (0.4, 0.2, 0.1)
     noise: float = 0.05
@@ -49,9 +49,12 @@ class MarkovLog:
                 "A synthetic log needs users and items, and 1 <= min_events <= max_events <= num_items. "
                 f"Received: {self}"
             )
+        if self.seed < 0:
+            raise InputError(f"`seed` must be at least 0. Received: {self}")
         if self.num_themes < 1 or self.num_items % self.num_themes:
             raise InputError(f"`num_items` must be a multiple of `num_themes`. Received: {self}")
-        if min(self.noise, *self.successors) < 0 or self.noise + sum(self.successors) > 1:
+        chances = (self.noise, *self.successors)
+        if not (min(chances) >= 0 and sum(chances) <= 1):
             raise InputError(f"`noise` and `successors` must be chances that sum to at most 1. Received: {self}")
 
     @classmethod
@@ -88,7 +91,7 @@ class MarkovLog:
                 "The optimum is only known for --dataset=synthetic. "
                 f"Received: records of format {source.get('format')!r}"
             )
-        values = {name: value for name, value in source.items() if name != "format"}
+        values = {name: value for name, value in source.items() if name not in ("format", "titles_sha256")}
         return cls(**values | {"successors": tuple(values["successors"])})
 
     def popularity(self) -> np.ndarray:

@@ -13,9 +13,10 @@ from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.engine import build_records
 from pipelines.synthetic import MarkovLog
 
+# Histories are longer than N, so that all windows are full, at serving as in training: then every position is learned.
 SETTINGS = {
-    "data": {"max_seq_length": 20, "num_shards": 2},
-    "masking": {"masking_rates": [0.15, 0.3], "duplicate_factor": 8, "last_item_instances": 4},
+    "data": {"max_seq_length": 10, "num_shards": 2},
+    "masking": {"masking_rates": [0.15, 0.3], "duplicate_factor": 3, "last_item_instances": 2},
     "model": {
         "hidden_size": 32,
         "num_layers": 2,
@@ -23,13 +24,13 @@ SETTINGS = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
         "layer_norm": "pre",
-        "initializer_range": 0.1,
+        "initializer_range": 0.2,
         "output_bias": "log_popularity",
     },
     "training": {
         "num_steps": 500,
         "batch_size": 128,
-        "num_length_buckets": 2,
+        "num_length_buckets": 1,
         "learning_rate": 0.005,
         "warmup_steps": 50,
         "steps_per_epoch": 250,
@@ -54,17 +55,17 @@ def learned(log: MarkovLog, path: pathlib.Path) -> dict[str, dict]:
 
 
 def test_gets_near_the_optimum(tmp_path: pathlib.Path) -> None:
-    log = MarkovLog(num_users=1500, num_items=60, num_themes=6, min_events=8, max_events=20)
+    log = MarkovLog(num_users=2000, num_items=60, num_themes=6, min_events=16, max_events=24)
     metrics = learned(log, tmp_path)
     model, best = metrics["model"]["ndcg@10"], metrics["optimum"]["ndcg@10"]
-    assert model > 0.85 * best
+    assert model > 0.9 * best
     assert model <= metrics["optimum"]["ci95"]["ndcg@10"][1], "better than possible: the target must be leaking"
     assert model > 2 * metrics["popularity"]["ndcg@10"]
 
 
 @pytest.mark.slow
 def test_finds_nothing_in_noise(tmp_path: pathlib.Path) -> None:
-    log = MarkovLog(num_users=1500, num_items=60, num_themes=6, min_events=8, max_events=20, noise=1.0, successors=())
+    log = MarkovLog(2000, 60, num_themes=6, min_events=16, max_events=24, noise=1.0, successors=())
     metrics = learned(log, tmp_path)
     low, high = metrics["popularity"]["ci95"]["ndcg@10"]
     margin = high - low  # two intervals wide: the optimum on noise is popularity

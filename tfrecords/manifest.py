@@ -29,7 +29,7 @@ class Manifest:
     """A data directory's content.
 
     Attributes:
-        config: what the records were built with.
+        config: what the records were built with; its sections `data` and `masking` are kept.
         source: the format, and for each input its name, bytes and sha256 (or the synthetic log's parameters).
         counts: users, items, events and what was dropped, by name.
         length_histogram: of the training records, by rising length.
@@ -52,7 +52,9 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's content, the same for the same records."""
-        values = dataclasses.asdict(self) | {"config": self.config.to_dict()}
+        settings = self.config.to_dict()
+        config = {"data": settings["data"], "masking": settings["masking"]}
+        values = dataclasses.asdict(self) | {"config": config}
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
     def sha256(self) -> str:
@@ -81,7 +83,7 @@ class Manifest:
                 )
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{origin} must be a manifest written by pipelines/make_tfrecords.py. "
                 f"Received: {error!r}. Fix: rebuild the directory"

@@ -1,0 +1,75 @@
+"""BERT4Rec's equations (arXiv 1904.06690, section 3) in plain NumPy, one sequence and one head at a time: an oracle.
+
+Weights are named as in the paper, float64, with D the hidden size, h heads and blocks counted from 0:
+
+    E [V, D]  P [N, D]                                   item and position embeddings
+    0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
+    0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
+    0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only
+    W_P [D, D]  b_P [D]  b_O [V]                         output layer
+"""
+
+import math
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+_NUM_SPECIAL_IDS = 3
+_SPECIAL_LOGIT = -1e9
+
+
+def masked_logits(
+    weights: Weights, item_ids: np.ndarray, valid: np.ndarray, positions: np.ndarray, layer_norm: str
+) -> np.ndarray:
+    """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid."""
+    # Padding takes no part in anything: here it is simply not there.
+    places = np.flatnonzero(valid)
+    hidden = weights["E"][item_ids[places]] + weights["P"][places]
+    block = 0
+    while f"{block}.W_Q" in weights:
+        part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
+        if layer_norm == "post":
+            hidden = _norm(hidden + _attention(hidden, part), part["norm_1"])
+            hidden = _norm(hidden + _feed_forward(hidden, part), part["norm_2"])
+        else:
+            hidden = hidden + _attention(_norm(hidden, part["norm_1"]), part)
+            hidden = hidden + _feed_forward(_norm(hidden, part["norm_2"]), part)
+        block += 1
+    if layer_norm == "pre":
+        hidden = _norm(hidden, weights["final_norm"])
+    at_masks = hidden[np.searchsorted(places, positions)]
+    logits = _gelu(at_masks @ weights["W_P"] + weights["b_P"]) @ weights["E"].T + weights["b_O"]
+    logits[:, :_NUM_SPECIAL_IDS] = _SPECIAL_LOGIT
+    return logits
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _attention(hidden: np.ndarray, part: Weights) -> np.ndarray:
+    heads = []
+    for head in range(len(part["W_Q"])):
+        query = hidden @ part["W_Q"][head] + part["b_Q"][head]
+        key = hidden @ part["W_K"][head] + part["b_K"][head]
+        value = hidden @ part["W_V"][head] + part["b_V"][head]
+        heads.append(np.exp(log_softmax(query @ key.T / math.sqrt(key.shape[1]))) @ value)
+    return np.concatenate(heads, axis=1) @ part["W_O"] + part["b_O"]
+
+
+def _feed_forward(hidden: np.ndarray, part: Weights) -> np.ndarray:
+    return _gelu(hidden @ part["W_1"] + part["b_1"]) @ part["W_2"] + part["b_2"]
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    normal_cdf = np.vectorize(lambda value: 0.5 * (1 + math.erf(value / math.sqrt(2))))
+    return x * normal_cdf(x)
+
+
+def _norm(x: np.ndarray, scale_and_shift: np.ndarray) -> np.ndarray:
+    scale, shift = scale_and_shift
+    centred = x - x.mean(axis=1, keepdims=True)
+    return scale * centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-12) + shift

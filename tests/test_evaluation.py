@@ -1,0 +1,170 @@
+"""Evaluation over records against brute force in Python."""
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf.config import Config, DataConfig, MaskingConfig
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.evaluation import (
+    Ranks,
+    Scorer,
+    evaluate,
+    last_item_scorer,
+    make_ranker,
+    metrics_json,
+    popularity_scorer,
+)
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from pipelines.engine import build_records
+from pipelines.synthetic import MarkovLog
+from tfrecords.manifest import Manifest
+
+LOG = MarkovLog(num_users=200, num_items=60, num_themes=6, min_events=5, max_events=20)
+CONFIG = Config(
+    data=DataConfig(max_seq_length=12, min_user_events=3, num_negatives=15, num_shards=2),
+    masking=MaskingConfig(duplicate_factor=1),
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("evaluation") / "data"
+    build_records(LOG, {}, CONFIG, str(path))
+    return path
+
+
+def records(data_dir: pathlib.Path, split: str) -> dict[str, tuple[list[int], int, list[int]]]:
+    """History, target and negatives of each user, in the order of the files, by TensorFlow's own parser."""
+    users = {}
+    for shard in Manifest.load(data_dir).splits[split]:
+        for record in tf.data.TFRecordDataset(str(data_dir / shard.file)):
+            features = tf.train.Example.FromString(record.numpy()).features.feature
+            users[features["user_id"].bytes_list.value[0].decode()] = (
+                list(features["item_ids"].int64_list.value),
+                features["target_item_id"].int64_list.value[0],
+                list(features["negative_item_ids"].int64_list.value),
+            )
+    return users
+
+
+def rank_among(scores: np.ndarray, target: int, others: set[int]) -> int:
+    """The target's place when it and the others are sorted by falling score, then by id."""
+    return sorted({target, *others}, key=lambda item: (-scores[item], item)).index(target) + 1
+
+
+def popularity_by_hand(vocabulary: Vocabulary, history: list[int]) -> np.ndarray:
+    return np.concatenate([np.full(NUM_SPECIAL_IDS, -1), vocabulary.counts])
+
+
+def last_item_by_hand(vocabulary: Vocabulary, history: list[int]) -> np.ndarray:
+    rows = [LOG.item_ids().index(item_id) for item_id in vocabulary.item_ids]
+    law = LOG.transitions()[rows[history[-1] - NUM_SPECIAL_IDS], rows]
+    return np.concatenate([np.full(NUM_SPECIAL_IDS, -1), law])
+
+
+def last_item(vocabulary: Vocabulary) -> Scorer:
+    return last_item_scorer(LOG.transitions(), vocabulary, LOG.item_ids())
+
+
+def ranks_of(data_dir: pathlib.Path, scorer: Scorer, split: str = "test", max_users: int | None = None) -> Ranks:
+    return evaluate(make_ranker(scorer), data_dir, Manifest.load(data_dir), split, max_users)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(
+    ("make_scorer", "by_hand"),
+    [(popularity_scorer, popularity_by_hand), (last_item, last_item_by_hand)],
+    ids=["popularity", "last item"],
+)
+def test_ranks_equal_brute_force(
+    data_dir: pathlib.Path,
+    make_scorer: Callable[[Vocabulary], Scorer],
+    by_hand: Callable[[Vocabulary, list[int]], np.ndarray],
+    split: str,
+) -> None:
+    vocabulary, users = Vocabulary.load(data_dir), records(data_dir, split)
+    ranks = ranks_of(data_dir, make_scorer(vocabulary), split)
+    assert sorted(ranks.user_ids) == sorted(users)
+    assert len(users) == LOG.num_users
+    items = set(range(NUM_SPECIAL_IDS, vocabulary.size))
+    for user_id, full, sampled in zip(ranks.user_ids, ranks.full, ranks.sampled, strict=True):
+        history, target, negatives = users[user_id]
+        scores = by_hand(vocabulary, history)
+        assert full == rank_among(scores, target, items - set(history)), user_id
+        assert sampled == rank_among(scores, target, set(negatives)), user_id
+
+
+def test_records_ask_for_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
+    vocabulary, by_user = Vocabulary.load(data_dir), {}
+    for row in LOG.interactions().sort_by("time").to_pylist():
+        by_user.setdefault(row["user_id"], []).append(row["item_id"])
+    for split, from_end in (("validation", 2), ("test", 1)):
+        for user_id, (history, target, negatives) in records(data_dir, split).items():
+            asked = vocabulary.ids_of(by_user[user_id])
+            assert (history, target) == (asked[:-from_end], asked[-from_end])
+            assert len(set(negatives)) == CONFIG.data.num_negatives
+            assert not set(negatives) & set(asked)
+
+
+def test_the_law_of_the_log_beats_popularity_by_far(data_dir: pathlib.Path) -> None:
+    vocabulary = Vocabulary.load(data_dir)
+    popular = ranking_metrics(ranks_of(data_dir, popularity_scorer(vocabulary)).full)
+    best = ranking_metrics(ranks_of(data_dir, last_item(vocabulary)).full)
+    assert popular["ndcg@10"] < 0.15
+    assert best["ndcg@10"] > 0.5
+
+
+def test_max_users_takes_the_first_of_the_files(data_dir: pathlib.Path) -> None:
+    scorer = popularity_scorer(Vocabulary.load(data_dir))
+    everyone = ranks_of(data_dir, scorer)
+    full = dict(zip(everyone.user_ids, everyone.full.tolist(), strict=True))
+    some = ranks_of(data_dir, scorer, max_users=7)
+    assert sorted(some.user_ids) == sorted(list(records(data_dir, "test"))[:7])
+    assert some.full.tolist() == [full[user_id] for user_id in some.user_ids]
+    assert len(ranks_of(data_dir, scorer, max_users=10_000).full) == LOG.num_users
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused(data_dir: pathlib.Path, bad: float) -> None:
+    size = Vocabulary.load(data_dir).size
+
+    def diverged(histories: tf.Tensor) -> tf.Tensor:
+        return tf.tile(tf.constant([[0.0] * (size - 1) + [bad]]), [tf.shape(histories)[0], 1])
+
+    with pytest.raises(InputError, match="finite"):
+        ranks_of(data_dir, diverged)
+
+
+def test_law_of_unknown_items_is_passed_over() -> None:
+    vocabulary = Vocabulary(("b", "new", "a"), np.array([3, 2, 1]), (None,) * 3)
+    law = np.array([[0.0, 0.75, 0.25], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    scorer = last_item_scorer(law, vocabulary, ["a", "b", "unknown"])
+    b, new, a = range(NUM_SPECIAL_IDS, vocabulary.size)
+    scores = scorer(tf.constant([[new, a, 0], [a, b, 0], [a, b, new]])).numpy()
+    assert np.exp(scores[0, [b, a, new]]) == pytest.approx([0.75, 0, 0])
+    assert np.exp(scores[1, [b, a, new]]) == pytest.approx([0, 1, 0])
+    assert np.isfinite(scores).all()
+    assert np.ptp(scores[2]) == 0
+
+
+def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
+    manifest = Manifest.load(data_dir)
+    ranks = Ranks(["a", "b"], np.array([1, 20], np.int32), np.array([2, 3], np.int32))
+    metrics = metrics_json(ranks, {"baseline": "popularity"}, manifest, "test")
+    assert {"users", "full", "sampled", "model", "data"} <= set(metrics)
+    names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
+    for protocol in ("full", "sampled"):
+        assert set(metrics[protocol]) == names | {"ci95"}
+        assert set(metrics[protocol]["ci95"]) == names
+    assert metrics["users"] == 2
+    assert metrics["full"]["hr@10"] == 0.5
+    assert metrics["sampled"]["hr@5"] == 1
+    assert metrics["model"] == {"baseline": "popularity"}
+    assert metrics["data"]["manifest_sha256"] == manifest.sha256()
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics

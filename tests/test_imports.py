@@ -1,0 +1,68 @@
+"""Who may import whom."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
+SCRIPTS = {"train", "evaluate", "export", "demo", "pipelines.make_tfrecords"}
+CONTRACT = ("bert4rec_tf.config", "bert4rec_tf.errors", "bert4rec_tf.vocabulary")
+# The longest name that fits a module says what of ours it may import.
+MAY_IMPORT = {
+    "bert4rec_tf": ("bert4rec_tf.", "tfrecords."),
+    "bert4rec_tf.config": ("bert4rec_tf.errors",),
+    "bert4rec_tf.vocabulary": ("bert4rec_tf.errors",),
+    "tfrecords": (*CONTRACT, "tfrecords."),
+    "tfrecords.schema": ("bert4rec_tf.errors",),
+    "pipelines": (*CONTRACT, "tfrecords.", "pipelines."),
+}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Modules that a file imports, a package's names written out (`from tfrecords import reader`: tfrecords.reader)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = node.module in (*PACKAGES, "absl", "tensorflow")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if whole else {node.module}
+    return found
+
+
+def modules() -> dict[str, set[str]]:
+    """What each module of ours imports."""
+    files = [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    return {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): imports(path) for path in files}
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    below_scripts = {name: imported for name, imported in modules().items() if name.split(".")[0] in PACKAGES}
+    assert len(below_scripts) > 30
+    for name, imported in below_scripts.items():
+        may = MAY_IMPORT.get(name, MAY_IMPORT[name.split(".")[0]])
+        of_ours = {module for module in imported if module.split(".")[0] in PACKAGES}
+        assert not {module for module in of_ours if not module.startswith(may)}, name
+
+
+def test_no_module_imports_a_script_keras_3_or_flags() -> None:
+    for name, imported in modules().items():
+        assert not imported & SCRIPTS, name
+        assert not {module for module in imported if module.split(".")[0] == "keras"}, name
+        if name not in SCRIPTS:
+            assert not {module for module in imported if module.split(".")[0] == "absl"}, name
+
+
+def test_every_file_has_a_subject() -> None:
+    assert not {name for name in modules() if name.split(".")[-1] in {"utils", "helpers", "common"}}
+
+
+@pytest.mark.parametrize("module", ["bert4rec_tf", "bert4rec_tf.config", "pipelines.engine", "tfrecords.manifest"])
+def test_imports_that_must_stay_light(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(sorted(set(sys.modules) & {{'tensorflow', 'tf_keras', 'keras'}}) or 0)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

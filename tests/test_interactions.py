@@ -1,0 +1,312 @@
+"""Every format gives the same events in the order of the file, and what cannot be read is named with its place."""
+
+import datetime
+import gzip
+import hashlib
+import io
+import pathlib
+from decimal import Decimal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bert4rec_tf.errors import InputError
+from pipelines.interactions import load_events
+from pipelines.log_formats import LogSource
+
+Event = tuple[str, str, Decimal]
+
+EVENTS = [("u1", "i1", Decimal(100)), ("u2", "i2", Decimal(50)), ("u1", "i2", Decimal(101))]
+HEADER = "user_id,item_id,timestamp\n"
+CSV = HEADER + "u1,i1,100\nu2,i2,50\nu1,i2,101\n"
+MOVIELENS = "u1::i1::5::100\nu2::i2::3.5::50\nu1::i2::1::101\n"
+JSONL = "".join(f'{{"timestamp": {time}, "item_id": "{item}", "user_id": "{user}"}}\n' for user, item, time in EVENTS)
+PLACES = {"user_column": "1", "item_column": "0", "timestamp_column": "3", "rating_column": "2"}
+HEADERLESS = "i1\tu1\t5\t100\ni2\tu2\t3.5\t50\ni2\tu1\t1\t101\n"
+
+
+def load(source: LogSource | pa.Table, min_rating: float | None = None) -> tuple[list[Event], dict[str, int]]:
+    with duckdb.connect() as connection:
+        counts = load_events(connection, source, min_rating)
+        rows = connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
+    return rows, counts
+
+
+def load_file(
+    directory: pathlib.Path, name: str, content: str | bytes, min_rating: float | None = None, **columns: str
+) -> list[Event]:
+    (directory / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return load(LogSource([str(directory / name)], **columns), min_rating)[0]
+
+
+def parquet(**columns: pa.Array | list) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+TEXTS = [
+    pytest.param("log.csv", CSV, {}, id="csv"),
+    pytest.param("log.tsv", CSV.replace(",", "\t"), {}, id="tsv"),
+    pytest.param("log.jsonl", JSONL, {}, id="jsonl"),
+    pytest.param("log.ndjson", JSONL.replace("}\n", "}\n\n"), {}, id="jsonl with blank lines"),
+    pytest.param("ratings.dat", MOVIELENS, {}, id="movielens ::"),
+    pytest.param("u.data", MOVIELENS.replace("::", "\t"), {}, id="movielens tabs"),
+    pytest.param("log.tsv", HEADERLESS, PLACES, id="tsv without a header"),
+    pytest.param("log.weird", CSV, {"format": "csv"}, id="named format"),
+    pytest.param(
+        "log.csv", CSV.replace("user_id,item_id,timestamp", 'my user,"the ""item""",t'),
+        {"user_column": "my user", "item_column": 'the "item"', "timestamp_column": "t"}, id="named columns",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(("name", "content", "columns"), TEXTS)
+def test_every_text_format_gives_the_same_events(
+    tmp_path: pathlib.Path, name: str, content: str, columns: dict[str, str], compressed: bool
+) -> None:
+    if compressed:
+        assert load_file(tmp_path, f"{name}.gz", gzip.compress(content.encode()), **columns) == EVENTS
+    else:
+        assert load_file(tmp_path, name, content, **columns) == EVENTS
+
+
+@pytest.mark.parametrize("change", ["CRLF", "no last line end"])
+@pytest.mark.parametrize(("name", "content", "columns"), TEXTS)
+def test_line_ends_do_not_matter(
+    tmp_path: pathlib.Path, name: str, content: str, columns: dict[str, str], change: str
+) -> None:
+    changed = content.rstrip("\n") if change == "no last line end" else content.replace("\n", "\r\n")
+    assert load_file(tmp_path, name, changed, **columns) == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.csv", CSV),
+        ("log.tsv", CSV.replace(",", "\t")),
+        ("ratings.dat", MOVIELENS),
+        ("log.csv", CSV.replace("\n", "\r\n")),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: pathlib.Path, name: str, content: str) -> None:
+    assert load_file(tmp_path, name, "\ufeff" + content) == EVENTS
+
+
+def test_parquet(tmp_path: pathlib.Path) -> None:
+    users, items, times = map(list, zip(*EVENTS, strict=True))
+    content = parquet(more=[0, 0, 0], timestamp=[int(time) for time in times], item_id=items, user_id=users)
+    assert load_file(tmp_path, "log.parquet", content) == EVENTS
+    integers = parquet(user_id=[7], item_id=pa.array([8], pa.int32()), timestamp=[1.5])
+    assert load_file(tmp_path, "log.parquet", integers) == [("7", "8", Decimal("1.5"))]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\n\n"])
+def test_user_item_rows_are_in_time_order(tmp_path: pathlib.Path, start: str, line_end: str) -> None:
+    rows = load_file(tmp_path, "log.txt", start + line_end.join(["u1 i1", " u2\ti2 ", 'u1 "i2']))
+    assert [row[:2] for row in rows] == [("u1", "i1"), ("u2", "i2"), ("u1", '"i2')]
+    assert [row[2] for row in rows] == sorted({row[2] for row in rows})
+
+
+def test_a_csv_without_timestamps_is_in_time_order(tmp_path: pathlib.Path) -> None:
+    rows = load_file(tmp_path, "log.csv", "item_id,user_id\n9,u\n3,u\n5,u\n", timestamp_column="")
+    assert [item for _, item, _ in sorted(rows, key=lambda row: row[2])] == ["9", "3", "5"]
+
+
+def test_rows_keep_the_order_of_a_long_file(tmp_path: pathlib.Path) -> None:
+    lines = 400_000
+    content = "".join(f"{line * 7919 % 1009} {line}\n" for line in range(lines))
+    rows = load_file(tmp_path, "log.txt", content)
+    assert [item for _, item, _ in rows] == [str(line) for line in range(lines)]
+    assert [int(time) for _, _, time in rows] == list(range(1, lines + 1))
+
+
+def test_globs_and_several_inputs_are_read_one_after_the_other(tmp_path: pathlib.Path) -> None:
+    for name in ("b.txt", "a1.txt", "a2.txt"):
+        (tmp_path / name).write_text(f"u {name}-1\nu {name}-2\n")
+    source = LogSource([str(tmp_path / "b.txt"), str(tmp_path / "a*.txt"), str(tmp_path / "a1.txt")])
+    rows, counts = load(source)
+    expected = [f"{name}-{row}" for name in ("b.txt", "a1.txt", "a2.txt") for row in (1, 2)]
+    assert [item for _, item, _ in sorted(rows, key=lambda row: row[2])] == expected
+    assert [item for _, item, _ in rows] == expected
+    assert counts == {"rows_read": 6, "low_rated_rows_dropped": 0}
+    described = source.description()["inputs"]
+    assert [(row["name"], row["bytes"]) for row in described] == [("b.txt", 20), ("a1.txt", 22), ("a2.txt", 22)]
+    assert described[0]["sha256"] == hashlib.sha256(b"u b.txt-1\nu b.txt-2\n").hexdigest()
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_read_alone(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "log.txt").write_text("u other\n")
+    assert [row[:2] for row in load_file(tmp_path, "lo*.txt", "u item\n")] == [("u", "item")]
+
+
+def test_ids_may_hold_anything_that_the_format_can_quote(tmp_path: pathlib.Path) -> None:
+    ids = ["a,b", "a\nb", "a\r\nb", 'say ""hi""', " padded ", "Zoë 😀", "\u2028", "NULL", "1e3", "007"]
+    content = HEADER + "".join(f'"u {item}","{item}",{time}\n' for time, item in enumerate(ids))
+    plain = [item.replace('""', '"') for item in ids]
+    assert load_file(tmp_path, "log.csv", content) == [(f"u {item}", item, Decimal(t)) for t, item in enumerate(plain)]
+    lines = "".join(f'{{"user_id": 1, "item_id": {item}, "timestamp": 1}}\n' for item in ('"a\\tb\\n"', '"\u2028\\""'))
+    assert [item for _, item, _ in load_file(tmp_path, "log.jsonl", lines)] == ["a\tb\n", '\u2028"']
+
+
+NANOSECONDS = 1_500_000_000_123_456_789
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("0", "0"),
+        ("-5", "-5"),
+        ("978300760.25", "978300760.25"),
+        ("1.5e9", "1500000000"),
+        (str(NANOSECONDS), str(NANOSECONDS)),
+        ("1500000000.123456789", "1500000000.123456789"),
+        ("1970-01-02", "86400"),
+        ("2017-07-14T02:40:00Z", "1500000000"),
+        ("2017-07-14 04:40:00+02:00", "1500000000"),
+        ("2017-07-14T02:40:00.123456", "1500000000.123456"),
+    ],
+)
+def test_timestamps_are_exact(tmp_path: pathlib.Path, text: str, time: str) -> None:
+    assert load_file(tmp_path, "log.csv", f"{HEADER}u,i,{text}\n") == [("u", "i", Decimal(time))]
+
+
+@pytest.mark.parametrize(
+    ("values", "time"),
+    [
+        (pa.array([NANOSECONDS]), Decimal(NANOSECONDS)),
+        (pa.array([datetime.datetime(2017, 7, 14, 2, 40)]), Decimal(1_500_000_000)),
+        (pa.array([NANOSECONDS // 1000], pa.timestamp("us")), Decimal(NANOSECONDS // 1000).scaleb(-6)),
+        (pa.array([NANOSECONDS], pa.timestamp("ns")), Decimal(NANOSECONDS).scaleb(-9)),
+    ],
+    ids=["integer", "datetime", "microseconds", "nanoseconds"],
+)
+def test_timestamps_of_parquet_are_exact(tmp_path: pathlib.Path, values: pa.Array, time: Decimal) -> None:
+    content = parquet(user_id=["u"], item_id=["i"], timestamp=values)
+    assert load_file(tmp_path, "log.parquet", content) == [("u", "i", time)]
+
+
+RATED_CSV = "user_id,item_id,timestamp,stars\nu1,i1,100,5\nu2,i2,50,3.5\nu1,i2,101,1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("log.csv", RATED_CSV, {"rating_column": "stars"}),
+        ("log.tsv", HEADERLESS, PLACES),
+        ("ratings.dat", MOVIELENS, {}),
+        ("log.jsonl", '{"user_id":"u1","item_id":"i1","timestamp":100,"stars":5}\n'
+         '{"user_id":"u2","item_id":"i2","timestamp":50,"stars":"3.5"}\n'
+         '{"user_id":"u1","item_id":"i2","timestamp":101,"stars":1}\n', {"rating_column": "stars"}),
+    ],
+)  # fmt: skip
+def test_low_ratings_are_dropped_and_counted(
+    tmp_path: pathlib.Path, name: str, content: str, columns: dict[str, str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    rows, counts = load(LogSource([str(tmp_path / name)], **columns), min_rating=3.5)
+    assert rows == EVENTS[:2]
+    assert counts == {"rows_read": 3, "low_rated_rows_dropped": 1}
+
+
+def test_a_table_is_a_log_too() -> None:
+    table = pa.table({"user_id": ["u", "u"], "item_id": ["i", "j"], "time": [NANOSECONDS, 3], "rating": [4.0, 2.0]})
+    assert load(table)[0] == [("u", "i", Decimal(NANOSECONDS)), ("u", "j", Decimal(3))]
+    assert load(table, min_rating=4.0)[1] == {"rows_read": 2, "low_rated_rows_dropped": 1}
+    with pytest.raises(InputError, match="rating"):
+        load(table.drop_columns("rating"), min_rating=4.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "named"),
+    [
+        ("log.csv", "user_id,timestamp\nu,1\n", {}, ["item_id", "user_id, timestamp", "--item_column"]),
+        ("log.csv", "user_id,item_id\nu,i\n", {}, ["'timestamp'", "--timestamp_column="]),
+        ("log.tsv", CSV, {}, ["user_id"]),
+        ("log.tsv", "u\ti\n", PLACES, ["3"]),
+        ("log.csv", HEADER.replace("timestamp", "item_id") + "u,i,i\n", {"timestamp_column": ""}, ["differ"]),
+        ("log.csv", CSV + "u,i\n", {}, ["line 5"]),
+        ("log.csv", CSV + "u,i,1,2\n", {}, ["line 5"]),
+        ("log.csv", CSV + '"u,i,1\n', {}, ["line 5"]),
+        ("log.csv", CSV + ",i,1\n", {}, ["line 5", "no user"]),
+        ("log.csv", CSV + "u,,1\n", {}, ["line 5", "no item"]),
+        ("log.csv", CSV + 'u,"",1\n', {}, ["line 5", "no item"]),
+        ("log.csv", CSV + "u,i,\n", {}, ["line 5", "timestamp"]),
+        ("log.csv", CSV + "u,i,yesterday\nu,i,nan\nu,i,7\nu,i,inf\n", {}, ["line 5", "yesterday", "line 6", "line 8"]),
+        ("log.csv", CSV + "u,i,x\n" * 9, {}, ["line 9", "and 4 more"]),
+        ("log.csv", CSV + "u,\n,i,1\n", {}, ["line 5"]),
+        ("log.csv", HEADER + '"a\nb",i,1\nu,,2\n', {}, ["line 4", "no item"]),
+        ("log.csv", HEADER + "u,i,1\n\n\nu,,2\n", {}, ["line 5", "no item"]),
+        ("log.csv", CSV.encode() + b"\xff,i,1\n", {}, ["line 5"]),
+        ("log.tsv", "i\tu\t5\t1\ni\t\t5\t1\n", PLACES, ["line 2", "no user"]),
+        ("log.txt", "u i\nu i j\n", {}, ["line 2", "user item"]),
+        ("log.txt", "u i\n\nu\n", {}, ["line 3", "user item"]),
+        ("log.txt", b"u i\nu \xff\n", {}, ["Line: 2", "utf-8"]),
+        ("ratings.dat", MOVIELENS + "1::2::3\n", {}, ["line 4", "user::item::rating::timestamp"]),
+        ("ratings.dat", MOVIELENS + "1::2::3::x\n", {}, ["line 4", "timestamp", "'x'"]),
+        ("log.jsonl", JSONL + '{"user_id": "u", "timestamp": 1}\n', {}, ["line 4", "no item"]),
+        ("log.jsonl", JSONL + '{"user_id": null, "item_id": 1, "timestamp": 1}\n', {}, ["line 4", "no user"]),
+        ("log.jsonl", JSONL + "\n" + '{"user_id": 1, "timestamp": 1}\n', {}, ["line 5", "no item"]),
+        ("log.jsonl", JSONL + '{"user_id": "u",\n', {}, ["line 4"]),
+        ("log.parquet", parquet(user_id=[1], timestamp=[1]), {}, ["item_id", "user_id, timestamp"]),
+        ("log.parquet", parquet(user_id=[1, 2], item_id=[1, None], timestamp=[1, 1]), {}, ["row 2", "no item"]),
+        ("log.parquet", b"PAR1 not", {}, ["parquet"]),
+        ("log.csv", "", {}, ["at least one", "empty"]),
+        ("log.csv", HEADER, {}, ["at least one"]),
+        ("log.jsonl", "", {}, ["at least one"]),
+        ("log.txt", "\n\n", {}, ["at least one"]),
+        ("log.parquet", parquet(user_id=[], item_id=[], timestamp=[]), {}, ["at least one"]),
+        ("log.xlsx", "", {}, [".csv", "parquet"]),
+        ("log", "", {}, [".csv", "parquet"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(
+    tmp_path: pathlib.Path, name: str, content: str | bytes, columns: dict[str, str], named: list[str]
+) -> None:
+    with pytest.raises(InputError) as error:
+        load_file(tmp_path, name, content, **columns)
+    message = str(error.value)
+    assert [words for words in [str(tmp_path / name), *named] if words not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "named"),
+    [
+        ("log.csv", RATED_CSV, {}, "--rating_column"),
+        ("log.csv", RATED_CSV, {"rating_column": "rating"}, "rating"),
+        ("log.csv", RATED_CSV + "u,i,1,good\n", {"rating_column": "stars"}, "line 5 has no rating"),
+        ("log.csv", RATED_CSV + "u,i,1,\n", {"rating_column": "stars"}, "line 5 has no rating"),
+        ("log.csv", RATED_CSV + "u,i,1,nan\n", {"rating_column": "stars"}, "line 5 has no rating"),
+        ("ratings.dat", MOVIELENS + "1::2::x::5\n", {}, "line 4 has no rating"),
+        ("log.txt", "u i\n", {}, "user_item"),
+    ],
+)
+def test_a_rating_that_cannot_be_read_is_named(
+    tmp_path: pathlib.Path, name: str, content: str, columns: dict[str, str], named: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        load_file(tmp_path, name, content, min_rating=3.0, **columns)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["nowhere.csv", "*.csv", "folder"])
+def test_inputs_that_are_not_there_are_named(tmp_path: pathlib.Path, pattern: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "log.txt").write_text("u i\n")
+    with pytest.raises(InputError, match=r"--input") as error:
+        load(LogSource([str(tmp_path / "log.txt"), str(tmp_path / pattern)]))
+    assert str(tmp_path / pattern) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["log.csv.gz", "log.txt.gz"])
+@pytest.mark.parametrize("kept", [slice(-12), slice(-8)], ids=["cut within the rows", "cut behind the rows"])
+def test_a_compressed_file_that_is_cut_short_is_named(tmp_path: pathlib.Path, name: str, kept: slice) -> None:
+    text = HEADER + "u,i,1\n" * 1000 if "csv" in name else "u i\n" * 100_000
+    content = gzip.compress(text.encode())
+    with pytest.raises(InputError) as error:
+        load_file(tmp_path, name, content[kept])
+    assert str(tmp_path / name) in str(error.value)

@@ -1,0 +1,115 @@
+"""The manifest: a round trip, and every way in which a directory may not be the one that was written."""
+
+import json
+import pathlib
+import shutil
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from pipelines.engine import build_records
+from pipelines.synthetic import MarkovLog
+from tfrecords.manifest import MANIFEST_FILE, Manifest, verify
+
+LOG = MarkovLog(num_users=20, num_items=12, num_themes=3, min_events=5, max_events=8)
+CONFIG = Config.from_dict({"data": {"num_shards": 2, "num_negatives": 2}, "masking": {"duplicate_factor": 2}})
+FIRST, SECOND = "train/00000-of-00002.tfrecord", "train/00001-of-00002.tfrecord"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("manifest") / "data"
+    build_records(LOG, {}, CONFIG, str(directory))
+    return directory
+
+
+@pytest.fixture
+def data_dir(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+def test_the_file_gives_the_manifest_back(data_dir: pathlib.Path) -> None:
+    manifest = Manifest.load(data_dir)
+    assert manifest.config == CONFIG
+    assert manifest.source == LOG.description()
+    assert Manifest.from_bytes(manifest.to_bytes(), "here") == manifest
+    assert manifest.to_bytes() == (data_dir / MANIFEST_FILE).read_bytes()
+    assert manifest.records("train") == sum(row.records for row in manifest.length_histogram)
+    assert manifest.records("test") == LOG.num_users
+
+
+def test_the_directory_as_written_is_verified(data_dir: pathlib.Path) -> None:
+    verify(data_dir, Manifest.load(data_dir))
+
+
+def cut_at_a_record(data_dir: pathlib.Path) -> None:
+    content = (data_dir / FIRST).read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    (data_dir / FIRST).write_bytes(content[: 8 + 4 + length + 4])
+
+
+def swap(data_dir: pathlib.Path) -> None:
+    (data_dir / FIRST).rename(data_dir / "aside")
+    (data_dir / SECOND).rename(data_dir / FIRST)
+    (data_dir / "aside").rename(data_dir / SECOND)
+
+
+DAMAGES: list[tuple[str, Callable[[pathlib.Path], object], list[str]]] = [
+    ("missing", lambda data_dir: (data_dir / FIRST).unlink(), [FIRST]),
+    ("emptied", lambda data_dir: (data_dir / FIRST).write_bytes(b""), [FIRST]),
+    ("cut at a record", cut_at_a_record, [FIRST]),
+    ("swapped", swap, [FIRST, SECOND]),
+    ("extra", lambda data_dir: shutil.copy(data_dir / FIRST, data_dir / "test/more.tfrecord"), ["test/more.tfrecord"]),
+    ("vocabulary", lambda data_dir: (data_dir / "vocabulary.jsonl").write_bytes(b""), ["vocabulary.jsonl"]),
+    ("a whole split", lambda data_dir: shutil.rmtree(data_dir / "train"), [FIRST, SECOND]),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), [row[1:] for row in DAMAGES], ids=[row[0] for row in DAMAGES])
+def test_damage_is_named(data_dir: pathlib.Path, damage: Callable[[pathlib.Path], object], named: list[str]) -> None:
+    manifest = Manifest.load(data_dir)
+    damage(data_dir)
+    with pytest.raises(InputError) as error:
+        verify(data_dir, manifest)
+    files = [shard.file for shards in manifest.splits.values() for shard in shards]
+    files += ["vocabulary.jsonl", "test/more.tfrecord"]
+    assert [file for file in files if file in str(error.value)] == named
+
+
+def test_a_missing_manifest_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match=rf"(?s){MANIFEST_FILE}.*{tmp_path.name}"):
+        Manifest.load(tmp_path)
+
+
+def test_another_schema_version_is_refused(data_dir: pathlib.Path) -> None:
+    values = json.loads((data_dir / MANIFEST_FILE).read_bytes()) | {"schema_version": 2}
+    (data_dir / MANIFEST_FILE).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=rf"schema_version.*2.*{MANIFEST_FILE}"):
+        Manifest.load(data_dir)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"schema_version": 1}'])
+def test_what_is_not_a_manifest_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{MANIFEST_FILE} must be a manifest"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["config", "source", "counts", "length_histogram", "vocabulary_sha256", "splits"])
+def test_a_manifest_without_one_of_its_parts_is_refused(data_dir: pathlib.Path, key: str) -> None:
+    values = json.loads((data_dir / MANIFEST_FILE).read_bytes())
+    del values[key]
+    with pytest.raises(InputError, match="here must be a manifest"):
+        Manifest.from_bytes(json.dumps(values).encode(), "here")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"config": 3}, {"length_histogram": [3]}, {"splits": {"train": [{}]}}, {"splits": []}]
+)
+def test_a_manifest_with_parts_of_the_wrong_type_is_refused(data_dir: pathlib.Path, damage: dict[str, object]) -> None:
+    values = json.loads((data_dir / MANIFEST_FILE).read_bytes()) | damage
+    with pytest.raises(InputError, match="here"):
+        Manifest.from_bytes(json.dumps(values).encode(), "here")

@@ -1,0 +1,198 @@
+"""Windows against the authors' algorithm; masks by forcing their chances and by what must always hold."""
+
+import gzip
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ragged_lists import lists
+
+from bert4rec_tf.config import MaskingConfig
+from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
+from pipelines import masking
+from pipelines.hashed_random import hashed_bits
+from pipelines.masking import MaskedInstances, Windows, cut_windows, mask_windows
+from tfrecords.schema import Ragged
+
+V = 50
+ML_1M = pathlib.Path(__file__).parents[1] / "../shared/data/ml-1m.txt.gz"
+
+
+def sequences_of(lengths: list[int]) -> Ragged:
+    values = hashed_bits(5, np.arange(sum(lengths))) % np.uint64(V - NUM_SPECIAL_IDS)
+    return Ragged.from_lengths(values.astype(np.int64) + NUM_SPECIAL_IDS, np.array(lengths, np.int64))
+
+
+def windows_of(lengths: list[int], max_seq_length: int = 20) -> Windows:
+    return cut_windows(sequences_of(lengths), max_seq_length, 0.5)
+
+
+def keys_of(sequences: int) -> np.ndarray:
+    return hashed_bits(9, np.arange(sequences))
+
+
+def mask(windows: Windows, seed: int = 1, **fields: object) -> MaskedInstances:
+    """All chunks as one."""
+    config = MaskingConfig(**{"last_item_instances": 0, **fields})
+    chunks = list(mask_windows(windows, keys_of(1000), config, V, seed))
+
+    def joined(name: str) -> Ragged:
+        parts = [getattr(chunk, name) for chunk in chunks]
+        return Ragged.from_lengths(
+            np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
+        )
+
+    names = ("item_ids", "masked_positions", "masked_item_ids")
+    return MaskedInstances(np.concatenate([chunk.keys for chunk in chunks]), *map(joined, names))
+
+
+def rows_of(instances: MaskedInstances) -> list[tuple[list[int], list[int], list[int]]]:
+    return list(
+        zip(*map(lists, (instances.item_ids, instances.masked_positions, instances.masked_item_ids)), strict=True)
+    )
+
+
+@given(st.lists(st.integers(0, 40), max_size=4), st.integers(2, 12), st.floats(0.01, 1))
+def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int, sliding_window: float) -> None:
+    expected = []
+    step = max(1, int(sliding_window * longest))
+    for sequence, items in enumerate(lists(sequences_of(lengths))):
+        starts = [0] if len(items) <= longest else [*range(len(items) - longest, 0, -step), 0][::-1]
+        expected += [(sequence, start, items[start : start + longest]) for start in starts if items]
+    windows = cut_windows(sequences_of(lengths), longest, sliding_window)
+    found = zip(windows.sequences.tolist(), windows.starts.tolist(), lists(windows.item_ids), strict=True)
+    assert list(found) == expected
+
+
+@pytest.mark.skipif(not ML_1M.is_file(), reason=f"{ML_1M} is not there")
+def test_instances_of_ml_1m_are_as_many_as_the_authors_code_makes() -> None:
+    log = np.array(gzip.decompress(ML_1M.read_bytes()).split(), np.int64).reshape(-1, 2)
+    log = log[np.argsort(log[:, 0], kind="stable")]
+    lengths = np.unique(log[:, 0], return_counts=True)[1]
+    last = np.cumsum(lengths) - 1  # the authors' code trains on the validation item too
+    training = Ragged.from_lengths(np.delete(log[:, 1], last) + NUM_SPECIAL_IDS, lengths - 1)
+    windows = cut_windows(training, max_seq_length=200, sliding_window=0.5)
+    config = MaskingConfig(masking_rates=(0.2,), duplicate_factor=10, last_item_instances=1, max_predictions=40)
+    chunks = mask_windows(windows, keys_of(len(training)), config, int(log[:, 1].max()) + 1 + NUM_SPECIAL_IDS, seed=1)
+    assert sum(len(chunk.item_ids) for chunk in chunks) == 112_992
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.none() | st.integers(1, 8),
+    st.sampled_from([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.3, 0.4)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_always_holds(lengths: list[int], rate: float, most: int | None, replaced: tuple[float, float]) -> None:
+    windows = windows_of(lengths)
+    instances = mask(
+        windows, masking_rates=(rate,), max_predictions=most, duplicate_factor=2,
+        random_item_rate=replaced[0], kept_item_rate=replaced[1],
+    )  # fmt: skip
+    originals = [items for items in lists(windows.item_ids) for _ in range(2)]
+    for items, (shown, positions, masked_items) in zip(originals, rows_of(instances), strict=True):
+        assert len(positions) == min(most or len(items), max(1, round(len(items) * rate)))
+        assert positions == sorted(set(positions))
+        unmasked = list(shown)
+        for position, item in zip(positions, masked_items, strict=True):
+            unmasked[position] = item
+            assert shown[position] == MASK_ID or replaced != (0.0, 0.0)
+        assert unmasked == items
+
+
+@pytest.mark.parametrize(("rate", "number"), [(0.0, 1), (1.0, 12)])
+def test_the_ends_of_the_rate(rate: float, number: int) -> None:
+    instances = mask(windows_of([12]), masking_rates=(rate,))
+    assert {len(positions) for _, positions, _ in rows_of(instances)} == {number}
+
+
+def test_last_item_instances_mask_the_last_item_alone() -> None:
+    windows = windows_of([1, 7, 33])
+    rows = rows_of(mask(windows, duplicate_factor=0, last_item_instances=2))
+    originals = [items for items in lists(windows.item_ids) for _ in range(2)]
+    assert rows == [([*items[:-1], MASK_ID], [len(items) - 1], [items[-1]]) for items in originals]
+
+
+def test_a_random_item_is_never_a_special_one_and_may_be_any_other() -> None:
+    instances = mask(windows_of([20] * 40), masking_rates=(1.0,), random_item_rate=1.0)
+    shown = np.bincount(instances.item_ids.values, minlength=V)
+    draws, share = len(instances.item_ids.values), 1 / (V - NUM_SPECIAL_IDS)
+    assert len(shown) == V
+    assert shown[:NUM_SPECIAL_IDS].sum() == 0
+    np.testing.assert_allclose(shown[NUM_SPECIAL_IDS:], draws * share, atol=5 * np.sqrt(draws * share))
+
+
+def test_a_kept_item_shows_itself() -> None:
+    windows = windows_of([20, 7])
+    instances = mask(windows, masking_rates=(0.5,), kept_item_rate=1.0, duplicate_factor=1)
+    assert lists(instances.item_ids) == lists(windows.item_ids)
+
+
+def test_eighty_ten_ten() -> None:
+    windows = windows_of([20] * 100)
+    instances = mask(windows, masking_rates=(1.0,), random_item_rate=0.1, kept_item_rate=0.1)
+    shown, items = instances.item_ids.values, instances.masked_item_ids.values
+    by_chance = 0.1 / (V - NUM_SPECIAL_IDS)  # a random item may be the very one
+    for share, expected in (
+        (np.mean(shown == MASK_ID), 0.8),
+        (np.mean(shown == items), 0.1 + by_chance),
+    ):
+        assert abs(share - expected) < 5 * np.sqrt(expected * (1 - expected) / len(shown))
+
+
+def test_every_position_is_masked_equally_often() -> None:
+    draws, rate, length = 5000, 0.3, 10
+    instances = mask(windows_of([length]), masking_rates=(rate,), duplicate_factor=draws)
+    counts = np.bincount(instances.masked_positions.values, minlength=length)
+    np.testing.assert_allclose(counts, draws * rate, atol=5 * np.sqrt(draws * rate * (1 - rate)))
+    pairs = np.zeros((length, length))
+    for _, positions, _ in rows_of(instances):
+        pairs[np.ix_(positions, positions)] += 1
+    together = rate * (length * rate - 1) / (length - 1)
+    off_diagonal = pairs[~np.eye(length, dtype=bool)]
+    np.testing.assert_allclose(off_diagonal, draws * together, atol=5 * np.sqrt(draws * together))
+
+
+def test_of_several_rates_each_is_drawn_equally_often() -> None:
+    draws = 3000
+    instances = mask(windows_of([10]), masking_rates=(0.1, 0.5, 1.0), duplicate_factor=draws)
+    counts = np.bincount(instances.masked_positions.lengths, minlength=11)
+    assert counts.sum() == counts[[1, 5, 10]].sum()
+    np.testing.assert_allclose(counts[[1, 5, 10]], draws / 3, atol=5 * np.sqrt(draws * 2 / 9))
+
+
+MANY = {"masking_rates": (0.2, 0.6), "duplicate_factor": 3, "last_item_instances": 1, "random_item_rate": 0.2}
+
+
+def test_masks_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = windows_of([5, 45, 1, 20, 21])
+    whole = mask(windows, **MANY)
+    monkeypatch.setattr(masking, "_CHUNK", 7)
+    chunked = mask(windows, **MANY)
+    np.testing.assert_array_equal(chunked.keys, whole.keys)
+    assert rows_of(chunked) == rows_of(whole)
+
+
+def test_masks_do_not_depend_on_other_users() -> None:
+    sequences, keys = sequences_of([5, 45, 1, 20, 21]), keys_of(5)
+
+    def by_key(users: list[int]) -> dict[int, tuple[list[int], list[int], list[int]]]:
+        windows = cut_windows(sequences.rows(np.array(users)), 20, 0.5)
+        chunks = mask_windows(windows, keys[users], MaskingConfig(**MANY), V, seed=1)
+        return {key: row for chunk in chunks for key, row in zip(chunk.keys.tolist(), rows_of(chunk), strict=True)}
+
+    everyone, some = by_key([0, 1, 2, 3, 4]), by_key([3, 1])
+    assert len(everyone) == 4 * (1 + 4 + 1 + 1 + 2)  # all keys differ
+    assert len(some) == 4 * (1 + 4)
+    assert some.items() <= everyone.items()
+
+
+def test_seeds_and_duplicates_differ() -> None:
+    windows = windows_of([20] * 3)
+    one, other = (mask(windows, seed=seed, masking_rates=(0.5,)) for seed in (1, 2))
+    assert not set(one.keys.tolist()) & set(other.keys.tolist())
+    positions = [tuple(positions) for instances in (one, other) for _, positions, _ in rows_of(instances)]
+    assert len(set(positions)) == len(positions) == 60  # of 184,756 ways each

@@ -1,0 +1,86 @@
+"""Ranking metrics by hand, by their invariants, and by TensorFlow Recommenders."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.ranking import full_ranks
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+
+NAMES = ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
+
+
+def test_values_by_hand() -> None:
+    metrics = ranking_metrics(np.array([1, 3, 7, 11]))
+    assert [metrics[name] for name in NAMES] == pytest.approx(
+        [1 / 4, 2 / 4, 3 / 4, (1 + 1 / 2) / 4, (1 + 1 / 2 + 1 / 3) / 4, (1 + 1 / 3 + 1 / 7 + 1 / 11) / 4]
+    )
+
+
+def test_cutoffs_are_included() -> None:
+    assert [ranking_metrics(np.array([rank]))["hr@5"] for rank in (5, 6)] == [1, 0]
+    assert [ranking_metrics(np.array([rank]))["ndcg@10"] for rank in (10, 11)] == pytest.approx([1 / math.log2(11), 0])
+
+
+def test_interval_by_hand() -> None:
+    # 30 hits of 100: the deviation is sqrt(.3 * .7 * 100 / 99).
+    metrics = ranking_metrics(np.array([1] * 30 + [99] * 70))
+    margin = 1.96 * math.sqrt(0.3 * 0.7 * 100 / 99) / math.sqrt(100)
+    assert metrics["ci95"]["hr@10"] == pytest.approx([0.3 - margin, 0.3 + margin])
+
+
+def test_one_user_says_nothing_of_the_others() -> None:
+    assert ranking_metrics(np.array([1]))["ci95"]["hr@1"] == [0, 1]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_invariants(ranks: list[int]) -> None:
+    metrics = ranking_metrics(np.array(ranks, np.int32))
+    assert list(metrics) == [*NAMES, "ci95"]
+    assert list(metrics["ci95"]) == NAMES
+    assert 0 <= metrics["hr@1"] <= metrics["hr@5"] <= metrics["hr@10"] <= 1
+    assert metrics["hr@1"] <= metrics["ndcg@5"] <= metrics["hr@5"]
+    assert metrics["ndcg@5"] <= metrics["ndcg@10"] <= metrics["hr@10"]
+    assert metrics["hr@1"] <= metrics["mrr"] <= 1
+    for name in NAMES:
+        low, high = metrics["ci95"][name]
+        assert 0 <= low <= metrics[name] <= high <= 1
+        assert {type(low), type(high), type(metrics[name])} == {float}
+
+
+@pytest.mark.parametrize("ranks", [[], [0], [1, 2, 0], [-1]])
+def test_refuses_what_is_no_rank(ranks: list[int]) -> None:
+    with pytest.raises(ValueError, match="from 1"):
+        ranking_metrics(np.array(ranks, np.int32))
+
+
+def test_hit_rates_equal_those_of_tensorflow_recommenders() -> None:
+    # Imported here: it touches tf.keras, for which bert4rec_tf must have chosen the version.
+    import tensorflow_recommenders as tfrs
+
+    users, items, size = 300, 40, 4
+    generator = np.random.default_rng(1)
+    queries = generator.normal(size=[users, size]).astype(np.float32)
+    candidates = generator.normal(size=[items, size]).astype(np.float32)
+    # Nearly the best item for a part of the users, any other for the rest.
+    best = np.argmax(queries @ candidates.T + generator.normal(size=[users, items]), axis=1)
+    targets = np.where(generator.random(users) < 0.7, best, generator.integers(0, items, users)) + NUM_SPECIAL_IDS
+
+    ids = np.arange(items, dtype=np.int32) + NUM_SPECIAL_IDS
+    index = tfrs.layers.factorized_top_k.BruteForce(k=10).index(candidates, ids)
+    by_tfrs = tfrs.metrics.FactorizedTopK(index, ks=(1, 5, 10))
+    by_tfrs.update_state(queries, candidates[targets - NUM_SPECIAL_IDS], tf.constant(targets, tf.int32))
+    expected = [float(value) for value in by_tfrs.result()]
+
+    # The special ids score above all items, and are no items.
+    scores = np.concatenate([np.full([users, NUM_SPECIAL_IDS], 1e3, np.float32), queries @ candidates.T], axis=1)
+    ranks = full_ranks(tf.constant(scores), tf.zeros([users, 2], tf.int32), tf.constant(targets, tf.int32))
+    metrics = ranking_metrics(ranks.numpy())
+    assert [metrics["hr@1"], metrics["hr@5"], metrics["hr@10"]] == pytest.approx(expected)
+    assert 0.1 < metrics["hr@1"] < metrics["hr@10"] < 0.95

@@ -1,0 +1,335 @@
+"""The model against the paper's equations in NumPy, its padding, its dropout, its ties and its training step."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy_bert4rec import Weights, log_softmax, masked_logits
+
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
+
+VOCABULARY_SIZE, MAX_SEQ_LENGTH = 14, 8
+SMALL = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, feed_forward_size=12, dropout=0.0, attention_dropout=0.0)
+TWO_LAYERS = ModelConfig(hidden_size=12, num_heads=3, num_layers=2, dropout=0.0, attention_dropout=0.0)
+PRE = ModelConfig(
+    hidden_size=8, num_heads=4, num_layers=3, feed_forward_size=20, dropout=0.0, attention_dropout=0.0, layer_norm="pre"
+)
+DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
+GOLDEN_FILE = pathlib.Path(__file__).parent / "golden" / "logits.json"
+
+
+def random_model(config: ModelConfig, seed: int = 1) -> Bert4Rec:
+    """Every weight, in the order of `trainable_variables`, from one generator: none stays at its start."""
+    model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
+    generator = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        centre = 1.0 if "gamma" in variable.name else 0.0
+        variable.assign(centre + generator.uniform(-0.6, 0.6, variable.shape))
+    return model
+
+
+def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> Weights:
+    """The model's weights (or `values`, in the order of `trainable_variables`) under the paper's names."""
+    values = [variable.numpy() for variable in model.trainable_variables] if values is None else values
+    named = {
+        variable.name.removeprefix("bert4rec/").removesuffix(":0"): np.float64(value)
+        for variable, value in zip(model.trainable_variables, values, strict=True)
+    }
+    heads, size = model.config.num_heads, model.config.hidden_size
+    weights = {
+        "E": named["embedding/item_table"],
+        "P": named["embedding/position_table"],
+        "W_P": named["masked_item_head/projection/kernel"],
+        "b_P": named["masked_item_head/projection/bias"],
+        "b_O": named["masked_item_head/output_bias"],
+    }
+    for block in range(model.config.num_layers):
+        inside = f"encoder/block_{block}"
+        kernel = named[f"{inside}/attention/query_key_value/kernel"].reshape(size, 3, heads, size // heads)
+        bias = named[f"{inside}/attention/query_key_value/bias"].reshape(3, heads, size // heads)
+        for index, letter in enumerate("QKV"):
+            weights[f"{block}.W_{letter}"] = kernel[:, index].transpose(1, 0, 2)
+            weights[f"{block}.b_{letter}"] = bias[index]
+        layers = {"O": "attention/output_projection", "1": "feed_forward_in", "2": "feed_forward_out"}
+        for name, layer in layers.items():
+            weights[f"{block}.W_{name}"] = named[f"{inside}/{layer}/kernel"]
+            weights[f"{block}.b_{name}"] = named[f"{inside}/{layer}/bias"]
+        weights[f"{block}.norm_1"] = _scale_and_shift(named, f"{inside}/attention_layer_norm")
+        weights[f"{block}.norm_2"] = _scale_and_shift(named, f"{inside}/feed_forward_layer_norm")
+    if model.config.layer_norm == "pre":
+        weights["final_norm"] = _scale_and_shift(named, "encoder/final_layer_norm")
+    return weights
+
+
+def _scale_and_shift(named: Weights, layer: str) -> np.ndarray:
+    return np.stack([named[f"{layer}/gamma"], named[f"{layer}/beta"]])
+
+
+def example_batch() -> dict[str, np.ndarray]:
+    """Rows of 7, 4, 1 and 0 items, L = 7, P = 2; unused slots have weight 0."""
+    return {
+        "item_ids": np.array(
+            [[5, MASK_ID, 13, 3, MASK_ID, UNK_ID, 5], [9, 4, 4, MASK_ID, 0, 0, 0], [MASK_ID] + [0] * 6, [0] * 7],
+            np.int32,
+        ),
+        "valid_mask": np.arange(7) < np.array([[7], [4], [1], [0]]),
+        "masked_positions": np.array([[1, 4], [3, 0], [0, 0], [0, 0]], np.int32),
+        "masked_item_ids": np.array([[7, 12], [3, 6], [8, 0], [0, 0]], np.int32),
+        "masked_weights": np.array([[1, 1], [1, 1], [1, 0], [0, 0]], np.float32),
+    }
+
+
+def inputs_of(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(batch[name]) for name in ("item_ids", "valid_mask", "masked_positions")}
+
+
+def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], layer_norm: str) -> np.ndarray:
+    """Of the rows that hold an item."""
+    rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], strict=True)
+    return np.stack([masked_logits(weights, *row, layer_norm) for row in rows if row[1].any()])
+
+
+def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], layer_norm: str) -> float:
+    """Mean negative log-likelihood of the masked items."""
+    full = batch["valid_mask"].any(axis=1)
+    chosen = np.take_along_axis(
+        log_softmax(oracle_logits(weights, batch, layer_norm)), batch["masked_item_ids"][full, :, None], axis=2
+    )
+    return -float(np.sum(chosen[..., 0] * batch["masked_weights"][full]) / np.sum(batch["masked_weights"]))
+
+
+@pytest.mark.parametrize("config", [SMALL, TWO_LAYERS, PRE], ids=["one block", "post", "pre"])
+def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
+    model, batch = random_model(config), example_batch()
+    expected = oracle_logits(paper_weights(model), batch, config.layer_norm)
+    np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, atol=1e-4)
+    assert np.ptp(expected[..., NUM_SPECIAL_IDS:]) > 1, "logits that hardly differ would show nothing"
+
+
+def test_logits_equal_the_stored_ones() -> None:
+    # Stored from the NumPy oracle, so a change that both implementations share is seen too. The weights are those of
+    # random_model(TWO_LAYERS, seed=7), drawn in the stored order of the variables.
+    golden = json.loads(GOLDEN_FILE.read_text())
+    model, batch = random_model(TWO_LAYERS, seed=7), example_batch()
+    names = [[variable.name, variable.shape.as_list()] for variable in model.trainable_variables]
+    assert names == golden["variables"], "the stored logits were made with these variables, in this order"
+    np.testing.assert_array_equal(batch["item_ids"], golden["item_ids"])
+    np.testing.assert_array_equal(batch["masked_positions"], golden["masked_positions"])
+    expected = np.array(golden["item_logits"])
+    np.testing.assert_allclose(model(inputs_of(batch))[:3, :, NUM_SPECIAL_IDS:], expected, atol=1e-4)
+    by_numpy = oracle_logits(paper_weights(model), batch, "post")[..., NUM_SPECIAL_IDS:]
+    np.testing.assert_allclose(by_numpy, expected, atol=1e-5)
+
+
+def test_special_ids_score_minus_1e9() -> None:
+    batch = example_batch()
+    np.testing.assert_array_equal(random_model(SMALL)(inputs_of(batch))[..., :NUM_SPECIAL_IDS], np.float32(-1e9))
+
+
+@pytest.mark.parametrize("config", [TWO_LAYERS, PRE], ids=["post", "pre"])
+def test_padding_never_changes_an_output(config: ModelConfig) -> None:
+    model, batch = random_model(config), inputs_of(example_batch())
+    logits = model(batch)
+    shorter = {**batch, "item_ids": batch["item_ids"][1:3, :4], "valid_mask": batch["valid_mask"][1:3, :4]}
+    shorter["masked_positions"] = batch["masked_positions"][1:3]
+    np.testing.assert_allclose(model(shorter), logits[1:3], atol=1e-5)
+    # Whatever stands in the padding is multiplied by an exact 0.
+    other_ids = {**batch, "item_ids": tf.where(batch["valid_mask"], batch["item_ids"], 11)}
+    np.testing.assert_array_equal(model(other_ids)[:3], logits[:3])
+
+
+def test_rows_do_not_touch_each_other_and_empty_rows_are_finite() -> None:
+    model, batch = random_model(TWO_LAYERS), inputs_of(example_batch())
+    logits = model(batch).numpy()
+    assert np.isfinite(logits).all()
+    for row in range(4):
+        alone = {name: value[row : row + 1] for name, value in batch.items()}
+        np.testing.assert_allclose(model(alone)[0], logits[row], atol=1e-5)
+    other_row = {**batch, "item_ids": tf.tensor_scatter_nd_update(batch["item_ids"], [[0]], [[6] * 7])}
+    np.testing.assert_array_equal(model(other_row)[1:], logits[1:])
+    assert np.abs(model(other_row)[0] - logits[0]).max() > 0.01
+
+
+def test_next_item_scores_are_those_of_an_appended_mask() -> None:
+    model = random_model(TWO_LAYERS)
+    by_hand = {
+        "item_ids": tf.constant([[5, 9, 3, MASK_ID], [7, MASK_ID, 0, 0], [MASK_ID, 0, 0, 0]]),
+        "valid_mask": tf.sequence_mask([4, 2, 1], 4),
+        "masked_positions": tf.constant([[3], [1], [0]]),
+    }
+    scores = model.score_next_item(tf.constant([[5, 9, 3], [7, PAD_ID, PAD_ID], [PAD_ID] * 3]))
+    np.testing.assert_allclose(scores, model(by_hand)[:, 0], atol=1e-5)
+    expected = oracle_logits(paper_weights(model), {name: value.numpy() for name, value in by_hand.items()}, "post")
+    np.testing.assert_allclose(scores, expected[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [5, 9, 3, 0, 0, 0],
+        [0, 0, 0, 5, 9, 3],
+        [0, 5, 0, 9, 0, 3],
+        [5, UNK_ID, 9, MASK_ID, 3, UNK_ID],
+        [0, UNK_ID, 5, 9, MASK_ID, 3],
+    ],
+)
+def test_next_item_passes_over_padding_and_special_ids(same: list[int]) -> None:
+    model = random_model(TWO_LAYERS)
+    expected = model.score_next_item(tf.constant([[5, 9, 3]]))
+    np.testing.assert_allclose(model.score_next_item(tf.constant([same])), expected, atol=1e-5)
+
+
+def test_next_item_sees_the_last_items_that_fit() -> None:
+    model = random_model(TWO_LAYERS)
+    history = np.random.default_rng(2).integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE, 20)
+    last = model.score_next_item(tf.constant([history[-(MAX_SEQ_LENGTH - 1) :]], tf.int32))
+    with_gaps = np.insert(history, [14, 17, 20], PAD_ID)
+    for longer in (history, with_gaps):
+        np.testing.assert_allclose(model.score_next_item(tf.constant([longer], tf.int32)), last, atol=1e-5)
+    one_less = model.score_next_item(tf.constant([history[-(MAX_SEQ_LENGTH - 2) :]], tf.int32))
+    assert np.abs(one_less - last).max() > 0.01
+
+
+def test_next_item_of_empty_histories() -> None:
+    model = random_model(TWO_LAYERS)
+    no_column = model.score_next_item(tf.zeros([2, 0], tf.int32))
+    assert no_column.shape == [2, VOCABULARY_SIZE]
+    assert np.isfinite(no_column).all()
+    for history in ([0, 0, 0], [UNK_ID, MASK_ID, 0]):
+        np.testing.assert_allclose(model.score_next_item(tf.constant([history]))[0], no_column[0], atol=1e-5)
+
+
+def test_dropout_needs_a_seed_or_training() -> None:
+    model, batch = random_model(DROPPING), inputs_of(example_batch())
+    plain = model(batch)
+    np.testing.assert_array_equal(model(batch, training=False), plain)
+    seeded = [model({**batch, "dropout_seed": tf.constant([3, step])}) for step in (1, 1, 2)]
+    np.testing.assert_array_equal(seeded[0], seeded[1])
+    np.testing.assert_array_equal(model({**batch, "dropout_seed": tf.constant([3, 1])}, training=True), seeded[0])
+    unseeded = [model(batch, training=True) for _ in range(2)]
+    different = [plain, seeded[0], seeded[2], *unseeded]
+    for index, one in enumerate(different):
+        for other in different[:index]:
+            assert np.abs(one - other).max() > 0.01
+
+
+def test_item_embedding_is_tied_to_the_output() -> None:
+    model, item = random_model(SMALL), 11
+    history = tf.constant([[5, 9, 3], [5, item, 3]])
+    before = model.score_next_item(history).numpy()
+    table = model.embedding.item_table
+    table.assign(tf.tensor_scatter_nd_add(table, [[item]], [np.linspace(-0.4, 0.5, SMALL.hidden_size)]))
+    changed = np.abs(model.score_next_item(history).numpy() - before) > 1e-4
+    assert np.flatnonzero(changed[0]).tolist() == [item], "not in the history: its own logit alone"
+    assert changed[1, NUM_SPECIAL_IDS:].all(), "in the history: all logits"
+    assert sum(VOCABULARY_SIZE in variable.shape for variable in model.weights) == 2, "the table and the output bias"
+
+
+@pytest.mark.parametrize("start", ["zeros", "log_popularity"])
+def test_output_bias_starts_where_the_configuration_says(start: str) -> None:
+    log_popularity = np.linspace(-5, -1, VOCABULARY_SIZE).astype(np.float32)
+    config = ModelConfig(hidden_size=8, output_bias=start)
+    model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH, log_popularity)
+    np.testing.assert_array_equal(model.head.output_bias, log_popularity if start == "log_popularity" else 0)
+    scores = model.score_next_item(tf.zeros([1, 0], tf.int32)).numpy()[0, NUM_SPECIAL_IDS:]
+    expected = log_popularity[NUM_SPECIAL_IDS:] if start == "log_popularity" else 0
+    np.testing.assert_allclose(scores, expected, atol=0.02)
+
+
+def test_weights_start_within_the_papers_range() -> None:
+    model = build_model(ModelConfig(), VOCABULARY_SIZE, MAX_SEQ_LENGTH)
+    matrices = [variable.numpy() for variable in model.weights if len(variable.shape) == 2]
+    assert all(np.abs(matrix).max() <= 0.02 for matrix in matrices)
+    assert max(np.abs(matrix).max() for matrix in matrices) > 0.019
+    same_shape = [matrix for matrix in matrices if matrix.shape == (64, 64)]
+    assert len(same_shape) == 3
+    assert not np.array_equal(same_shape[0], same_shape[1])
+
+
+def updates_of_one_step(
+    config: ModelConfig, batch: dict[str, np.ndarray], jit_compile: bool
+) -> tuple[float, list[np.ndarray]]:
+    """The loss, and how far SGD at a learning rate of 1 moves each weight: minus its gradient."""
+    model = random_model(config)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.compile(tf.keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+    logs = model.fit(tf.data.Dataset.from_tensors(batch), verbose=0).history
+    after = [variable.numpy() for variable in model.trainable_variables]
+    return logs["loss"][0], [new - old for new, old in zip(after, before, strict=True)]
+
+
+@pytest.mark.parametrize("config", [SMALL, PRE], ids=["post", "pre"])
+def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> None:
+    # The oracle's gradient along a random direction of each weight, by central differences in float64.
+    batch = example_batch()
+    loss, updates = updates_of_one_step(config, batch, jit_compile=False)
+    model = random_model(config)
+    values = [np.float64(variable.numpy()) for variable in model.trainable_variables]
+    assert loss == pytest.approx(oracle_loss(paper_weights(model), batch, config.layer_norm), abs=1e-5)
+    generator, epsilon = np.random.default_rng(3), 1e-5
+    for index, (variable, update) in enumerate(zip(model.trainable_variables, updates, strict=True)):
+        direction = generator.choice([-1.0, 1.0], variable.shape)
+        losses = []
+        for sign in (1, -1):
+            moved = list(values)
+            moved[index] = values[index] + sign * epsilon * direction
+            losses.append(oracle_loss(paper_weights(model, moved), batch, config.layer_norm))
+        slope = (losses[0] - losses[1]) / (2 * epsilon)
+        assert -np.sum(update * direction) == pytest.approx(slope, abs=5e-5), variable.name
+
+
+def test_filled_up_rows_change_nothing() -> None:
+    batch = example_batch()
+    without = {name: value[:3, :] for name, value in batch.items()}
+    filled = {name: np.pad(value, [[0, 3], [0, 0]]) for name, value in batch.items()}
+    loss, updates = updates_of_one_step(SMALL, without, jit_compile=False)
+    filled_loss, filled_updates = updates_of_one_step(SMALL, filled, jit_compile=False)
+    assert filled_loss == pytest.approx(loss, abs=1e-6)
+    for update, filled_update in zip(updates, filled_updates, strict=True):
+        np.testing.assert_allclose(filled_update, update, atol=1e-6)
+
+
+def test_a_batch_without_a_masked_item_moves_nothing() -> None:
+    batch = {name: np.zeros_like(value) for name, value in example_batch().items()}
+    loss, updates = updates_of_one_step(SMALL, batch, jit_compile=False)
+    assert loss == 0
+    assert all(np.all(update == 0) for update in updates)
+
+
+@pytest.mark.parametrize("config", [SMALL, DROPPING], ids=["without dropout", "with dropout"])
+def test_xla_computes_the_same_step(config: ModelConfig) -> None:
+    loss, updates = updates_of_one_step(config, example_batch(), jit_compile=False)
+    jit_loss, jit_updates = updates_of_one_step(config, example_batch(), jit_compile=True)
+    assert jit_loss == pytest.approx(loss, abs=1e-5)
+    for update, jit_update in zip(updates, jit_updates, strict=True):
+        np.testing.assert_allclose(jit_update, update, atol=1e-5)
+
+
+def test_plain_fit_learns_a_tiny_log() -> None:
+    # Every item is followed by the next higher one, in a ring.
+    starts = np.random.default_rng(4).integers(0, 10, 64)
+    items = NUM_SPECIAL_IDS + (starts[:, None] + np.arange(6)) % 10
+    positions = np.random.default_rng(5).integers(0, 6, [64, 1])
+    shown = items.copy()
+    np.put_along_axis(shown, positions, MASK_ID, axis=1)
+    records = {
+        "item_ids": shown.astype(np.int32),
+        "valid_mask": np.ones([64, 6], bool),
+        "masked_positions": positions.astype(np.int32),
+        "masked_item_ids": np.take_along_axis(items, positions, axis=1).astype(np.int32),
+        "masked_weights": np.ones([64, 1], np.float32),
+    }
+    tf.keras.utils.set_random_seed(1)
+    config = ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2)
+    model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
+    model.compile(tf.keras.optimizers.Adam(0.01))
+    history = model.fit(tf.data.Dataset.from_tensor_slices(records).batch(64).repeat(60), verbose=0, epochs=2).history
+    assert history["loss"][-1] < 0.5
+    assert history["masked_items"] == [64, 64]
+    assert history["items"] == [64 * 6, 64 * 6]
+    scores = model.score_next_item(tf.constant([[3, 4, 5], [8, 9, 10]]))
+    assert np.argmax(scores, axis=1).tolist() == [6, 11]

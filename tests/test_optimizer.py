@@ -1,0 +1,91 @@
+"""The learning rate's course, and AdamW against the textbook."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf.config import ModelConfig, TrainingConfig
+from bert4rec_tf.model import build_model
+from bert4rec_tf.optimizer import WarmupThenDecay, make_optimizer
+
+
+def rates(schedule: str, steps: list[int], warmup_steps: int = 4, total_steps: int = 12) -> list[float]:
+    config = TrainingConfig(learning_rate=0.8, schedule=schedule, warmup_steps=warmup_steps)
+    rate = WarmupThenDecay(config, tf.Variable(total_steps, dtype=tf.int64))
+    return [float(rate(tf.constant(step, tf.int64))) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        # Steps 4 (the peak), 6, 8, 10, 12 (the end) and 20 (past it).
+        ("linear", [0.8, 0.6, 0.4, 0.2, 0.0, 0.0]),
+        ("cosine", [0.8, 0.4 + 0.4 * math.sqrt(0.5), 0.4, 0.4 - 0.4 * math.sqrt(0.5), 0.0, 0.0]),
+        ("constant", [0.8] * 6),
+    ],
+)
+def test_course(schedule: str, expected: list[float]) -> None:
+    assert rates(schedule, [0, 1, 2, 3]) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates(schedule, [4, 6, 8, 10, 12, 20]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_warmup_it_starts_at_the_peak() -> None:
+    assert rates("linear", [0, 6, 12], warmup_steps=0) == pytest.approx([0.8, 0.4, 0.0])
+
+
+def test_warmup_longer_than_the_run_rises_to_its_end() -> None:
+    assert rates("linear", [0, 5, 11, 12], warmup_steps=100) == pytest.approx([0.008, 0.048, 0.096, 0.0])
+
+
+def test_moving_the_end_moves_the_course() -> None:
+    total_steps = tf.Variable(12, dtype=tf.int64)
+    config = TrainingConfig(learning_rate=0.8, warmup_steps=4)
+    rate = tf.function(WarmupThenDecay(config, total_steps))
+    assert float(rate(tf.constant(8, tf.int64))) == pytest.approx(0.4)
+    total_steps.assign(20)
+    assert float(rate(tf.constant(8, tf.int64))) == pytest.approx(0.6)
+    total_steps.assign(9)
+    assert float(rate(tf.constant(8, tf.int64))) == pytest.approx(0.16)
+
+
+def test_weight_decay_spares_biases_and_layer_norms() -> None:
+    model = build_model(ModelConfig(hidden_size=8, num_layers=2, layer_norm="pre"), 12, 8)
+    for variable in model.trainable_variables:
+        variable.assign(tf.fill(variable.shape, 0.5))
+    config = TrainingConfig(learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.3)
+    optimizer = make_optimizer(config, tf.Variable(10, dtype=tf.int64))
+    optimizer.apply_gradients([(tf.zeros(variable.shape), variable) for variable in model.trainable_variables])
+    for variable in model.trainable_variables:
+        # Matrices are the embeddings and the kernels; vectors are biases and layer norms.
+        expected = 0.5 * (1 - 0.1 * 0.3) if len(variable.shape) == 2 else 0.5
+        np.testing.assert_allclose(variable, expected, rtol=1e-6, err_msg=variable.name)
+
+
+@pytest.mark.parametrize("clip_norm", [5.0, 1e6], ids=["clipped", "not clipped"])
+def test_steps_equal_adamw_after_clipping_by_the_global_norm(clip_norm: float) -> None:
+    config = TrainingConfig(
+        learning_rate=0.1, warmup_steps=2, weight_decay=0.05, beta_1=0.8, beta_2=0.95, clip_norm=clip_norm
+    )
+    generator = np.random.default_rng(1)
+    values = [generator.normal(size=shape) for shape in ([3, 4], [5])]
+    variables = [tf.Variable(value, dtype=tf.float32, name=f"kernel_{place}") for place, value in enumerate(values)]
+    total_steps = tf.Variable(6, dtype=tf.int64)
+    optimizer = make_optimizer(config, total_steps)
+    means, squares = [np.zeros_like(value) for value in values], [np.zeros_like(value) for value in values]
+    for step in range(1, 5):
+        gradients = [generator.normal(0, 3, value.shape) for value in values]
+        as_tensors = [tf.constant(gradient, tf.float32) for gradient in gradients]
+        optimizer.apply_gradients(zip(as_tensors, variables, strict=True))
+        global_norm = math.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
+        assert global_norm > 5, "the small bound must clip"
+        rate = 0.1 * min(step / 2, 1) * min((6 - (step - 1)) / 4, 1)
+        for place, gradient in enumerate(gradients):
+            clipped = gradient * min(1, clip_norm / global_norm)
+            means[place] = 0.8 * means[place] + 0.2 * clipped
+            squares[place] = 0.95 * squares[place] + 0.05 * clipped**2
+            mean, square = means[place] / (1 - 0.8**step), squares[place] / (1 - 0.95**step)
+            values[place] = values[place] - rate * (mean / (np.sqrt(square) + 1e-6) + 0.05 * values[place])
+            # Keras adds epsilon before it corrects the bias, the textbook after: 1e-5 of a step.
+            np.testing.assert_allclose(variables[place], values[place], atol=5e-5)

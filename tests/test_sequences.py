@@ -1,0 +1,135 @@
+"""Filters, order and shards against a few lines of Python."""
+
+import hashlib
+from collections import Counter
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ragged_lists import lists
+
+from bert4rec_tf.config import DataConfig
+from bert4rec_tf.errors import InputError
+from pipelines import sequences
+from pipelines.sequences import filter_events, order_sequences, stream_shards
+
+Event = tuple[str, str, int]  # user, item, time; its place in the list is its row
+
+
+def connect(events: list[Event]) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
+    users, items, times = zip(*events, strict=True) if events else ((), (), ())
+    columns = {"u": pa.array(users, pa.string()), "i": pa.array(items, pa.string()), "t": pa.array(times, pa.int64())}
+    connection.register("log", pa.table(columns | {"r": pa.array(range(len(events)), pa.int64())}))
+    connection.execute("INSERT INTO events SELECT u, i, t, r FROM log")
+    return connection
+
+
+def kept_events(connection: duckdb.DuckDBPyConnection) -> list[Event]:
+    return connection.execute("SELECT user_id, item_id, time::BIGINT FROM events ORDER BY row").fetchall()
+
+
+def user_sequences(events: list[Event], config: DataConfig) -> dict[str, list[str]]:
+    with connect(events) as connection:
+        item_ids, users = order_sequences(connection, config)
+        found = {}
+        for shard in stream_shards(connection, config.num_shards):
+            for user, row in zip(shard.user_ids, lists(shard.sequences), strict=True):
+                found[user] = [item_ids[index] for index in row]
+    assert users == len(found)
+    assert item_ids == sorted({item for _, item, _ in events})
+    return found
+
+
+EVENTS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("uvwxyz"), st.integers(0, 3)), max_size=30)
+
+
+@given(EVENTS, st.integers(1, 4), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], users: int, items: int) -> None:
+    config = DataConfig(min_user_events=users, min_item_events=items, duplicates="keep")
+    expected, before = events, None
+    while expected != before:
+        before = expected
+        of_user, of_item = Counter(event[0] for event in before), Counter(event[1] for event in before)
+        expected = [event for event in before if of_user[event[0]] >= users and of_item[event[1]] >= items]
+    with connect(events) as connection:
+        if not expected:
+            with pytest.raises(InputError, match=rf"at least {users} events.*{len(events)} events"):
+                filter_events(connection, config)
+            return
+        counts = filter_events(connection, config)
+        assert kept_events(connection) == expected
+        assert counts == {"duplicate_events_dropped": 0, "rare_events_dropped": len(events) - len(expected)}
+
+
+REPEATED = [("u", "a", 2), ("u", "a", 1), ("u", "a", 2), ("v", "a", 2), ("u", "b", 2), ("u", "a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "rows"), [("exact", [0, 1, 3, 4]), ("first", [1, 3, 4]), ("last", [2, 3, 4]), ("keep", range(6))]
+)
+def test_duplicates(policy: str, rows: list[int]) -> None:
+    with connect(REPEATED) as connection:
+        counts = filter_events(connection, DataConfig(min_user_events=1, duplicates=policy))
+        kept = [row for (row,) in connection.execute("SELECT row FROM events ORDER BY row").fetchall()]
+    assert kept == list(rows)
+    assert counts["duplicate_events_dropped"] == len(REPEATED) - len(kept)
+
+
+def test_duplicates_go_before_the_filters() -> None:
+    with connect([("u", "a", 1)] * 5 + [("v", "a", 1), ("v", "b", 2)]) as connection:
+        filter_events(connection, DataConfig(min_user_events=2))
+        assert {user for user, _, _ in kept_events(connection)} == {"v"}
+
+
+TIED = [("u", item, time) for time in (2, 1) for item in ("b", "ä", "B", "a", "😀", "10", "9")]
+
+
+@given(st.permutations(TIED))
+@settings(max_examples=20, deadline=None)
+def test_ties_by_item_do_not_depend_on_the_order_of_the_input(events: list[Event]) -> None:
+    expected = sorted({item for _, item, _ in TIED}) * 2
+    assert user_sequences(events, DataConfig(tie_order="item_id")) == {"u": expected}
+
+
+def test_ties_by_input_keep_its_order() -> None:
+    expected = [item for _, item, _ in sorted(TIED, key=lambda event: event[2])]
+    assert user_sequences(TIED, DataConfig(tie_order="input")) == {"u": expected}
+
+
+@pytest.mark.parametrize("batch_rows", [2048, 1 << 20])
+@pytest.mark.parametrize("tie_order", ["item_id", "input"])
+def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, batch_rows: int, tie_order: str) -> None:
+    monkeypatch.setattr(sequences, "_BATCH_ROWS", batch_rows)
+    random = np.random.default_rng(4)
+    draws = np.stack([random.zipf(1.3, 30_000) % 997, *random.integers(0, 90, (2, 30_000))], axis=1)
+    events = [(f"Zoë {user}", f"item {item}", time) for user, item, time in draws.tolist()]
+    expected: dict[str, list[str]] = {}
+    # sorted() is stable: what is equal stays in the order of the input
+    for user, item, _ in sorted(events, key=lambda event: (event[2], event[1] if tie_order == "item_id" else "")):
+        expected.setdefault(user, []).append(item)
+    config = DataConfig(num_shards=7, tie_order=tie_order)
+    assert user_sequences(events, config) == expected
+
+    with connect(events) as connection:
+        order_sequences(connection, config)
+        shards = list(stream_shards(connection, config.num_shards))
+    assert [shard.shard for shard in shards] == list(range(7))
+    assert sum(len(shard.user_ids) for shard in shards) == len(expected)
+    for shard in shards:
+        hashes = [int(hashlib.md5(user.encode()).hexdigest()[:15], 16) for user in shard.user_ids]
+        assert shard.user_keys.tolist() == hashes
+        assert {key % 7 for key in hashes} == {shard.shard}
+        assert shard.user_ids == sorted(shard.user_ids)
+
+
+def test_a_shard_without_users_is_still_there() -> None:
+    with connect([("u", "a", 1), ("u", "b", 2)]) as connection:
+        order_sequences(connection, DataConfig(num_shards=5))
+        shards = list(stream_shards(connection, 5))
+    assert sorted(len(shard.sequences) for shard in shards) == [0, 0, 0, 0, 1]

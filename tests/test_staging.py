@@ -1,0 +1,122 @@
+"""A data directory appears whole or not at all, whatever happens while it is built."""
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+
+import pytest
+
+from bert4rec_tf.config import Config, DataConfig
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.vocabulary import VOCABULARY_FILE
+from pipelines.staging import is_complete, staged, write_manifest
+from tfrecords.manifest import MANIFEST_FILE, Manifest
+
+SOURCE = {"format": "synthetic", "seed": 1}
+
+
+@pytest.fixture
+def output_dir(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "data"
+
+
+def build(output_dir: pathlib.Path, content: str, overwrite: bool = False) -> None:
+    with staged(output_dir, overwrite) as building:
+        (building / "file").write_text(content)
+
+
+def on_disk(output_dir: pathlib.Path) -> dict[str, str]:
+    """Everything beside and in the directory."""
+    parent = output_dir.parent
+    return {str(path.relative_to(parent)): path.read_text() for path in parent.rglob("*") if path.is_file()}
+
+
+def test_a_finished_directory_is_complete_for_its_own_configuration_and_source(tmp_path: pathlib.Path) -> None:
+    assert not is_complete(tmp_path, Config(), SOURCE)
+    (tmp_path / VOCABULARY_FILE).write_bytes(b"")
+    write_manifest(tmp_path, Manifest(Config(), SOURCE, {}, (), hashlib.sha256(b"").hexdigest(), {}))
+    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST_FILE, VOCABULARY_FILE}
+    assert is_complete(tmp_path, Config(), SOURCE)
+    assert not is_complete(tmp_path, dataclasses.replace(Config(), data=DataConfig(seed=2)), SOURCE)
+    assert not is_complete(tmp_path, Config(), SOURCE | {"seed": 2})
+    (tmp_path / VOCABULARY_FILE).unlink()
+    with pytest.raises(InputError, match=f"{VOCABULARY_FILE} is missing"):
+        is_complete(tmp_path, Config(), SOURCE)
+
+
+def test_it_appears_by_its_name_when_the_block_ends(output_dir: pathlib.Path) -> None:
+    with staged(output_dir, overwrite=False) as building:
+        (building / "file").write_text("new")
+        assert not output_dir.exists()
+    assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_parents_are_made_and_an_empty_directory_is_taken(tmp_path: pathlib.Path) -> None:
+    build(tmp_path / "a/b/data", "new")
+    (tmp_path / "empty").mkdir()
+    build(tmp_path / "empty", "new")
+    assert (tmp_path / "a/b/data/file").read_text() == (tmp_path / "empty/file").read_text() == "new"
+
+
+def test_what_is_there_is_refused_unless_overwritten(output_dir: pathlib.Path) -> None:
+    build(output_dir, "old")
+    with pytest.raises(InputError, match=rf"{output_dir}.*--overwrite"):
+        build(output_dir, "new")
+    assert on_disk(output_dir) == {"data/file": "old"}
+    build(output_dir, "new", overwrite=True)
+    assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_a_file_in_its_place_is_refused(output_dir: pathlib.Path) -> None:
+    output_dir.write_text("a file")
+    with pytest.raises(InputError, match="a file"):
+        build(output_dir, "new", overwrite=True)
+    assert on_disk(output_dir) == {"data": "a file"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_failure_within_changes_nothing(
+    output_dir: pathlib.Path, before: str | None, error: type[BaseException]
+) -> None:
+    if before:
+        build(output_dir, before)
+    with contextlib.suppress(error), staged(output_dir, overwrite=True) as building:
+        (building / "file").write_text("half")
+        raise error
+    assert on_disk(output_dir) == ({"data/file": before} if before else {})
+    assert [path.name for path in output_dir.parent.iterdir()] == (["data"] if before else [])
+
+
+def test_what_a_killed_run_left_is_swept(output_dir: pathlib.Path) -> None:
+    left = output_dir.parent / ".data.building"
+    left.mkdir()
+    (left / "half").write_text("half")
+    build(output_dir, "new")
+    assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_killed_between_the_two_renames_the_old_records_come_back(output_dir: pathlib.Path) -> None:
+    build(output_dir, "old")
+    output_dir.rename(output_dir.parent / ".data.replaced")
+    with pytest.raises(InputError, match="--overwrite"):
+        build(output_dir, "new")
+    assert on_disk(output_dir) == {"data/file": "old"}
+    output_dir.rename(output_dir.parent / ".data.replaced")
+    build(output_dir, "new", overwrite=True)
+    assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_killed_after_the_two_renames_the_old_records_are_swept(output_dir: pathlib.Path) -> None:
+    build(output_dir, "new")
+    build(output_dir.parent / ".data.replaced", "old")
+    build(output_dir, "newer", overwrite=True)
+    assert on_disk(output_dir) == {"data/file": "newer"}
+
+
+def test_the_working_directory_can_be_the_place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    build(pathlib.Path(), "new")
+    assert on_disk(tmp_path / "data") == {"data/file": "new"}
