@@ -1,6 +1,6 @@
 """Ranks the held-out items.
 
-python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json.
+python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json
 """
 
 import json
@@ -9,9 +9,9 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from bert4rec_tf.errors import InputError, report_input_errors
+from bert4rec_tf.errors import InputError, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
 from bert4rec_tf.model_dir import load_model, write_whole
 from bert4rec_tf.vocabulary import Vocabulary
@@ -27,12 +27,9 @@ _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "what is ask
 _OUTPUT = flags.DEFINE_string("output", None, "metrics as JSON")
 
 
-@report_input_errors
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """Flags to a scorer, and one call."""
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
     if bool(_MODEL.value) == bool(_BASELINE.value):
         raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
     manifest = Manifest.load(_DATA.value)

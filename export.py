@@ -1,15 +1,15 @@
 """Writes a SavedModel for TF Serving.
 
-python export.py --model_dir=models/ml-1m --export_dir=exports/ml-1m.
+python export.py --model_dir=models/ml-1m --export_dir=exports/ml-1m
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from bert4rec_tf.errors import InputError, report_input_errors
+from bert4rec_tf.errors import command
 from bert4rec_tf.serving import export
 
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py", required=True)
@@ -19,12 +19,9 @@ _EXPORT = flags.DEFINE_string(
 _TOP_K = flags.DEFINE_integer("top_k", 10, "items in an answer")
 
 
-@report_input_errors
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """Flags, and one call."""
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
     print(f"wrote {export(_MODEL.value, _EXPORT.value, _TOP_K.value)}")
 
 

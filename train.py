@@ -1,16 +1,16 @@
 """Trains BERT4Rec on a data directory.
 
-python train.py --data_dir=data/ml-1m --model_dir=models/ml-1m.
+python train.py --data_dir=data/ml-1m --model_dir=models/ml-1m
 """
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from bert4rec_tf.config import read_settings
-from bert4rec_tf.errors import InputError, report_input_errors
+from bert4rec_tf.errors import command
 from bert4rec_tf.serving import export
 from bert4rec_tf.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training import train
@@ -25,12 +25,9 @@ _LIMIT = flags.DEFINE_float("time_limit_minutes", None, "end in good order by th
 _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answer")
 
 
-@report_input_errors
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """Flags to settings and a strategy, and one call."""
-    logging.set_verbosity(logging.WARNING)
-    if argv[1:]:
-        raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
     settings = read_settings(_CONFIG.value, _SET.value)
     strategy = make_strategy(_STRATEGY.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value)

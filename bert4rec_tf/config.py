@@ -29,7 +29,8 @@ class DataConfig:
     duplicates: Literal["exact", "first", "last", "keep"] = "exact"
     # Order within one timestamp: "item_id" does not depend on the order of the input; "input" keeps it.
     tie_order: Literal["item_id", "input"] = "item_id"
-    sliding_window: float = 0.5  # step between windows of a history longer than N, as a proportion of N
+    # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
+    sliding_window: float = 0.5
     num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
     num_shards: int = 8
     seed: int = 1
@@ -39,7 +40,7 @@ class DataConfig:
         _check(self, "min_rating", self.min_rating is None or math.isfinite(self.min_rating), "a finite number")
         _check(self, "min_user_events", 1 <= self.min_user_events, "at least 1")
         _check(self, "min_item_events", 1 <= self.min_item_events, "at least 1")
-        _check(self, "sliding_window", 0 < self.sliding_window <= 1, "above 0 and at most 1")
+        _check(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
         _check(self, "num_negatives", 0 <= self.num_negatives, "at least 0")
         _check(self, "num_shards", 1 <= self.num_shards <= 99_999, "from 1 to 99999")
         _check(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")

@@ -3,27 +3,32 @@
 import sys
 from collections.abc import Callable
 
+from absl import logging
+
 
 class InputError(ValueError):
     """A mistake in what the user gave (flags, configuration, files). The message says the rule, the value, the fix."""
 
 
-def report_input_errors(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Wraps a command's `main` so that mistakes end in one plain message and exit code 2, without a traceback."""
+def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
+    """Makes a command's `main` what `absl.app.run` takes: a mistake ends in one plain message and exit code 2."""
 
-    def wrapped(argv: list[str]) -> None:
+    def run(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
         try:
-            main(argv)
+            if argv[1:]:
+                raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
+            main()
         except InputError as error:
-            sys.exit(_message(str(error), code=2))
+            sys.exit(_report(str(error), code=2))
         except OSError as error:  # a full disk, an unreadable input, a read-only directory
-            sys.exit(_message(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2))
+            sys.exit(_report(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2))
         except KeyboardInterrupt:
-            sys.exit(_message("interrupted; the same command again goes on from what is on disk", code=130))
+            sys.exit(_report("interrupted; the same command again goes on from what is on disk", code=130))
 
-    return wrapped
+    return run
 
 
-def _message(text: str, code: int) -> int:
+def _report(text: str, code: int) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     return code

@@ -15,7 +15,7 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 from absl import app, flags  # noqa: E402
 
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
-from bert4rec_tf.errors import InputError, report_input_errors  # noqa: E402
+from bert4rec_tf.errors import InputError, command  # noqa: E402
 from pipelines.engine import Source, build_records  # noqa: E402
 from pipelines.log_formats import FORMATS, LogSource  # noqa: E402
 from pipelines.synthetic import MarkovLog  # noqa: E402
@@ -49,11 +49,9 @@ _MEMORY = flags.DEFINE_string("memory_limit", None, "of the engine, e.g. 4GB; pa
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an --output_dir that holds something else")
 
 
-@report_input_errors
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """Flags to a configuration and a source, and one call."""
-    if argv[1:]:
-        raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
     settings = read_settings(_CONFIG.value, _SET.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     settings["data"] = settings.get("data", {}) | given

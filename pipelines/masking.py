@@ -50,13 +50,13 @@ class MaskedInstances:
 def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float) -> Windows:
     """Cuts sequences longer than N into windows of N that step back from the newest item; the oldest starts at 0.
 
-    The step is `sliding_window` x N, and the windows those of the authors' code (gen_data_fed.py); empty sequences
-    give none.
+    The step is `sliding_window` x N, and the windows those of the authors' code (gen_data_fin.py); with a
+    `sliding_window` of 0 there is the newest one alone. Empty sequences give none.
     """
     step = max(1, int(sliding_window * max_seq_length))
     lengths = training.lengths
     excess = np.maximum(lengths - max_seq_length, 0)
-    counts = np.where(lengths > 0, 1 + -(-excess // step), 0)
+    counts = np.where(lengths > 0, 1 + (-(-excess // step) if sliding_window else 0), 0)
     sequences = np.repeat(np.arange(len(training)), counts)
     last_of_sequence = np.repeat(np.cumsum(counts), counts) - 1
     steps_back = last_of_sequence - np.arange(len(sequences))

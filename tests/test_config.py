@@ -75,7 +75,7 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"data": {"seed": None}}, "data.seed"),
         ({"data": {"seed": 2**63}}, "seed"),
         ({"data": {"max_seq_length": 1}}, "max_seq_length"),
-        ({"data": {"sliding_window": 0}}, "sliding_window"),
+        ({"data": {"sliding_window": -0.1}}, "sliding_window"),
         ({"data": {"min_rating": float("nan")}}, "min_rating"),
         ({"data": {"min_rating": float("inf")}}, "min_rating"),
         ({"masking": {"masking_rates": []}}, "masking_rates"),

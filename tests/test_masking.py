@@ -64,6 +64,8 @@ def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int,
     windows = cut_windows(sequences_of(lengths), longest, sliding_window)
     found = zip(windows.sequences.tolist(), windows.starts.tolist(), lists(windows.item_ids), strict=True)
     assert list(found) == expected
+    newest = cut_windows(sequences_of(lengths), longest, sliding_window=0)
+    assert lists(newest.item_ids) == [items[-longest:] for items in lists(sequences_of(lengths)) if items]
 
 
 @pytest.mark.skipif(not ML_1M.is_file(), reason=f"{ML_1M} is not there")
