@@ -6,9 +6,11 @@ python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metri
 import json
 import os
 import pathlib
+import platform
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.errors import InputError, command
@@ -38,6 +40,7 @@ def main() -> None:
     metrics = metrics_json(
         evaluate(make_ranker(scorer), _DATA.value, manifest, _SPLIT.value), described, manifest, _SPLIT.value
     )
+    metrics["hardware"] = _hardware()
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         write_whole(pathlib.Path(_OUTPUT.value), json.dumps(metrics, indent=1) + "\n")
@@ -61,6 +64,18 @@ def _scorer(manifest: Manifest) -> tuple[Scorer, dict[str, object]]:
             f"{_DATA.value}, which differ. Fix: name the --data_dir that it was trained on"
         )
     return trained.model.score_next_item, {"config": trained.config.to_dict(), "training": trained.state}
+
+
+def _hardware() -> dict[str, object]:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    return {
+        "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+    }
 
 
 if __name__ == "__main__":
