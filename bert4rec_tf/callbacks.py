@@ -80,7 +80,8 @@ class RunClock(tf.keras.callbacks.Callback):
     def record(self) -> None:
         """Puts the clock into `progress`; a run that its limit ended counts as having used all of it."""
         seconds = self.elapsed_seconds()
-        ended_by_limit = math.isfinite(self._limit) and self.model.stop_training and self.seconds_left() <= 0
+        unfinished = self.model.stop_training and self.step < self._num_steps
+        ended_by_limit = unfinished and self._limit - self._set_aside <= seconds
         self._progress.elapsed_seconds.assign(max(seconds, self._limit) if ended_by_limit else seconds)
 
 
