@@ -38,7 +38,8 @@ def main() -> None:
 
 def run(command: str) -> None:
     """Shows a command and runs it in a process of its own; ends the demo if it fails."""
-    print(f"\n$ python {command}", flush=True)
+    shown = command if len(command) < 200 else f"{command[:197]}..."
+    print(f"\n$ python {shown}", flush=True)
     finished = subprocess.run([sys.executable, *shlex.split(command)], check=False)
     if finished.returncode:
         sys.exit(finished.returncode)

@@ -15,6 +15,7 @@ from absl import app, flags
 
 _EXPORT = flags.DEFINE_string("export_dir", None, "the directory with versions below it", required=True)
 _ITEMS = flags.DEFINE_multi_string("item_id", [], "an item of the history; repeatable, newest last")
+_SHOWN_ITEMS = 5
 
 
 def main(argv: list[str]) -> None:
@@ -27,8 +28,10 @@ def main(argv: list[str]) -> None:
     titles = _titles(versions[-1])
     recommend = tf.saved_model.load(str(versions[-1])).signatures["serving_default"]
     answer = recommend(item_ids=tf.constant([_ITEMS.value], tf.string, [1, len(_ITEMS.value)]))
-    print(f"version {versions[-1].name}, history, oldest first:")
-    for item_id in _ITEMS.value:
+    print(f"version {versions[-1].name}; a history of {len(_ITEMS.value)} items, the newest last:")
+    if len(_ITEMS.value) > _SHOWN_ITEMS:
+        print("              ...")
+    for item_id in _ITEMS.value[-_SHOWN_ITEMS:]:
         print(f"              {titles.get(item_id, item_id)}")
     print(f"top {answer['item_ids'].shape[1]}:")
     for place, (raw, score) in enumerate(

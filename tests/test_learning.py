@@ -70,3 +70,20 @@ def test_finds_nothing_in_noise(tmp_path: pathlib.Path) -> None:
     low, high = metrics["popularity"]["ci95"]["ndcg@10"]
     margin = high - low  # two intervals wide: the optimum on noise is popularity
     assert metrics["model"]["ndcg@10"] == pytest.approx(metrics["popularity"]["ndcg@10"], abs=margin)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_weights(tmp_path: pathlib.Path) -> None:
+    log = MarkovLog(num_users=300, num_items=60, num_themes=6, min_events=16, max_events=24)
+    build_records(log, {}, Config.from_dict(SETTINGS), str(tmp_path / "data"))
+    dropping = SETTINGS["model"] | {"dropout": 0.2, "attention_dropout": 0.2}
+
+    def weights(name: str, seed: int) -> list[bytes]:
+        training = SETTINGS["training"] | {"num_steps": 60, "steps_per_epoch": 30, "seed": seed}
+        settings = SETTINGS | {"model": dropping, "training": training}
+        trained = train(str(tmp_path / "data"), str(tmp_path / name), settings, make_strategy("default"))
+        return [weight.numpy().tobytes() for weight in trained.model.weights]
+
+    first = weights("first", seed=1)
+    assert weights("second", seed=1) == first
+    assert weights("third", seed=2) != first

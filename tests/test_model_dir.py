@@ -18,7 +18,9 @@ from tfrecords.manifest import Manifest
 
 CONFIG = Config(data=DataConfig(max_seq_length=5), model=ModelConfig(hidden_size=4, num_heads=1, num_layers=1))
 VOCABULARY = Vocabulary(("a\tb", "c\n", "\u2028"), np.array([3, 2, 1]), ("A", None, None))
-MANIFEST = Manifest(CONFIG, {"format": "synthetic"}, {"items": 3}, (), VOCABULARY.sha256(), {"train": ()})
+MANIFEST = Manifest(
+    Config(CONFIG.data, CONFIG.masking), {"format": "synthetic"}, {"items": 3}, (), VOCABULARY.sha256(), {"train": ()}
+)
 
 
 @dataclasses.dataclass
