@@ -52,8 +52,10 @@ def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk does not say where
         raise
     return Shard(file, count, size, digest.hexdigest())
 
