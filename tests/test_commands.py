@@ -134,6 +134,19 @@ def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathl
     assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
 
 
+def test_training_stops_early_where_nothing_gets_better(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = [
+        "--set=training.num_steps=1000",
+        "--set=training.early_stopping_epochs=1",
+        "--set=training.learning_rate=1e-12",
+    ]
+    assert "stopping early" in train_again(data_dir, tmp_path / "model", *flags)
+    history = (tmp_path / "model" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in history] == [20, 40]
+    assert load_model(tmp_path / "model").state["step"] == 20, "the best checkpoint is the first"
+    assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = ["--set=training.num_steps=40", "--set=training.learning_rate=1e38"]
     printed = train_again(data_dir, tmp_path / "model", *flags, code=2)
