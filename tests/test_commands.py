@@ -188,6 +188,9 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
             assert metrics[protocol]["ci95"].keys() == names
         scores[flag.split("=")[1]] = metrics["full"]["ndcg@10"]
     assert scores["optimum"] > 2 * scores["popularity"]
+    run("pipelines/make_tfrecords.py", "--dataset=synthetic:num_users=50", f"--output_dir={tmp_path / 'other'}")
+    other = run("evaluate.py", f"--model_dir={model_dir}", f"--data_dir={tmp_path / 'other'}", code=2)
+    assert "its own vocabulary" in other
     assert "either --model_dir or --baseline" in run("evaluate.py", f"--data_dir={data_dir}", code=2)
     assert "without a config.json" in run("evaluate.py", f"--data_dir={data_dir}", f"--model_dir={tmp_path}", code=2)
 
