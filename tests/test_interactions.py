@@ -310,3 +310,12 @@ def test_a_compressed_file_that_is_cut_short_is_named(tmp_path: pathlib.Path, na
     with pytest.raises(InputError) as error:
         load_file(tmp_path, name, content[kept])
     assert str(tmp_path / name) in str(error.value)
+
+
+def test_files_follow_one_another_whatever_their_blank_lines(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.txt").write_text("u i1\n\n\n\nu i2\n")
+    (tmp_path / "b.txt").write_text("u i3\n\nu i4\n")
+    events, counts = load(LogSource([str(tmp_path / "*.txt")]))
+    assert [item for _, item, _ in events] == ["i1", "i2", "i3", "i4"]
+    assert sorted(events, key=lambda event: event[2]) == events
+    assert len({time for _, _, time in events}) == counts["rows_read"] == 4
