@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # The stamp is written last: whatever was interrupted before it is made anew.
-$(VENV)/.installed: requirements.txt constraints.txt
+$(VENV)/.installed: requirements.txt dependencies.txt constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(0 if ok else "error: Python 3.10 to 3.13 is needed. Received: %s. Fix: make PYTHON=python3.12" % sys.version.split()[0])'
 	rm -rf $(VENV)
