@@ -54,7 +54,7 @@ def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = error.filename or str(path)  # a full disk does not say where
         raise
     return Shard(file, count, size, digest.hexdigest())
