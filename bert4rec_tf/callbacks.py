@@ -31,7 +31,7 @@ class RunClock(tf.keras.callbacks.Callback):
     Args:
         progress: of the run.
         num_steps: the last step, whatever the time.
-        time_limit_seconds: of the whole run, earlier sessions counted in; None: no limit.
+        time_limit_seconds: of the whole run, earlier calls counted in; None: no limit.
     """
 
     def __init__(self, progress: Progress, num_steps: int, time_limit_seconds: float | None):
@@ -46,7 +46,7 @@ class RunClock(tf.keras.callbacks.Callback):
         self.step = self._first_step
 
     def elapsed_seconds(self) -> float:
-        """Of the whole run, earlier sessions counted in."""
+        """Of the whole run, earlier calls counted in."""
         return self._earlier_seconds + time.monotonic() - self._started
 
     def seconds_left(self) -> float:
