@@ -59,9 +59,8 @@ def train(
     vocabulary = Vocabulary.load(data_dir)
     open_model_dir(model_dir, config, manifest, vocabulary)
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
-    if _fit(pathlib.Path(data_dir), pathlib.Path(model_dir), config, manifest, vocabulary, strategy, limit):
-        return load_model(model_dir)
-    print(f"{model_dir} is trained already. A larger training.num_steps or --time_limit_minutes goes on with it.")
+    if not _fit(pathlib.Path(data_dir), pathlib.Path(model_dir), config, manifest, vocabulary, strategy, limit):
+        print(f"{model_dir} is trained already. A larger training.num_steps or --time_limit_minutes goes on with it.")
     return load_model(model_dir)
 
 

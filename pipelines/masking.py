@@ -8,8 +8,7 @@ import numpy as np
 from bert4rec_tf.config import MaskingConfig
 from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 from pipelines.hashed_random import hashed_bits, hashed_uniform
-from pipelines.splits import take_slices
-from tfrecords.schema import Ragged
+from tfrecords.schema import Ragged, take_slices
 
 # What a draw is for; part of its key, so that no two kinds of draw ever see the same bits.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM = 1, 2, 3, 4
@@ -87,8 +86,7 @@ def mask_windows(
     for first in range(0, len(windows.item_ids) * copies, _CHUNK):
         instances = np.arange(first, min(first + _CHUNK, len(windows.item_ids) * copies))
         of_window, copy = instances // copies, instances % copies
-        offsets = windows.item_ids.offsets
-        item_ids = take_slices(windows.item_ids.values, offsets[of_window], windows.item_ids.lengths[of_window])
+        item_ids = windows.item_ids.rows(of_window)
         keys = hashed_bits(window_keys[of_window], copy)
         yield _mask(item_ids, keys, copy >= masking.duplicate_factor, masking, vocabulary_size)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tfrecords.schema import Ragged
+from tfrecords.schema import Ragged, take_slices
 
 MIN_EVALUATED_EVENTS = 3  # one to train on, one to validate, one to test
 
@@ -50,10 +50,3 @@ def leave_one_out(sequences: Ragged) -> Split:
 
     training = take_slices(sequences.values, sequences.offsets[:-1], lengths - 2 * evaluated)
     return Split(training, validation=targets(2), test=targets(1))
-
-
-def take_slices(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
-    """Rows `values[start:start + length]`, one for each start and length, without a loop."""
-    rows = Ragged.from_lengths(values[:0], lengths)
-    places = np.arange(rows.offsets[-1]) + np.repeat(starts - rows.offsets[:-1], lengths)
-    return Ragged(values[places], rows.offsets)

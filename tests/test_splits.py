@@ -5,7 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ragged_lists import lists, ragged
 
-from pipelines.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out, take_slices
+from pipelines.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out
+from tfrecords.schema import take_slices
 
 
 @given(st.lists(st.lists(st.integers(3, 99), min_size=1, max_size=7), max_size=6))
