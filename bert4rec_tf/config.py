@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from bert4rec_tf.errors import InputError
 
+MOST_SHARDS = 99_999  # five digits in a file name
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -32,7 +34,7 @@ class DataConfig:
     # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
     sliding_window: float = 0.5
     num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
-    num_shards: int = 8
+    num_shards: int | None = None  # None: 8, or one for each million events, so that a shard stays small
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -42,7 +44,12 @@ class DataConfig:
         _check(self, "min_item_events", 1 <= self.min_item_events, "at least 1")
         _check(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
         _check(self, "num_negatives", 0 <= self.num_negatives, "at least 0")
-        _check(self, "num_shards", 1 <= self.num_shards <= 99_999, "from 1 to 99999")
+        _check(
+            self,
+            "num_shards",
+            self.num_shards is None or 1 <= self.num_shards <= MOST_SHARDS,
+            f"from 1 to {MOST_SHARDS}",
+        )
         _check(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
 
 

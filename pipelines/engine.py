@@ -12,12 +12,19 @@ from concurrent.futures import Future, ProcessPoolExecutor
 import duckdb
 import numpy as np
 
-from bert4rec_tf.config import Config
+from bert4rec_tf.config import MOST_SHARDS, Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.interactions import load_events
 from pipelines.log_formats import LogSource
-from pipelines.sequences import ShardSequences, filter_events, order_sequences, stream_shards
+from pipelines.sequences import (
+    ShardSequences,
+    count,
+    filter_sequences,
+    order_sequences,
+    read_item_ids,
+    stream_shards,
+)
 from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS, leave_one_out
 from pipelines.staging import is_complete, staged, write_manifest
@@ -25,6 +32,9 @@ from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
 from tfrecords.manifest import Manifest
 from tfrecords.schema import Ragged
+
+_LEAST_SHARDS = 8
+_EVENTS_IN_A_SHARD = 1_000_000
 
 Source = LogSource | MarkovLog | TfdsLog
 
@@ -54,7 +64,7 @@ def build_records(
         The manifest, and whether anything was built: the same call on a finished directory builds nothing.
 
     Raises:
-        InputError: see `load_events`, `filter_events` and `staged`.
+        InputError: see `load_events`, `filter_sequences` and `staged`.
     """
     place = pathlib.Path(output_dir).resolve()
     config = Config(data=config.data, masking=config.masking)
@@ -67,11 +77,14 @@ def build_records(
         _configure(connection, building, memory_limit)
         table = source if isinstance(source, LogSource) else source.interactions()
         counts = load_events(connection, table, config.data.min_rating)
-        counts |= filter_events(connection, config.data)
-        raw_item_ids, counts["users"] = order_sequences(connection, config.data)
+        num_shards = config.data.num_shards or _enough_shards(count(connection, "events"))
+        counts["duplicate_events_dropped"] = order_sequences(connection, config.data, num_shards)
+        counts["rare_events_dropped"] = filter_sequences(connection, config.data)
+        counts |= {"events": count(connection, "sequences"), "users": count(connection, "users")}
+        raw_item_ids = read_item_ids(connection)
 
         def shards() -> Iterator[ShardSequences]:
-            return stream_shards(connection, config.data.num_shards)
+            return stream_shards(connection, num_shards)
 
         training_counts, evaluated = _count_training_events(shards(), len(raw_item_ids))
         counts |= {
@@ -81,7 +94,7 @@ def build_records(
         }
         vocabulary, ids = _number_items(raw_item_ids, training_counts, titles)
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
-        builder = ShardBuilder(str(building), config, vocabulary.counts)
+        builder = ShardBuilder(str(building), config, num_shards, vocabulary.counts)
         built = list(_build(builder, (_renumbered(shard, ids) for shard in shards()), num_workers))
         manifest = Manifest(
             config=config,
@@ -103,6 +116,11 @@ def _enough_memory(memory_limit: str | None) -> Iterator[None]:
         raise InputError(
             f"--memory_limit must leave the engine room. Received: {memory_limit} ({str(error).splitlines()[0]})"
         ) from None
+
+
+def _enough_shards(events: int) -> int:
+    """So many that a worker, which holds one shard at a time, needs the same memory whatever the log."""
+    return min(max(_LEAST_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MOST_SHARDS)
 
 
 def _configure(connection: duckdb.DuckDBPyConnection, building: pathlib.Path, memory_limit: str | None) -> None:

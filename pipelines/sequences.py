@@ -2,9 +2,9 @@
 
 Users and items become integers here; the tables are
 
-    users(user_index, user_id, shard, key, events)    sorted by shard and id; `key` is a portable hash of the id
-    items(item_index, item_id)                        sorted by id
-    sequences(user_index, item_index)                 one row an event, users one after the other, oldest first
+    users(user_index, user_id, shard, key, events)      sorted by shard and id; `key` is a portable hash of the id
+    items(item_index, item_id)                          sorted by id
+    sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
 """
 
 import dataclasses
@@ -38,93 +38,107 @@ class ShardSequences:
     sequences: Ragged
 
 
-def filter_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> dict[str, int]:
-    """Drops duplicates, then users and items with too few events, over and over until all that are left have enough.
-
-    Returns:
-        Events dropped, by reason.
-
-    Raises:
-        InputError: nothing is left.
-    """
-    before = _count(connection)
-    keys, order = {
-        "exact": ("user_id, item_id, time", "row"),
-        "first": ("user_id, item_id", "time, row"),
-        "last": ("user_id, item_id", "time DESC, row DESC"),
-        "keep": ("", ""),
-    }[config.duplicates]
-    if keys:
-        connection.execute(
-            f"""CREATE OR REPLACE TABLE events AS SELECT * FROM events
-            QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"""
-        )
-    duplicates = before - (left := _count(connection))
-    start = left
-    minimums = {"user_id": config.min_user_events, "item_id": config.min_item_events}
-    while True:
-        for column, minimum in minimums.items():
-            if minimum > 1:
-                connection.execute(
-                    f"""DELETE FROM events WHERE {column} IN
-                    (SELECT {column} FROM events GROUP BY {column} HAVING count(*) < {minimum})"""
-                )
-        left, previous = _count(connection), left
-        if left == previous:
-            break
-    if left == 0:
-        raise InputError(
-            f"A log must hold users with at least {config.min_user_events} events over items with at least "
-            f"{config.min_item_events}. Received: {before} events, {before - duplicates} without duplicates, "
-            "none of them by such a user. Fix: lower --min_user_events, --min_item_events or --min_rating, "
-            "or bring a longer log"
-        )
-    return {"duplicate_events_dropped": duplicates, "rare_events_dropped": start - left}
-
-
-def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> tuple[list[str], int]:
-    """Makes the tables `users`, `items` and `sequences` out of `events`.
+def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> int:
+    """Turns the table `events` into `users`, `items` and `sequences`, without duplicates (`data.duplicates`).
 
     Equal timestamps are ordered by item id, or as in the input (`data.tie_order`); equal items among them, which
     cannot be told apart, as in the input.
 
     Returns:
-        The item ids by their index, and the number of users.
+        How many duplicates were dropped.
     """
+    # Integers first: sorting and counting then move 32 bytes an event, whatever the ids.
     hash_ = "('0x' || substr(md5(user_id), 1, 15))::BIGINT"
     connection.execute(
         f"""CREATE TABLE users AS
-        SELECT row_number() OVER (ORDER BY shard, user_id) - 1 AS user_index, *
-        FROM (SELECT user_id, {hash_} % {config.num_shards} AS shard, {hash_} AS key, count(*) AS events
-              FROM events GROUP BY user_id)
+        SELECT (row_number() OVER (ORDER BY shard, user_id) - 1)::INTEGER AS user_index, *
+        FROM (SELECT user_id, {hash_} % {num_shards} AS shard, {hash_} AS key FROM events GROUP BY user_id)
         ORDER BY user_index"""
     )
     connection.execute(
-        """CREATE TABLE items AS SELECT row_number() OVER (ORDER BY item_id) - 1 AS item_index, item_id
+        """CREATE TABLE items AS SELECT (row_number() OVER (ORDER BY item_id) - 1)::INTEGER AS item_index, item_id
         FROM (SELECT DISTINCT item_id FROM events) ORDER BY item_index"""
     )
-    ties = {"item_id": "item_index, row", "input": "row"}[config.tie_order]
-    connection.execute(
-        f"""CREATE TABLE sequences AS SELECT user_index::INTEGER AS user_index, item_index::INTEGER AS item_index
-        FROM events JOIN users USING (user_id) JOIN items USING (item_id) ORDER BY user_index, time, {ties}"""
-    )
+    events = count(connection, "events")
+    numbered = """SELECT user_index, item_index, time, row
+        FROM events JOIN users USING (user_id) JOIN items USING (item_id)"""
+    if config.duplicates in ("first", "last"):
+        falling = "DESC" if config.duplicates == "last" else ""
+        numbered += f""" QUALIFY row_number() OVER (
+            PARTITION BY user_index, item_index ORDER BY time {falling}, row {falling}) = 1"""
+    connection.execute(f"CREATE TABLE sequences AS {numbered} ORDER BY user_index, time, item_index, row")
     connection.execute("DROP TABLE events")
-    item_ids = [
-        item_id for (item_id,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()
-    ]
-    (users,) = connection.execute("SELECT count(*) FROM users").fetchone() or (0,)
-    return item_ids, int(users)
+    if config.duplicates == "exact":  # those equal in all three now stand side by side
+        connection.execute(
+            """CREATE OR REPLACE TABLE sequences AS SELECT user_index, item_index, time, row FROM
+            (SELECT *, lag(user_index) OVER () AS last_user, lag(item_index) OVER () AS last_item,
+                    lag(time) OVER () AS last_time FROM sequences)
+            WHERE last_user IS DISTINCT FROM user_index OR last_item <> item_index OR last_time <> time"""
+        )
+    if config.tie_order == "input":
+        connection.execute("CREATE OR REPLACE TABLE sequences AS FROM sequences ORDER BY user_index, time, row")
+    return events - count(connection, "sequences")
+
+
+def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> int:
+    """Drops users and items with too few events, over and over until all that are left have enough.
+
+    Returns:
+        How many events were dropped.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    events = left = count(connection, "sequences")
+    minimums = {"user_index": config.min_user_events, "item_index": config.min_item_events}
+    while True:
+        for column, minimum in minimums.items():
+            if minimum > 1:
+                connection.execute(
+                    f"""DELETE FROM sequences WHERE {column} IN
+                    (SELECT {column} FROM sequences GROUP BY {column} HAVING count(*) < {minimum})"""
+                )
+        left, previous = count(connection, "sequences"), left
+        if left == previous:
+            break
+    if left == 0:
+        raise InputError(
+            f"A log must hold users with at least {config.min_user_events} events over items with at least "
+            f"{config.min_item_events}. Received: {events} events that are no duplicates, none of them by such a user. "
+            "Fix: lower --min_user_events, --min_item_events or --min_rating, or bring a longer log"
+        )
+    connection.execute(
+        """CREATE OR REPLACE TABLE users AS SELECT * FROM users
+        JOIN (SELECT user_index, count(*) AS events FROM sequences GROUP BY user_index) USING (user_index)
+        ORDER BY user_index"""
+    )
+    connection.execute("DELETE FROM items WHERE item_index NOT IN (SELECT DISTINCT item_index FROM sequences)")
+    return events - left
+
+
+def read_item_ids(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The item ids by their place in `items`, which is their index in `ShardSequences`."""
+    return [item_id for (item_id,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()]
+
+
+def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    """The rows of a table."""
+    (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,)
+    return int(rows)
 
 
 def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Iterator[ShardSequences]:
     """Yields the shards in their order, empty ones too, each with all of its users."""
     rows = _stream_rows(connection)
+    indices = connection.execute("SELECT item_index FROM items ORDER BY item_index").to_arrow_table()[0].to_numpy()
+    dense = np.zeros(indices[-1] + 1, np.int32)
+    dense[indices] = np.arange(len(indices))
     for shard in range(num_shards):
         users = connection.execute(
             "SELECT user_id, key, events FROM users WHERE shard = ? ORDER BY user_index", [shard]
         ).to_arrow_table()
         lengths = users["events"].to_numpy()
-        values = rows(int(lengths.sum()))
+        values = dense[rows(int(lengths.sum()))]
         yield ShardSequences(
             shard,
             users["user_id"].to_pylist(),
@@ -157,8 +171,3 @@ def _stream_rows(connection: duckdb.DuckDBPyConnection) -> Callable[[int], np.nd
         return values[:number]
 
     return take
-
-
-def _count(connection: duckdb.DuckDBPyConnection) -> int:
-    (events,) = connection.execute("SELECT count(*) FROM events").fetchone() or (0,)
-    return int(events)

@@ -25,11 +25,13 @@ class ShardBuilder:
     Attributes:
         data_dir: where the files go.
         config: of the pipeline.
+        num_shards: of each split.
         counts: int64 [V - 3], training events of each item.
     """
 
     data_dir: str
     config: Config
+    num_shards: int
     counts: np.ndarray
 
     def build(self, users: ShardSequences) -> "BuiltShard":
@@ -79,7 +81,7 @@ class ShardBuilder:
         return self._write(name, users.shard, encode(EVALUATION_USER, columns))
 
     def _write(self, split: str, shard: int, records: list[bytes]) -> Shard:
-        return write_shard(self.data_dir, shard_name(split, shard, self.config.data.num_shards), records)
+        return write_shard(self.data_dir, shard_name(split, shard, self.num_shards), records)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from ragged_lists import lists
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines import sequences
-from pipelines.sequences import filter_events, order_sequences, stream_shards
+from pipelines.sequences import count, filter_sequences, order_sequences, read_item_ids, stream_shards
 
+SHARDS = 7
 Event = tuple[str, str, int]  # user, item, time; its place in the list is its row
 
 
@@ -30,14 +31,20 @@ def connect(events: list[Event]) -> duckdb.DuckDBPyConnection:
 
 
 def kept_events(connection: duckdb.DuckDBPyConnection) -> list[Event]:
-    return connection.execute("SELECT user_id, item_id, time::BIGINT FROM events ORDER BY row").fetchall()
+    return connection.execute(
+        """SELECT user_id, item_id, time::BIGINT
+        FROM sequences JOIN users USING (user_index) JOIN items USING (item_index)
+        ORDER BY row"""
+    ).fetchall()
 
 
 def user_sequences(events: list[Event], config: DataConfig) -> dict[str, list[str]]:
     with connect(events) as connection:
-        item_ids, users = order_sequences(connection, config)
+        order_sequences(connection, config, SHARDS)
+        filter_sequences(connection, config)
+        item_ids, users = read_item_ids(connection), count(connection, "users")
         found = {}
-        for shard in stream_shards(connection, config.num_shards):
+        for shard in stream_shards(connection, SHARDS):
             for user, row in zip(shard.user_ids, lists(shard.sequences), strict=True):
                 found[user] = [item_ids[index] for index in row]
     assert users == len(found)
@@ -58,13 +65,16 @@ def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], us
         of_user, of_item = Counter(event[0] for event in before), Counter(event[1] for event in before)
         expected = [event for event in before if of_user[event[0]] >= users and of_item[event[1]] >= items]
     with connect(events) as connection:
+        assert order_sequences(connection, config, SHARDS) == 0
         if not expected:
             with pytest.raises(InputError, match=rf"at least {users} events.*{len(events)} events"):
-                filter_events(connection, config)
+                filter_sequences(connection, config)
             return
-        counts = filter_events(connection, config)
+        assert filter_sequences(connection, config) == len(events) - len(expected)
         assert kept_events(connection) == expected
-        assert counts == {"duplicate_events_dropped": 0, "rare_events_dropped": len(events) - len(expected)}
+        assert read_item_ids(connection) == sorted({item for _, item, _ in expected})
+        rows = [lists(shard.sequences) for shard in stream_shards(connection, SHARDS)]
+        assert sum(map(len, rows)) == count(connection, "users") == len({user for user, _, _ in expected})
 
 
 REPEATED = [("u", "a", 2), ("u", "a", 1), ("u", "a", 2), ("v", "a", 2), ("u", "b", 2), ("u", "a", 1)]
@@ -73,17 +83,19 @@ REPEATED = [("u", "a", 2), ("u", "a", 1), ("u", "a", 2), ("v", "a", 2), ("u", "b
 @pytest.mark.parametrize(
     ("policy", "rows"), [("exact", [0, 1, 3, 4]), ("first", [1, 3, 4]), ("last", [2, 3, 4]), ("keep", range(6))]
 )
-def test_duplicates(policy: str, rows: list[int]) -> None:
+@pytest.mark.parametrize("tie_order", ["item_id", "input"])
+def test_duplicates(policy: str, rows: list[int], tie_order: str) -> None:
     with connect(REPEATED) as connection:
-        counts = filter_events(connection, DataConfig(min_user_events=1, duplicates=policy))
-        kept = [row for (row,) in connection.execute("SELECT row FROM events ORDER BY row").fetchall()]
+        dropped = order_sequences(connection, DataConfig(duplicates=policy, tie_order=tie_order), SHARDS)
+        kept = [row for (row,) in connection.execute("SELECT row FROM sequences ORDER BY row").fetchall()]
     assert kept == list(rows)
-    assert counts["duplicate_events_dropped"] == len(REPEATED) - len(kept)
+    assert dropped == len(REPEATED) - len(kept)
 
 
 def test_duplicates_go_before_the_filters() -> None:
     with connect([("u", "a", 1)] * 5 + [("v", "a", 1), ("v", "b", 2)]) as connection:
-        filter_events(connection, DataConfig(min_user_events=2))
+        order_sequences(connection, DataConfig(), SHARDS)
+        filter_sequences(connection, DataConfig(min_user_events=2))
         assert {user for user, _, _ in kept_events(connection)} == {"v"}
 
 
@@ -94,7 +106,7 @@ TIED = [("u", item, time) for time in (2, 1) for item in ("b", "ä", "B", "a", "
 @settings(max_examples=20, deadline=None)
 def test_ties_by_item_do_not_depend_on_the_order_of_the_input(events: list[Event]) -> None:
     expected = sorted({item for _, item, _ in TIED}) * 2
-    assert user_sequences(events, DataConfig(tie_order="item_id")) == {"u": expected}
+    assert user_sequences(events, DataConfig(tie_order="item_id", min_user_events=1)) == {"u": expected}
 
 
 def test_ties_by_input_keep_its_order() -> None:
@@ -113,12 +125,13 @@ def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, ba
     # sorted() is stable: what is equal stays in the order of the input
     for user, item, _ in sorted(events, key=lambda event: (event[2], event[1] if tie_order == "item_id" else "")):
         expected.setdefault(user, []).append(item)
-    config = DataConfig(num_shards=7, tie_order=tie_order)
+    config = DataConfig(tie_order=tie_order, duplicates="keep", min_user_events=1)
     assert user_sequences(events, config) == expected
 
     with connect(events) as connection:
-        order_sequences(connection, config)
-        shards = list(stream_shards(connection, config.num_shards))
+        order_sequences(connection, config, SHARDS)
+        filter_sequences(connection, config)
+        shards = list(stream_shards(connection, SHARDS))
     assert [shard.shard for shard in shards] == list(range(7))
     assert sum(len(shard.user_ids) for shard in shards) == len(expected)
     for shard in shards:
@@ -130,6 +143,7 @@ def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, ba
 
 def test_a_shard_without_users_is_still_there() -> None:
     with connect([("u", "a", 1), ("u", "b", 2)]) as connection:
-        order_sequences(connection, DataConfig(num_shards=5))
+        order_sequences(connection, DataConfig(), 5)
+        filter_sequences(connection, DataConfig(min_user_events=1))
         shards = list(stream_shards(connection, 5))
     assert sorted(len(shard.sequences) for shard in shards) == [0, 0, 0, 0, 1]
