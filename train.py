@@ -20,6 +20,7 @@ _MODEL = flags.DEFINE_string("model_dir", None, "where the model goes; the same 
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
 _STRATEGY = flags.DEFINE_enum("strategy", "default", STRATEGIES, "tf.distribute strategy")
+_MASKING = flags.DEFINE_enum("masking", None, ["pregenerated", "resample"], "sets training.masking")
 _EXPORT = flags.DEFINE_string("export_dir", None, "also export the trained model here, for TF Serving")
 _LIMIT = flags.DEFINE_float("time_limit_minutes", None, "end in good order by then, the schedule fitted to it")
 _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answer")
@@ -29,6 +30,8 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answe
 def main() -> None:
     """Flags to settings and a strategy, and one call."""
     settings = read_settings(_CONFIG.value, _SET.value)
+    if _MASKING.value:
+        settings["training"] = settings.get("training", {}) | {"masking": _MASKING.value}
     strategy = make_strategy(_STRATEGY.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value)
     state = trained.state

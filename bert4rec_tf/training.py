@@ -94,7 +94,15 @@ def _fit(
         print(f"going on with {model_dir} from step {int(progress.step.numpy()):,}")
     buckets = choose_buckets(manifest.length_histogram, training.num_length_buckets)
     first_step = int(progress.step.numpy())
-    batches = training_batches(data_dir, manifest, buckets, training.batch_size, training.seed, first_step)
+    batches = training_batches(
+        data_dir,
+        manifest,
+        buckets,
+        training.batch_size,
+        training.seed,
+        first_step,
+        vocabulary.size if training.masking == "resample" else None,
+    )
     steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
     _introduce(manifest, model, [bucket.length for bucket in buckets], steps_per_epoch)
 

@@ -100,7 +100,14 @@ def test_an_interrupted_training_keeps_its_steps(data_dir: pathlib.Path, tmp_pat
         "--set=training.num_steps=1000000",
         *SETTINGS,
     ]
-    process = subprocess.Popen([sys.executable, "train.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *flags],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, their shell has them ignore Ctrl-C, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "epoch 1, step 20" in line:
@@ -121,6 +128,14 @@ def test_mirrored_over_two_logical_devices(data_dir: pathlib.Path, tmp_path: pat
     assert "step 20" in printed
     odd = train_again(data_dir, tmp_path / "odd", "--strategy=mirrored", "--set=training.batch_size=33", code=2)
     assert "`training.batch_size` must be a multiple of the replicas" in odd
+
+
+def test_masks_drawn_anew_in_training(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    model_dir = tmp_path / "model"
+    train_again(data_dir, model_dir, "--masking=resample", "--set=training.num_steps=20")
+    assert json.loads((model_dir / "config.json").read_text())["training"]["masking"] == "resample"
+    refused = train_again(data_dir, model_dir, "--masking=pregenerated", code=2)
+    assert "`training.masking` must be that of the run" in refused
 
 
 def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:

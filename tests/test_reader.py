@@ -254,3 +254,45 @@ def test_the_global_seed_changes_no_batch(
 ) -> None:
     tf.random.set_seed(5)  # cannot be taken back: this test is the last
     assert_same(read(data_dir, manifest, buckets, 5), batches[:5])
+
+
+def read_anew(
+    data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
+) -> list[Batch]:
+    size = Vocabulary.load(data_dir).size
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, vocabulary_size=size)
+    return list(dataset.take(number).as_numpy_iterator())
+
+
+def windows_of(records: list[tuple[tuple[int, ...], ...]]) -> list[tuple[int, ...]]:
+    windows = []
+    for shown, slots, masked in records:
+        window = list(shown)
+        for slot, item in zip(slots, masked, strict=True):
+            assert window[slot] == MASK_ID
+            window[slot] = item
+        assert MASK_ID not in window
+        windows.append(tuple(window))
+    return windows
+
+
+def test_masks_drawn_anew_cover_the_same_windows_otherwise_in_every_pass(
+    data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], steps: int, batches: list[Batch]
+) -> None:
+    anew = read_anew(data_dir, manifest, buckets, 2 * steps)
+    first, second = records_of(anew[:steps]), records_of(anew[steps:])
+    stored_windows = Counter(windows_of(records_of(batches[:steps])))
+    assert Counter(windows_of(first)) == Counter(windows_of(second)) == stored_windows
+    assert Counter(first) != Counter(second) != Counter(records_of(batches[:steps]))
+    shapes = {(batch["item_ids"].shape, batch["masked_positions"].shape) for batch in anew}
+    assert len(shapes) == len(buckets)
+
+
+def test_masks_drawn_anew_are_a_function_of_seed_and_step(
+    data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], steps: int
+) -> None:
+    anew = read_anew(data_dir, manifest, buckets, steps + 4)
+    assert_same(read_anew(data_dir, manifest, buckets, 6, first_step=steps - 2), anew[steps - 2 :])
+    other = records_of(read_anew(data_dir, manifest, buckets, steps, seed=2))
+    assert Counter(other) != Counter(records_of(anew[:steps]))
+    assert Counter(windows_of(other)) == Counter(windows_of(records_of(anew[:steps])))

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from bert4rec_tf.vocabulary import PAD_ID
 from tfrecords.manifest import LengthCount, Manifest
+from tfrecords.resample import draw_masks, hashed_bits, most_predictions, unmask
 from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, parse
 
 _SHUFFLE_RECORDS = 20_000
@@ -68,6 +69,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     first_step: int = 0,
+    vocabulary_size: int | None = None,
 ) -> tf.data.Dataset:
     """Batches without end; which records the n-th one holds is a function of the seed and n.
 
@@ -81,6 +83,8 @@ def training_batches(
         batch_size: B.
         seed: of the order.
         first_step: batches to pass over, for a run that goes on.
+        vocabulary_size: V, to mask every record anew in each pass, a function of the seed, the pass and the record;
+            None: the masks of the records.
 
     Returns:
         Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions and masked_item_ids int32 [B, P],
@@ -90,17 +94,40 @@ def training_batches(
     steps = steps_per_pass(buckets, batch_size)
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
     predictions = tf.constant([bucket.predictions for bucket in buckets], tf.int64)
+    masking = manifest.config.masking
+    most_drawn = tf.constant([most_predictions(bucket.length, masking) for bucket in buckets])
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
         tf.compat.v1.set_random_seed(1)  # of this graph alone: shuffle() mixes the global one into its seed
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
-        order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(files)), seeds)
         records = tf.data.Dataset.from_tensor_slices(order).interleave(
-            tf.data.TFRecordDataset, cycle_length=_FILES_AT_ONCE, num_parallel_calls=2, deterministic=True
+            read_file, cycle_length=_FILES_AT_ONCE, num_parallel_calls=2, deterministic=True
         )
         records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
-        records = records.map(lambda record: parse(MASKED_INSTANCE, record), num_parallel_calls=2)
-        return records.group_by_window(bucket_of, batch, window_size=batch_size)
+        records = records.map(
+            lambda file, place, record: parse(MASKED_INSTANCE, record) | {"file": file, "place": place},
+            num_parallel_calls=2,
+        )
+        batches = records.group_by_window(bucket_of, batch, window_size=batch_size)
+        if vocabulary_size is None:
+            return batches.map(without_places, num_parallel_calls=2)
+        size = vocabulary_size
+        return batches.map(lambda records: mask_anew(records, epoch, size), num_parallel_calls=2)
+
+    def read_file(index: tf.Tensor) -> tf.data.Dataset:
+        """The records of a file, with what identifies each."""
+        records = tf.data.TFRecordDataset(tf.gather(files, index)).enumerate()
+        return records.map(lambda place, record: (index, place, record))
+
+    def without_places(records: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {name: value for name, value in records.items() if name not in ("file", "place")}
+
+    def mask_anew(records: dict[str, tf.Tensor], epoch: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
+        item_ids = unmask(**without_places(records))
+        keys = hashed_bits(seed, epoch, records["file"], records["place"])
+        bucket = tf.searchsorted(lengths, tf.shape(item_ids, tf.int64)[1:])[0]
+        return draw_masks(item_ids, keys, masking, size, most_drawn[bucket])
 
     def bucket_of(record: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.searchsorted(lengths, tf.size(record["item_ids"], tf.int64)[None], out_type=tf.int64)[0]
@@ -110,8 +137,11 @@ def training_batches(
             "item_ids": lengths[bucket, None],
             "masked_item_ids": predictions[bucket, None],
             "masked_positions": predictions[bucket, None],
+            "file": [],
+            "place": [],
         }
-        return window.padded_batch(batch_size, shapes, padding_values=PAD_ID)
+        padding = dict.fromkeys(shapes, PAD_ID) | {"place": tf.constant(0, tf.int64)}
+        return window.padded_batch(batch_size, shapes, padding_values=padding)
 
     def complete(records: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         missing = batch_size - tf.shape(records["item_ids"])[0]

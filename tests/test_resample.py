@@ -1,0 +1,78 @@
+"""Masks drawn in the graph are those that the pipeline would draw with the same keys."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf.config import MaskingConfig
+from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
+from pipelines import hashed_random, masking
+from tfrecords.resample import draw_masks, hashed_bits, hashed_uniform, most_predictions, unmask
+from tfrecords.schema import Ragged
+
+KEYS = np.random.default_rng(3).integers(0, 2**64, 500, np.uint64, endpoint=False)
+LENGTHS = np.random.default_rng(4).integers(1, 41, len(KEYS))
+WINDOWS = Ragged.from_lengths(np.random.default_rng(5).integers(3, 90, LENGTHS.sum()), LENGTHS)
+
+
+def padded(rows: Ragged, width: int) -> np.ndarray:
+    result = np.zeros((len(rows), width), np.int32)
+    result[np.arange(width) < rows.lengths[:, None]] = rows.values
+    return result
+
+
+def drawn(config: MaskingConfig, predictions: int = 40) -> dict[str, np.ndarray]:
+    tensors = draw_masks(tf.constant(padded(WINDOWS, 44)), tf.constant(KEYS), config, 90, tf.constant(predictions))
+    return {name: value.numpy() for name, value in tensors.items()}
+
+
+def test_random_numbers_are_those_of_the_pipeline() -> None:
+    places = np.arange(7)
+    for in_graph, in_numpy in (
+        (hashed_bits, hashed_random.hashed_bits),
+        (hashed_uniform, hashed_random.hashed_uniform),
+    ):
+        found = in_graph(5, tf.constant(KEYS[:, None]), tf.constant(places[None]))
+        np.testing.assert_array_equal(found.numpy(), in_numpy(5, KEYS[:, None], places[None]))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MaskingConfig(masking_rates=(0.2,), last_item_instances=0),
+        MaskingConfig(masking_rates=(0.0, 0.25, 0.5, 1.0), last_item_instances=0),
+        MaskingConfig(masking_rates=(0.6,), max_predictions=7, last_item_instances=0),
+        MaskingConfig(masking_rates=(0.3, 0.5), random_item_rate=0.3, kept_item_rate=0.2, last_item_instances=0),
+    ],
+)
+def test_the_same_keys_give_the_masks_of_the_pipeline(config: MaskingConfig) -> None:
+    expected = masking._mask(WINDOWS, KEYS, np.zeros(len(KEYS), bool), config, 90)
+    found = drawn(config)
+    np.testing.assert_array_equal(found["item_ids"], padded(expected.item_ids, 44))
+    np.testing.assert_array_equal(found["masked_positions"], padded(expected.masked_positions, 40))
+    np.testing.assert_array_equal(found["masked_item_ids"], padded(expected.masked_item_ids, 40))
+
+
+def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
+    only = drawn(MaskingConfig(masking_rates=(1.0,), duplicate_factor=0, last_item_instances=2))
+    np.testing.assert_array_equal(only["masked_positions"][:, 0], LENGTHS - 1)
+    np.testing.assert_array_equal((only["item_ids"] == MASK_ID).sum(axis=1), 1)
+    some = drawn(MaskingConfig(masking_rates=(1.0,), duplicate_factor=3, last_item_instances=1))
+    single = Counter((some["masked_item_ids"] != PAD_ID).sum(axis=1)[LENGTHS > 1] == 1)
+    assert single[True] / single.total() == pytest.approx(0.25, abs=0.08)  # four standard deviations
+
+
+def test_unmasking_gives_the_windows_back() -> None:
+    masked = drawn(MaskingConfig(masking_rates=(0.5, 1.0), random_item_rate=0.4))
+    np.testing.assert_array_equal(unmask(**masked), padded(WINDOWS, 44))
+
+
+@pytest.mark.parametrize("rates", [(0.0,), (0.1, 0.25), (0.5,), (1.0,)])
+@pytest.mark.parametrize("most", [None, 3])
+def test_most_predictions_is_reached_and_never_passed(rates: tuple[float, ...], most: int | None) -> None:
+    config = MaskingConfig(masking_rates=rates, max_predictions=most, last_item_instances=0)
+    masked = masking._mask(WINDOWS, KEYS, np.zeros(len(KEYS), bool), config, 90).masked_positions.lengths
+    assert masked.max() == most_predictions(40, config)
+    assert np.all(masked <= [most_predictions(int(length), config) for length in LENGTHS])

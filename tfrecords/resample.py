@@ -1,0 +1,129 @@
+"""Masks drawn anew at training time: the same law as `pipelines.masking`, as a graph over a padded batch.
+
+The numbers are those of `pipelines.hashed_random`, bit for bit, so what a record is masked with is a function of the
+seed, the epoch and the record's place in the files, whatever the order in which records are read.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.config import MaskingConfig
+from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
+
+# What a draw is for: those of `pipelines.masking`, and whether only the last item is masked.
+_RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY = 1, 2, 3, 4, 5
+
+
+def most_predictions(length: int, masking: MaskingConfig) -> int:
+    """The most slots that a window of at most `length` items can have masked."""
+    most = max(1, round(length * max(masking.masking_rates)))
+    return most if masking.max_predictions is None else min(most, masking.max_predictions)
+
+
+def unmask(item_ids: tf.Tensor, masked_positions: tf.Tensor, masked_item_ids: tf.Tensor) -> tf.Tensor:
+    """Puts the masked items back; int32 [B, L] of windows as they were cut.
+
+    Args:
+        item_ids: int32 [B, L].
+        masked_positions: int32 [B, P].
+        masked_item_ids: int32 [B, P], PAD_ID where there is no masked item.
+    """
+    places = tf.where(masked_item_ids != PAD_ID)
+    slots = tf.stack([places[:, 0], tf.cast(tf.gather_nd(masked_positions, places), tf.int64)], axis=1)
+    return tf.tensor_scatter_nd_update(item_ids, slots, tf.gather_nd(masked_item_ids, places))
+
+
+def draw_masks(
+    item_ids: tf.Tensor, keys: tf.Tensor, masking: MaskingConfig, vocabulary_size: int, predictions: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Masks windows by the configuration's law; an instance masks only the last item as often as stored ones do.
+
+    Args:
+        item_ids: int32 [B, L], padded with PAD_ID.
+        keys: uint64 [B], of each row's draws.
+        masking: rates, factors and replacement.
+        vocabulary_size: V, for random replacement items.
+        predictions: P, at least `most_predictions` of the longest window.
+
+    Returns:
+        item_ids int32 [B, L]; masked_positions and masked_item_ids int32 [B, P], padded with 0.
+    """
+    keys = keys[:, None]
+    places = tf.range(tf.shape(item_ids)[1])[None, :]
+    lengths = tf.reduce_sum(tf.cast(item_ids != PAD_ID, tf.int32), axis=1, keepdims=True)
+    # In double precision, as NumPy does: where a number of slots ends in .5, single precision may round otherwise.
+    rates = tf.gather(
+        tf.constant(masking.masking_rates, tf.float64), _draw_below(len(masking.masking_rates), keys, _RATE)
+    )
+    numbers = tf.maximum(tf.cast(tf.math.rint(tf.cast(lengths, tf.float64) * rates), tf.int32), 1)
+    if masking.max_predictions is not None:
+        numbers = tf.minimum(numbers, masking.max_predictions)
+
+    slot_keys = hashed_bits(keys, _SLOT, places)
+    slots = tf.where(places < lengths, slot_keys, tf.uint64.max)
+    kth = tf.gather(_sorted(slots), numbers - 1, batch_dims=1)
+    copies = masking.duplicate_factor + masking.last_item_instances
+    last_only = _draw_below(copies, keys, _LAST_ONLY) >= masking.duplicate_factor
+    masked = tf.where(last_only, places == lengths - 1, (slots <= kth) & (places < lengths))
+
+    nowhere = tf.shape(item_ids)[1]
+    positions = tf.sort(tf.where(masked, places, nowhere), axis=1)[:, :predictions]
+    positions = tf.pad(positions, [[0, 0], [0, predictions - tf.shape(positions)[1]]], constant_values=1 << 30)
+    there = positions < nowhere
+    positions = tf.where(there, positions, 0)
+    masked_item_ids = tf.where(there, tf.gather(item_ids, positions, batch_dims=1), PAD_ID)
+
+    replacement = tf.fill(tf.shape(item_ids), MASK_ID)
+    if masking.random_item_rate or masking.kept_item_rate:
+        draw = hashed_uniform(slot_keys, _REPLACEMENT)
+        random_items = NUM_SPECIAL_IDS + _draw_below(vocabulary_size - NUM_SPECIAL_IDS, slot_keys, _RANDOM_ITEM)
+        replacement = tf.where(draw < masking.random_item_rate + masking.kept_item_rate, item_ids, replacement)
+        replacement = tf.where(draw < masking.random_item_rate, random_items, replacement)
+    return {
+        "item_ids": tf.where(masked, replacement, item_ids),
+        "masked_positions": positions,
+        "masked_item_ids": masked_item_ids,
+    }
+
+
+def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
+    """`pipelines.hashed_random.hashed_bits` in the graph: uint64, of the parts' broadcast shape."""
+    bits = tf.zeros([1], tf.uint64)
+    for part in parts:
+        value = tf.constant(part, tf.uint64) if isinstance(part, int) else tf.cast(part, tf.uint64)
+        bits = tf.bitwise.bitwise_xor(*_broadcast(bits, value)) + _constant(0x9E3779B97F4A7C15)
+        bits = _shift_xor(bits, 30) * _constant(0xBF58476D1CE4E5B9)
+        bits = _shift_xor(bits, 27) * _constant(0x94D049BB133111EB)
+        bits = _shift_xor(bits, 31)
+    return bits
+
+
+def hashed_uniform(*parts: tf.Tensor | int) -> tf.Tensor:
+    """`pipelines.hashed_random.hashed_uniform` in the graph: float64 in [0, 1)."""
+    bits = hashed_bits(*parts)
+    return tf.cast(tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(11))), tf.float64) * 2.0**-53
+
+
+def _draw_below(number: int, *parts: tf.Tensor | int) -> tf.Tensor:
+    return tf.cast(tf.math.floormod(hashed_bits(*parts), _constant(number)), tf.int32)
+
+
+def _sorted(bits: tf.Tensor) -> tf.Tensor:
+    """Rows of uint64, rising, by way of int64: the sign bit flipped keeps the order."""
+    flip = tf.fill(tf.shape(bits), _constant(1 << 63))
+    signed = tf.bitcast(tf.bitwise.bitwise_xor(bits, flip), tf.int64)
+    return tf.bitwise.bitwise_xor(tf.bitcast(tf.sort(signed, axis=1), tf.uint64), flip)
+
+
+def _shift_xor(bits: tf.Tensor, by: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(by))))
+
+
+def _broadcast(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    # Bitwise ops do not promise to broadcast.
+    shape = tf.broadcast_dynamic_shape(tf.shape(one), tf.shape(other))
+    return tf.broadcast_to(one, shape), tf.broadcast_to(other, shape)
+
+
+def _constant(value: int) -> tf.Tensor:
+    return tf.constant(np.uint64(value))
