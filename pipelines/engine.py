@@ -27,7 +27,7 @@ from pipelines.sequences import (
 )
 from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS, leave_one_out
-from pipelines.staging import is_complete, staged, write_manifest
+from pipelines.staging import is_complete, staged, sweep, write_manifest
 from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
 from tfrecords.manifest import Manifest
@@ -72,6 +72,7 @@ def build_records(
     if titles:
         described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
     if not overwrite and is_complete(place, config, described):
+        sweep(place)
         return Manifest.load(place), False
     with _enough_memory(memory_limit), staged(place, overwrite) as building, duckdb.connect() as connection:
         _configure(connection, building, memory_limit)

@@ -1,6 +1,7 @@
 """A data directory that appears whole: built beside its place, moved there by one rename, the manifest last."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -34,11 +35,55 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     What a killed run left behind is swept first.
 
     Raises:
-        InputError: `output_dir` holds something, and `overwrite` is not set.
+        InputError: `output_dir` holds something, and `overwrite` is not set; or another run is building it.
     """
     output_dir = output_dir.resolve()
-    building = output_dir.with_name(f".{output_dir.name}.building")
-    replaced = output_dir.with_name(f".{output_dir.name}.replaced")
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with _only_run(output_dir):
+        yield from _build_beside(output_dir, overwrite)
+
+
+def sweep(output_dir: pathlib.Path) -> None:
+    """Removes what a run left that was killed after its records were in place."""
+    output_dir = output_dir.resolve()
+    if any(path.exists() for path in _leftovers(output_dir)):
+        with _only_run(output_dir):
+            _remove(_leftovers(output_dir))
+
+
+def _leftovers(output_dir: pathlib.Path) -> list[pathlib.Path]:
+    return [output_dir.with_name(f".{output_dir.name}.{end}") for end in ("building", "building.spill", "replaced")]
+
+
+def _remove(directories: list[pathlib.Path]) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _only_run(output_dir: pathlib.Path) -> Iterator[None]:
+    """Refuses a second run at the same time; a killed run's lock goes with its process."""
+    lock = output_dir.with_name(f".{output_dir.name}.lock")
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, the run before may have ended and removed the very file.
+            ours = lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.stat())
+        except BlockingIOError:
+            ours = False
+        if not ours:
+            raise InputError(
+                f"One run at a time builds a directory. Received: {output_dir}, which another run is building. "
+                "Fix: wait for it, or name another --output_dir"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
+    building, _, replaced = _leftovers(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output_dir must be a directory. Received: {output_dir}, a file")
     if replaced.exists() and not output_dir.exists():
@@ -48,9 +93,8 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
             f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
             "holds something else. Fix: name another directory, or pass --overwrite to replace it"
         )
-    for leftover in (building, building.with_name(f"{building.name}.spill"), replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    building.mkdir(parents=True)
+    _remove(_leftovers(output_dir))
+    building.mkdir()
     try:
         yield building
         if output_dir.exists():

@@ -10,7 +10,7 @@ import pytest
 from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
-from pipelines.staging import is_complete, staged, write_manifest
+from pipelines.staging import is_complete, staged, sweep, write_manifest
 from tfrecords.manifest import MANIFEST_FILE, Manifest
 
 SOURCE = {"format": "synthetic", "seed": 1}
@@ -120,3 +120,28 @@ def test_the_working_directory_can_be_the_place(tmp_path: pathlib.Path, monkeypa
     monkeypatch.chdir(tmp_path / "data")
     build(pathlib.Path(), "new")
     assert on_disk(tmp_path / "data") == {"data/file": "new"}
+
+
+def test_one_run_at_a_time(output_dir: pathlib.Path) -> None:
+    with staged(output_dir, overwrite=False) as building:
+        (building / "file").write_text("first")
+        with pytest.raises(InputError, match="another run is building"):
+            build(output_dir, "second", overwrite=True)
+        build(output_dir.with_name("other"), "elsewhere")
+        assert (building / "file").read_text() == "first"
+    assert on_disk(output_dir) == {"data/file": "first", "other/file": "elsewhere"}
+
+
+def test_the_lock_of_a_killed_run_holds_nobody_up(output_dir: pathlib.Path) -> None:
+    output_dir.with_name(".data.lock").write_text("")
+    build(output_dir, "new")
+    assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_what_was_replaced_is_swept_after_a_kill_at_the_very_end(output_dir: pathlib.Path) -> None:
+    build(output_dir, "new")
+    replaced = output_dir.with_name(".data.replaced")
+    replaced.mkdir()
+    (replaced / "file").write_text("old")
+    sweep(output_dir)
+    assert on_disk(output_dir) == {"data/file": "new"}
