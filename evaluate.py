@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -44,10 +45,16 @@ def main() -> None:
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         write_whole(pathlib.Path(_OUTPUT.value), json.dumps(metrics, indent=1) + "\n")
+    _report(_SPLIT.value, metrics, manifest)
+    if "unseen_users" in metrics:
+        _report(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
+
+
+def _report(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
     for protocol, says in (("full", "all items"), ("sampled", f"{manifest.config.data.num_negatives} negatives")):
         values = metrics[protocol]
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "ci95")
-        print(f"{_SPLIT.value}, {metrics['users']:,} users, {says + ':':<15} {shown}")
+        print(f"{who}, {metrics['users']:,} users, {says + ':':<15} {shown}")
 
 
 def _scorer(manifest: Manifest) -> tuple[Scorer, dict[str, object]]:

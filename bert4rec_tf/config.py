@@ -23,6 +23,7 @@ class DataConfig:
     """From a raw log to user sequences and their split (paper section 4.1)."""
 
     max_seq_length: int = 200  # N of the paper: items in one instance, the [MASK] at serving included
+    max_bad_fraction: float = 0.001  # of the rows of a log that may be unreadable; they are set aside
     min_rating: float | None = None  # events rated lower are dropped; None keeps all
     min_user_events: int = 5  # users and items with fewer events are dropped, repeatedly, until all have enough
     min_item_events: int = 1
@@ -31,6 +32,10 @@ class DataConfig:
     duplicates: Literal["exact", "first", "last", "keep"] = "exact"
     # Order within one timestamp: "item_id" does not depend on the order of the input; "input" keeps it.
     tie_order: Literal["item_id", "input"] = "item_id"
+    # "leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
+    # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
+    split: Literal["leave_one_out", "temporal"] = "leave_one_out"
+    split_time: float | None = None  # in the unit of the log's timestamps; seconds since 1970 where these are dates
     # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
     sliding_window: float = 0.5
     num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
@@ -39,9 +44,16 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self, "max_seq_length", 2 <= self.max_seq_length, "at least 2")
+        _check(self, "max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "from 0 to 1")
         _check(self, "min_rating", self.min_rating is None or math.isfinite(self.min_rating), "a finite number")
         _check(self, "min_user_events", 1 <= self.min_user_events, "at least 1")
         _check(self, "min_item_events", 1 <= self.min_item_events, "at least 1")
+        _check(
+            self,
+            "split_time",
+            (self.split == "temporal") == (self.split_time is not None and math.isfinite(self.split_time)),
+            "a finite number with split=temporal, and null without",
+        )
         _check(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
         _check(self, "num_negatives", 0 <= self.num_negatives, "at least 0")
         _check(

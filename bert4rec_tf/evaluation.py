@@ -28,11 +28,18 @@ class Ranks:
         user_ids: raw ids, in the order of the files.
         full: int [users], among all items that are not in the history.
         sampled: int [users], among the target and its stored negatives.
+        trained_items: int [users], how many of the user's items were trained on.
     """
 
     user_ids: list[str]
     full: np.ndarray
     sampled: np.ndarray
+    trained_items: np.ndarray
+
+    def of(self, users: np.ndarray) -> "Ranks":
+        """Those of some users, bool [users]."""
+        user_ids = [user_id for user_id, kept in zip(self.user_ids, users, strict=True) if kept]
+        return Ranks(user_ids, self.full[users], self.sampled[users], self.trained_items[users])
 
 
 def make_ranker(scorer: Scorer) -> Ranker:
@@ -68,7 +75,7 @@ def evaluate(
     Raises:
         InputError: a score is not finite.
     """
-    user_ids, full, sampled = [], [], []
+    user_ids, full, sampled, trained_items = [], [], [], []
     for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS, max_users):
         finite, batch_full, batch_sampled = ranker(batch)
         if not finite:
@@ -79,7 +86,8 @@ def evaluate(
         user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
         full.append(batch_full.numpy())
         sampled.append(batch_sampled.numpy())
-    return Ranks(user_ids, np.concatenate(full), np.concatenate(sampled))
+        trained_items.append(batch["trained_items"].numpy())
+    return Ranks(user_ids, *map(np.concatenate, (full, sampled, trained_items)))
 
 
 def popularity_scorer(vocabulary: Vocabulary) -> Scorer:
@@ -109,13 +117,21 @@ def last_item_scorer(law: np.ndarray, vocabulary: Vocabulary, item_ids: Iterable
     return score
 
 
-def metrics_json(ranks: Ranks, model: dict[str, Any], manifest: Manifest, split: str) -> dict[str, Any]:
-    """The content of metrics.json."""
+def _metrics(ranks: Ranks) -> dict[str, Any]:
     return {
         "users": len(ranks.full),
-        "split": split,
         "full": ranking_metrics(ranks.full),
         "sampled": ranking_metrics(ranks.sampled),
+    }
+
+
+def metrics_json(ranks: Ranks, model: dict[str, Any], manifest: Manifest, split: str) -> dict[str, Any]:
+    """The content of metrics.json; `unseen_users`, those of whom nothing was trained on, where there are any."""
+    unseen = ranks.of(ranks.trained_items == 0)
+    return {
+        "split": split,
+        **_metrics(ranks),
+        **({"unseen_users": _metrics(unseen)} if unseen.user_ids else {}),
         "model": model,
         "data": {"manifest_sha256": manifest.sha256(), "source": manifest.source, "counts": manifest.counts},
     }

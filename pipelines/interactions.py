@@ -1,110 +1,233 @@
 """Raw logs of any supported format into one table of events: `events(user_id, item_id, time, row)`.
 
-`time` is an exact decimal (seconds, or whatever unit the log counts in); `row` is the order of the input. Every
-row of the input either becomes an event or ends the run with its file, its place and the reason.
+`time` is an exact decimal (seconds, or whatever unit the log counts in); `row` is the order of the input. Every row of
+the input becomes an event, or is dropped for its rating, or is set aside with its file, its line and the reason.
 """
 
+import dataclasses
+import itertools
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import duckdb
 import pyarrow as pa
 
+from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
-from pipelines.bad_rows import check_rejected, check_rows, check_whole, malformed_line
-from pipelines.log_formats import LogSource, file_reader, first_lines
+from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
+from pipelines.engine_rows import all_there, relation
+from pipelines.exact_rows import read_rows
+from pipelines.log_formats import Layout, LogSource, first_lines, lay_out
+
+ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
+_BATCH_ROWS = 1 << 16
+_COLUMNS = ("line", "user_id", "item_id", "timestamp", "rating", "fault", "text")  # in the order of `Row`
 
 # Exact throughout: a division would make doubles of both branches. TIMESTAMP_NS, unlike TIMESTAMP, minds offsets; 'inf'
 # is one of its values. Text to DECIMAL(38, 9) takes 13 microseconds; by way of a narrower type it takes a hundredth.
 _TIME = r"""CASE
-    WHEN regexp_full_match(time_text, '-?[0-9]{1,18}') THEN time_text::BIGINT::DECIMAL(38, 9)
-    WHEN regexp_full_match(time_text, '-?[0-9]{1,12}\.[0-9]{1,6}') THEN time_text::DECIMAL(18, 6)::DECIMAL(38, 9)
+    WHEN regexp_full_match(timestamp, '-?[0-9]{1,18}') THEN timestamp::BIGINT::DECIMAL(38, 9)
+    WHEN regexp_full_match(timestamp, '-?[0-9]{1,12}\.[0-9]{1,6}') THEN timestamp::DECIMAL(18, 6)::DECIMAL(38, 9)
     ELSE coalesce(
-        TRY_CAST(time_text AS DECIMAL(38, 9)),
-        (CASE WHEN isfinite(TRY_CAST(time_text AS TIMESTAMP_NS)) THEN epoch_ns(TRY_CAST(time_text AS TIMESTAMP_NS)) END
+        TRY_CAST(timestamp AS DECIMAL(38, 9)),
+        (CASE WHEN isfinite(TRY_CAST(timestamp AS TIMESTAMP_NS)) THEN epoch_ns(TRY_CAST(timestamp AS TIMESTAMP_NS)) END
          ::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9))::DECIMAL(38, 9)) END"""
 
 
-def load_events(
-    connection: duckdb.DuckDBPyConnection, source: LogSource | pa.Table, min_rating: float | None
-) -> dict[str, int]:
-    """Fills the table `events` from a log, dropping events rated lower than `min_rating`.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What became of the rows of a log or of a file of it.
 
-    Args:
-        connection: where the table is made.
-        source: files, or an Arrow table of user_id, item_id, time and, for `min_rating`, rating.
-        min_rating: None keeps all events and reads no rating.
-
-    Returns:
-        `rows_read` and `low_rated_rows_dropped`.
-
-    Raises:
-        InputError: a missing column, a row that cannot be read (file, place and reason), or no event at all.
+    Attributes:
+        rows_read: all of them.
+        low_rated: dropped for their rating.
+        bad: set aside.
+        first_bad: some of these.
     """
-    connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
-    if isinstance(source, pa.Table):
-        rated = min_rating is not None
-        if rated and "rating" not in source.column_names:
-            raise InputError("--min_rating needs a rating. Received: a dataset without one")
-        kept = f"WHERE rating >= {min_rating!r}" if rated else ""
-        connection.register("arrow_source", source)
-        connection.execute(
-            f"""INSERT INTO events SELECT user_id, item_id, time, row FROM
-            (SELECT *, row_number() OVER () AS row FROM arrow_source) {kept}"""
+
+    rows_read: int = 0
+    low_rated: int = 0
+    bad: int = 0
+    first_bad: tuple[BadRow, ...] = ()
+
+    def __add__(self, other: "Loaded") -> "Loaded":
+        return Loaded(
+            self.rows_read + other.rows_read,
+            self.low_rated + other.low_rated,
+            self.bad + other.bad,
+            self.first_bad + other.first_bad,
         )
-        connection.unregister("arrow_source")
-        return _read_counts(connection, source.num_rows)
-    rows_read = last_place = 0
-    for file in source.files():
-        rows, places = _load_file(connection, source, file, min_rating, first_place=last_place)
-        rows_read, last_place = rows_read + rows, last_place + places
-    if rows_read == 0:
-        raise InputError(f"A log must hold at least one interaction. Received: {', '.join(source.paths)}, with none")
-    return _read_counts(connection, rows_read)
+
+    @property
+    def events(self) -> int:
+        """Rows that became events."""
+        return self.rows_read - self.low_rated - self.bad
+
+    def check(self, source: str, max_bad_fraction: float) -> None:
+        """Refuses a log that is empty or of which too much cannot be read.
+
+        Raises:
+            InputError: so it is; `source` names it.
+        """
+        if self.rows_read == 0:
+            raise InputError(f"A log must hold at least one interaction. Received: {source}, with none")
+        check_bad_rows(self.bad, list(self.first_bad), self.rows_read, max_bad_fraction)
 
 
-def _read_counts(connection: duckdb.DuckDBPyConnection, rows_read: int) -> dict[str, int]:
-    (events,) = connection.execute("SELECT count(*) FROM events").fetchone() or (0,)
-    return {"rows_read": rows_read, "low_rated_rows_dropped": rows_read - events}
+def create_events(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes the table `events`, empty."""
+    connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
 
 
-def _load_file(
+def load_file(
     connection: duckdb.DuckDBPyConnection,
     source: LogSource,
-    file: pathlib.Path,
-    min_rating: float | None,
-    first_place: int,
-) -> tuple[int, int]:
-    """Appends one file's events; rows are read as text first, so that what is wrong with one can be said.
+    number: int,
+    config: DataConfig,
+    bad_rows: pathlib.Path,
+) -> Loaded:
+    """Appends a file's interactions to the table `events`.
 
-    Returns:
-        Its rows, and its places: blank lines have a place and are no row.
+    Args:
+        connection: where the table is.
+        source: whose file it is.
+        number: of the file.
+        config: events rated lower than its `min_rating` are dropped; None keeps all and reads no rating.
+        bad_rows: the file to which rows that cannot be read are appended.
+
+    Raises:
+        InputError: a missing column, a file that is not of its format, or one without times for a split by time.
     """
-    check_whole(file)
-    table = file_reader(source, file, rated=min_rating is not None)
-    time = _TIME if table.timestamp else f"(place + {first_place})::DECIMAL(38, 9)"
-    try:
-        connection.execute("DROP TABLE IF EXISTS raw")
-        connection.execute(
-            f"""CREATE TEMP TABLE raw AS
-            SELECT place, user_id, item_id, time_text, {time} AS time, TRY_CAST(rating_text AS DOUBLE) AS rating
-            FROM (SELECT row_number() OVER () AS place, {table.user} AS user_id, {table.item} AS item_id,
-                  {table.timestamp or "NULL"} AS time_text, {table.rating or "NULL"} AS rating_text,
-                  {table.blank} AS blank
-                  FROM {table.relation})
-            WHERE NOT blank"""
-        )
-        check_rejected(connection, file, table)
-        check_rows(connection, file, table, rated=min_rating is not None)
-    except duckdb.OutOfMemoryException:
-        raise
-    except duckdb.Error as error:
-        place = f", line {malformed_line(file)}," if table.format == "jsonl" else ""
+    min_rating = config.min_rating
+    layout = lay_out(source, source.files[number], rated=min_rating is not None)
+    if config.split == "temporal" and not layout.timed:
         raise InputError(
-            f"{file}{place} must be readable as {table.format}. "
-            f"Received: {first_lines(error)}. Fix the file, or name its --format"
+            f"--split=temporal needs timestamps. Received: {layout.file.path}, {layout.format} without them"
+        )
+    first_row = number * ROWS_IN_A_FILE
+    if layout.format == "parquet" or (layout.file.plain if layout.format != "jsonl" else layout.file.plain_json):
+        loaded = _insert_whole(connection, layout, first_row, min_rating)
+        if loaded is not None:
+            return loaded
+    try:
+        batches = _parquet_batches(connection, layout) if layout.format == "parquet" else _text_batches(layout)
+        return load_batches(connection, batches, layout.file.name, min_rating, bad_rows, layout.timed, first_row)
+    except duckdb.InvalidInputException as error:
+        raise InputError(
+            f"{layout.file.path} must be readable as {layout.format}. Received: {first_lines(error)}. "
+            "Fix: mend the file, or name its --format"
         ) from None
-    kept = "" if min_rating is None else f"WHERE rating >= {min_rating!r}"
-    connection.execute(f"INSERT INTO events SELECT user_id, item_id, time, place + {first_place} FROM raw {kept}")
-    rows, places = connection.execute("SELECT count(*), coalesce(max(place), 0) FROM raw").fetchone() or (0, 0)
-    connection.execute("DROP TABLE raw")
-    return rows, places
+
+
+def load_batches(
+    connection: duckdb.DuckDBPyConnection,
+    batches: Iterable[pa.Table],
+    name: str,
+    min_rating: float | None,
+    bad_rows: pathlib.Path,
+    timed: bool = True,
+    first_row: int = 0,
+) -> Loaded:
+    """Appends interactions to the table `events`, batch by batch.
+
+    Args:
+        connection: where the table is.
+        batches: columns user_id, item_id, timestamp; rating where there is one; where it is known, `line`, what is
+            wrong with the row as `fault`, and its `text`.
+        name: of the file that they come from.
+        min_rating: events rated lower are dropped; None keeps all.
+        bad_rows: as in `load_file`.
+        timed: whether timestamps count; otherwise rows are in time order.
+        first_row: from where `row` counts.
+
+    Raises:
+        InputError: no ratings, and `min_rating` needs them.
+    """
+    loaded, rows = Loaded(), 0
+    for batch in batches:
+        if min_rating is not None and "rating" not in batch.column_names:
+            raise InputError("--min_rating needs a rating. Received: a dataset without one")
+        known = {column: f"{column}::VARCHAR" for column in batch.column_names}
+        line = "line" if "line" in known else f"row_number() OVER () + {rows}"
+        fields = ", ".join(f"{known.get(column, 'NULL::VARCHAR')} AS {column}" for column in _COLUMNS[1:])
+        connection.register("batch", batch)
+        rows_of_batch = f"(SELECT {line} AS line, {fields} FROM batch)"
+        checked = _checked(rows_of_batch, timed, min_rating is not None, first_row)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE checked AS {checked}")
+        connection.unregister("batch")
+        bad = connection.execute(
+            """SELECT line, reason,
+               coalesce(text, to_json({'user_id': user_id, 'item_id': item_id, 'timestamp': timestamp})::VARCHAR)
+               FROM checked WHERE reason IS NOT NULL ORDER BY line"""
+        ).fetchall()
+        count, first = set_aside((BadRow(name, *row) for row in bad), bad_rows) if bad else (0, [])
+        (kept,) = connection.execute(
+            f"""INSERT INTO events SELECT user_id, item_id, time, row FROM checked
+            WHERE reason IS NULL AND {_rated_enough(min_rating)}"""
+        ).fetchone() or (0,)
+        rows += len(batch)
+        loaded += Loaded(len(batch), len(batch) - count - kept, count, tuple(first))
+    return loaded
+
+
+def _insert_whole(
+    connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None
+) -> Loaded | None:
+    """Has the engine read a file, all or nothing: the first row that is not surely a good one ends the attempt."""
+    checked = _checked(relation(layout), layout.timed, layout.rated, first_row)
+    connection.begin()
+    try:
+        (kept,) = connection.execute(
+            f"""INSERT INTO events
+            SELECT user_id, item_id, CASE WHEN reason IS NULL THEN time ELSE error(reason) END, row
+            FROM ({checked}) WHERE reason IS NOT NULL OR {_rated_enough(min_rating)}"""
+        ).fetchone() or (0,)
+        rows = kept
+        if layout.rated:
+            (rows,) = connection.execute(f"SELECT count(*) FROM {relation(layout)}").fetchone() or (0,)
+        if all_there(layout, rows):
+            connection.commit()
+            return Loaded(rows, rows - kept)
+    except (duckdb.InvalidInputException, duckdb.ConversionException):
+        pass
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.rollback()
+    return None
+
+
+def _rated_enough(min_rating: float | None) -> str:
+    return "true" if min_rating is None else f"stars >= {min_rating!r}"
+
+
+def _checked(relation: str, timed: bool, rated: bool, first_row: int) -> str:
+    """SQL of a relation of text, with time, row, stars, and the reason why a row is no interaction."""
+    faults = {
+        "fault IS NOT NULL": "fault",
+        "user_id IS NULL OR user_id = ''": "'has no user'",
+        "item_id IS NULL OR item_id = ''": "'has no item'",
+        "contains(user_id, chr(0)) OR contains(item_id, chr(0))": "'holds a NUL character'",
+    }
+    if timed:
+        faults["time IS NULL"] = "'has no timestamp that is a number or an ISO 8601 time'"
+    if rated:
+        faults["stars IS NULL OR isnan(stars)"] = "'has no rating that is a number'"
+    reason = "CASE " + " ".join(f"WHEN {test} THEN {words}" for test, words in faults.items()) + " END"
+    time = _TIME if timed else f"(line + {first_row})::DECIMAL(38, 9)"
+    return f"""SELECT *, {reason} AS reason FROM
+        (SELECT *, {time} AS time, TRY_CAST(rating AS DOUBLE) AS stars, line + {first_row} AS row FROM {relation})"""
+
+
+def _parquet_batches(connection: duckdb.DuckDBPyConnection, layout: Layout) -> Iterator[pa.Table]:
+    # A cursor of its own: this stream is open while the caller inserts. A relation, not execute(): see sequences.py.
+    reader = connection.cursor().sql(f"FROM {relation(layout)}").to_arrow_reader(_BATCH_ROWS)
+    yield from (pa.Table.from_batches([batch]) for batch in reader)
+
+
+def _text_batches(layout: Layout) -> Iterator[pa.Table]:
+    rows = read_rows(layout)
+    schema = pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in _COLUMNS])
+    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
+        columns = [pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)]
+        yield pa.table(columns, schema=schema)

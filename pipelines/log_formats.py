@@ -1,12 +1,15 @@
-"""Log files of every supported format, as relations that DuckDB reads: all fields as text, one row an interaction."""
+"""Log files of every supported format: which files, in which format, with which columns."""
 
 import csv
 import dataclasses
+import functools
 import glob
 import gzip
+import os
 import pathlib
+import zlib
 from collections.abc import Sequence
-from typing import TextIO, cast
+from typing import BinaryIO, cast
 
 import duckdb
 
@@ -24,7 +27,63 @@ _SUFFIXES = {
     ".data": "movielens",
     ".txt": "user_item",
 }
-_MAX_LINE_BYTES = 1 << 21  # the engine holds 16 such lines at a time, within its memory limit
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+MAX_LINE_BYTES = 1 << 21  # the engine holds 16 such lines at a time, within its memory limit
+
+
+@dataclasses.dataclass(frozen=True)
+class LogFile:
+    r"""One input file, looked through once.
+
+    Attributes:
+        path: of the file.
+        name: the path below the folder that all inputs share: what the manifest calls it, wherever it lies.
+        bytes, sha256: of the file.
+        compressed: whether it is gzip, whatever its name.
+        plain: whether its text has no quote, no NUL or \x01 and no line end but \n and \r\n: all readers then agree
+            on its lines and fields.
+        plain_json: the same, but that it may have quotes.
+        commas, tabs, lines: how many its text has; the last line need not be ended.
+    """
+
+    path: pathlib.Path
+    name: str
+    bytes: int
+    sha256: str
+    compressed: bool
+    plain: bool
+    plain_json: bool
+    commas: int
+    tabs: int
+    lines: int
+
+    @classmethod
+    def scan(cls, path: pathlib.Path, name: str) -> "LogFile":
+        """Reads the file through.
+
+        Raises:
+            InputError: it is gzip and not whole, which the engine takes for a shorter one.
+        """
+        with path.open("rb") as stream:
+            compressed = stream.read(2) == b"\x1f\x8b"
+        quotes, plain, commas, tabs, lines, ended_in_cr, last = False, True, 0, 0, 0, False, b"\n"
+        try:
+            with opened(path, compressed) as text:
+                while piece := text.read(1 << 20):
+                    commas, tabs = commas + piece.count(b","), tabs + piece.count(b"\t")
+                    lines += piece.count(b"\n")
+                    quotes = quotes or b'"' in piece
+                    plain = plain and not (b"\x00" in piece or b"\x01" in piece)
+                    plain = plain and not (ended_in_cr and piece[:1] != b"\n")
+                    ended_in_cr, last = piece.endswith(b"\r"), piece[-1:]
+                    plain = plain and piece.count(b"\r") - ended_in_cr == piece.count(b"\r\n")
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
+        plain = plain and not ended_in_cr
+        size, sha256 = path.stat().st_size, file_sha256(path)
+        return cls(
+            path, name, size, sha256, compressed, plain and not quotes, plain, commas, tabs, lines + (last != b"\n")
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,194 +106,152 @@ class LogSource:
     timestamp_column: str = "timestamp"
     rating_column: str = ""
 
-    def files(self) -> list[pathlib.Path]:
+    @functools.cached_property
+    def files(self) -> list[LogFile]:
         """The files, in the order of the paths, those of one glob sorted by name.
 
         Raises:
             InputError: a path or glob that matches no file.
         """
-        files: list[str] = []
+        found: list[str] = []
         for path in self.paths:
-            matches = [path] if pathlib.Path(path).is_file() else sorted(glob.glob(path))
+            matches = [path] if pathlib.Path(path).is_file() else sorted(glob.glob(path, recursive=True))
             matches = [match for match in matches if pathlib.Path(match).is_file()]
             if not matches:
                 raise InputError(f"--input must name existing files. Received: {path!r}, which matches none")
-            files += matches
-        return [pathlib.Path(file) for file in dict.fromkeys(files)]
+            found += matches
+        paths = [pathlib.Path(os.path.abspath(path)) for path in dict.fromkeys(found)]  # noqa: PTH100, symlinks stay
+        shared = os.path.commonpath([path.parent for path in paths])
+        return [LogFile.scan(path, path.relative_to(shared).as_posix()) for path in paths]
 
     def description(self) -> dict[str, object]:
         """What was read, for the manifest: the columns, and each file's name, size and hash."""
-        inputs = [{"name": f.name, "bytes": f.stat().st_size, "sha256": file_sha256(f)} for f in self.files()]
-        columns = {key: value for key, value in dataclasses.asdict(self).items() if key != "paths"}
+        inputs = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in self.files]
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "paths"}
         return columns | {"inputs": inputs}
 
 
 @dataclasses.dataclass(frozen=True)
-class FileReader:
-    """How DuckDB reads one file.
+class Layout:
+    """How one file is laid out.
 
     Attributes:
-        format: of the file.
-        relation: SQL of the file as a table of text.
-        user, item, timestamp, rating: SQL of each field over the relation; "" where the file has none.
-        lines: False where rows are not lines of text.
-        header: whether the first line names the columns.
-        blank: SQL, true for a row that holds nothing.
-        row_rule: what a row must be, for messages.
+        file: which.
+        format: of the file, "auto" resolved.
+        columns: for each field that is read ("user", "item", "timestamp", "rating"), its name in the file.
+        header: all column names of a CSV or TSV file, in order; places where it has no header.
+        has_header: whether its first line holds them.
     """
 
+    file: LogFile
     format: str
-    relation: str
-    user: str
-    item: str
-    timestamp: str
-    rating: str
-    lines: bool = True
-    header: bool = False
-    blank: str = "false"
-    row_rule: str = "a user and an item"
+    columns: dict[str, str]
+    header: tuple[str, ...] = ()
+    has_header: bool = False
+
+    @property
+    def timed(self) -> bool:
+        """Whether rows have a time; otherwise they are in time order."""
+        return "timestamp" in self.columns
+
+    @property
+    def rated(self) -> bool:
+        """Whether ratings are read."""
+        return "rating" in self.columns
 
 
-def file_reader(source: LogSource, file: pathlib.Path, rated: bool) -> FileReader:
-    """How to read one of the files of `source`, its rating too if `rated`.
+def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
+    """How to read one of the files of `source`, its ratings too if `rated`.
 
     Raises:
         InputError: the format is unknown, or a column is missing.
     """
-    format_ = _format_of(source, file)
-    path = _path(file)
+    format_ = _format_of(source, file.path)
     if format_ == "user_item":
         if rated:
-            raise InputError(f"--min_rating needs a rating. Received: {file}, format user_item, which has none")
-        fields = r"regexp_extract(line, '^\s*(\S+)\s+(\S+)\s*$', ['user', 'item'])"
-        return FileReader(
-            format_,
-            _lines(file),
-            f"nullif({fields}.user, '')",
-            f"nullif({fields}.item, '')",
-            "",
-            "",
-            blank="line IS NULL OR trim(line) = ''",
-            row_rule="`user item`",
-        )
+            raise InputError(f"--min_rating needs a rating. Received: {file.path}, format user_item, which has none")
+        return Layout(file, format_, {"user": "0", "item": "1"})
     if format_ == "movielens":
-        parts = r"string_split(replace(line, '::', chr(9)), chr(9))"
-        whole = f"CASE WHEN len({parts}) = 4 THEN {parts} END"
-        return FileReader(
-            format_,
-            _lines(file),
-            f"({whole})[1]",
-            f"({whole})[2]",
-            f"({whole})[4]",
-            f"({whole})[3]",
-            blank="line IS NULL OR trim(line) = ''",
-            row_rule="`user::item::rating::timestamp`, or the four with tabs between",
-        )
-    columns = {"user": source.user_column, "item": source.item_column, "timestamp": source.timestamp_column}
-    columns["rating"] = source.rating_column if rated else ""
-    if rated and not source.rating_column:
-        raise InputError("--min_rating needs a rating. Received: no --rating_column. Fix: name it")
-    if format_ in ("csv", "tsv"):
-        return _delimited_reader(format_, file, columns)
+        places = {"user": "0", "item": "1", "timestamp": "3"}
+        return Layout(file, format_, places | ({"rating": "2"} if rated else {}))
+    columns = {"user": source.user_column, "item": source.item_column}
+    if source.timestamp_column:
+        columns["timestamp"] = source.timestamp_column
+    if rated:
+        if not source.rating_column:
+            raise InputError("--min_rating needs a rating. Received: no --rating_column. Fix: name it")
+        columns["rating"] = source.rating_column
     if format_ == "jsonl":
-        declared = ", ".join(f"{_quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(columns.values()) if name)
-        relation = (
-            f"read_json({path}, format='newline_delimited', columns={{{declared}}}, "
-            f"compression='{compression(file)}', maximum_object_size={_MAX_LINE_BYTES})"
-        )
-        names = _named(columns)
-    else:
-        relation = f"read_parquet({path})"
-        names = _named(columns)
-        try:
-            known = [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
-        except duckdb.Error as error:
-            raise InputError(f"{file} must be readable as parquet. Received: {first_lines(error)}") from None
-        _check_columns(file, columns, known)
-    user, item, timestamp, rating = (sql and f"CAST({sql} AS VARCHAR)" for sql in names)
-    return FileReader(format_, relation, user, item, timestamp, rating, lines=format_ != "parquet")
+        return Layout(file, format_, columns)
+    if format_ == "parquet":
+        _check_columns(file.path, columns, _parquet_columns(file.path))
+        return Layout(file, format_, columns)
+    return _lay_out_delimited(file, format_, columns)
 
 
-def _delimited_reader(format_: str, file: pathlib.Path, columns: dict[str, str]) -> FileReader:
-    delimiter = "," if format_ == "csv" else "\t"
-    named = [name for name in columns.values() if name]
-    by_place = all(name.isdigit() for name in named)
-    with opened(file) as stream:
-        try:
-            first = next(csv.reader(stream, delimiter=delimiter), [])
-        except csv.Error as error:
-            raise InputError(f"{file}, line 1 must be {format_} in UTF-8. Received: {error}") from None
+def _lay_out_delimited(file: LogFile, format_: str, columns: dict[str, str]) -> Layout:
+    by_place = all(name.isdecimal() for name in columns.values())
+    with opened(file.path, file.compressed) as stream:
+        line = stream.readline(MAX_LINE_BYTES).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+    try:
+        first = next(csv.reader([line], delimiter=DELIMITERS[format_]), [])
+    except csv.Error as error:
+        raise InputError(f"{file.path}, line 1 must be {format_} in UTF-8. Received: {error}") from None
     if not first:
-        raise InputError(f"A log must hold at least one interaction. Received: {file}, which is empty")
+        raise InputError(
+            f"A log must hold at least one interaction. Received: {file.path}, whose first line is empty"
+            if file.bytes
+            else f"A log must hold at least one interaction. Received: {file.path}, which is empty"
+        )
     header = [str(place) for place in range(len(first))] if by_place else first
-    _check_columns(file, columns, header)
+    _check_columns(file.path, columns, header)
     if len(set(header)) < len(header):
-        raise InputError(f"Column names must differ. Received: {file}, line 1: {', '.join(header)}")
-    declared = ", ".join(f"{_quoted(name)}: 'VARCHAR'" for name in header)
-    relation = (
-        f"read_csv({_path(file)}, columns={{{declared}}}, delim={_quoted(delimiter)}, quote='\"', escape='\"', "
-        f"header={not by_place}, auto_detect=false, store_rejects=true, compression='{compression(file)}', "
-        f"max_line_size={_MAX_LINE_BYTES})"
-    )
-    user, item, timestamp, rating = _named(columns)
-    return FileReader(format_, relation, user, item, timestamp, rating, header=not by_place)
+        raise InputError(f"Column names must differ. Received: {file.path}, line 1: {', '.join(header)}")
+    return Layout(file, format_, columns, tuple(header), has_header=not by_place)
 
 
-def _format_of(source: LogSource, file: pathlib.Path) -> str:
+def _parquet_columns(path: pathlib.Path) -> list[str]:
+    try:
+        return [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM read_parquet({quoted_path(path)})").fetchall()]
+    except duckdb.Error as error:
+        raise InputError(f"{path} must be readable as parquet. Received: {first_lines(error)}") from None
+
+
+def _format_of(source: LogSource, path: pathlib.Path) -> str:
     if source.format != "auto":
         return source.format
-    suffixes = [suffix for suffix in file.suffixes if suffix != ".gz"]
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     if not suffixes or suffixes[-1] not in _SUFFIXES:
         raise InputError(
-            f"--format=auto goes by the file's name. Received: {file}, which ends in none of "
+            f"--format=auto goes by the file's name. Received: {path}, which ends in none of "
             f"{', '.join(_SUFFIXES)}. Fix: name it, one of {', '.join(FORMATS[1:])}"
         )
     return _SUFFIXES[suffixes[-1]]
 
 
-def _lines(file: pathlib.Path) -> str:
-    """Whole lines as one column: no byte that can stand in a text file separates or quotes."""
-    return (
-        f"read_csv({_path(file)}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', "
-        f"header=false, auto_detect=false, strict_mode=false, compression='{compression(file)}', "
-        f"max_line_size={_MAX_LINE_BYTES})"
-    )
-
-
-def _check_columns(file: pathlib.Path, columns: dict[str, str], known: list[str]) -> None:
+def _check_columns(path: pathlib.Path, columns: dict[str, str], known: list[str]) -> None:
     for field, name in columns.items():
-        if name and name not in known:
+        if name not in known:
             unset = " (or --timestamp_column= where rows are in time order)" if field == "timestamp" else ""
             raise InputError(
-                f"{file} must have the column {name!r}. Received: {', '.join(known)}. "
+                f"{path} must have the column {name!r}. Received: {', '.join(known)}. "
                 f"Fix: name it with --{field}_column{unset}"
             )
 
 
-def _named(columns: dict[str, str]) -> list[str]:
-    return [name and '"' + name.replace('"', '""') + '"' for name in columns.values()]
+def opened(path: pathlib.Path, compressed: bool) -> BinaryIO:
+    """The file's bytes, decompressed."""
+    return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A string of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _path(file: pathlib.Path) -> str:
+def quoted_path(path: pathlib.Path) -> str:
     """Quoted for the engine, which takes globs: a file is read by its very name."""
-    return _quoted(glob.escape(str(file)))
-
-
-def compression(file: pathlib.Path) -> str:
-    """By the file's first bytes: "gzip" or "uncompressed"."""
-    with file.open("rb") as stream:
-        return "gzip" if stream.read(2) == b"\x1f\x8b" else "uncompressed"
-
-
-def opened(file: pathlib.Path) -> TextIO:
-    """The file as text, whatever its bytes: for headers and line numbers, not for values."""
-    if compression(file) == "gzip":
-        return cast(TextIO, gzip.open(file, "rt", encoding="utf-8-sig", errors="replace", newline=""))
-    return file.open("r", encoding="utf-8-sig", errors="replace", newline="")
+    return quoted(glob.escape(str(path)))
 
 
 def first_lines(error: Exception) -> str:

@@ -3,11 +3,12 @@
 python pipelines/make_tfrecords.py --input=ml-1m.txt --config=configs/ml-1m.json --output_dir=data/ml-1m
 """
 
+import contextlib
+import datetime
 import os
 import pathlib
 import sys
 import time
-from typing import Any
 
 # Run as a script, Python puts this folder on the path; the packages stand beside it.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
@@ -16,12 +17,14 @@ from absl import app, flags  # noqa: E402
 
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
 from bert4rec_tf.errors import InputError, command  # noqa: E402
-from pipelines.engine import Source, build_records  # noqa: E402
+from pipelines.build import DROPPED, Built, Engine, Source, build_records  # noqa: E402
+from pipelines.duckdb_engine import DuckDBEngine  # noqa: E402
 from pipelines.log_formats import FORMATS, LogSource  # noqa: E402
+from pipelines.progress import Progress  # noqa: E402
 from pipelines.synthetic import MarkovLog  # noqa: E402
 from pipelines.tfds_log import TfdsLog  # noqa: E402
 from pipelines.titles import read_titles  # noqa: E402
-from tfrecords.manifest import Manifest  # noqa: E402
+from tfrecords.manifest import BAD_ROWS_FILE  # noqa: E402
 
 _INPUT = flags.DEFINE_multi_string("input", [], "a log: file or glob, gzip or not; repeatable")
 _DATASET = flags.DEFINE_string(
@@ -36,40 +39,65 @@ _TITLES = flags.DEFINE_string("item_titles", None, "CSV or TSV with a header ite
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
 _DATA_FLAGS = [
+    flags.DEFINE_float("max_bad_fraction", None, "sets data.max_bad_fraction"),
     flags.DEFINE_float("min_rating", None, "sets data.min_rating"),
     flags.DEFINE_integer("min_user_events", None, "sets data.min_user_events"),
     flags.DEFINE_integer("min_item_events", None, "sets data.min_item_events"),
+    flags.DEFINE_enum("split", None, ["leave_one_out", "temporal"], "sets data.split"),
     flags.DEFINE_integer("num_shards", None, "sets data.num_shards"),
     flags.DEFINE_integer("seed", None, "sets data.seed"),
 ]
+_SPLIT_TIME = flags.DEFINE_string("split_time", None, "sets data.split_time: a number, or ISO 8601 (UTC)")
 _OUTPUT = flags.DEFINE_string("output_dir", None, "the data directory to make", required=True)
-flags.DEFINE_enum("engine", "duckdb", ["duckdb"], "what sorts and counts")
+_ENGINE = flags.DEFINE_enum("engine", "duckdb", ["duckdb", "spark"], "what sorts and counts; spark: see BUILD.md")
 _WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "processes that mask and write", lower_bound=1)
 _MEMORY = flags.DEFINE_string("memory_limit", None, "of the engine, e.g. 4GB; past it, it spills beside --output_dir")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an --output_dir that holds something else")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be written, and write nothing")
 
 
 @command
 def main() -> None:
-    """Flags to a configuration and a source, and one call."""
+    """Flags to a configuration, a source and an engine, and one call."""
     settings = read_settings(_CONFIG.value, _SET.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
+    if _SPLIT_TIME.value is not None:
+        given["split_time"] = _split_time(_SPLIT_TIME.value)
     settings["data"] = settings.get("data", {}) | given
     config = Config.from_dict(settings, "flags")
     started = time.monotonic()
-    manifest, built = build_records(
+    built = build_records(
         _source(config),
         read_titles(_TITLES.value),
         config,
         _OUTPUT.value,
-        num_workers=_WORKERS.value,
-        memory_limit=_MEMORY.value,
+        _make_engine,
         overwrite=_OVERWRITE.value,
+        dry_run=_DRY_RUN.value,
+        progress=Progress(),
     )
-    if built:
-        _report(manifest, time.monotonic() - started)
+    if built.written or _DRY_RUN.value:
+        _report(built, time.monotonic() - started)
     else:
         print(f"{_OUTPUT.value} is complete: same input, same configuration. Nothing to do.")
+
+
+def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[Engine]:
+    if _ENGINE.value == "spark":
+        from pipelines.spark_engine import SparkEngine  # an extra that others need not install
+
+        return SparkEngine(spill_dir, _WORKERS.value, _MEMORY.value)
+    return DuckDBEngine(spill_dir, _WORKERS.value, _MEMORY.value)
+
+
+def _split_time(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        time_ = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise InputError(f"--split_time must be a number or an ISO 8601 time. Received: {text!r}") from None
+    return (time_ if time_.tzinfo else time_.replace(tzinfo=datetime.timezone.utc)).timestamp()
 
 
 def _source(config: Config) -> Source:
@@ -88,14 +116,27 @@ def _source(config: Config) -> Source:
     raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
 
 
-def _report(manifest: Manifest, seconds: float) -> None:
-    counts: dict[str, Any] = manifest.counts
-    for name in ("rows_read", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped"):
-        print(f"{counts[name]:>12,} {name.replace('_', ' ')}")
-    print(f"{counts['users']:>12,} users, {counts['evaluated_users']:,} of them evaluated; {counts['items']:,} items")
-    for split, shards in manifest.splits.items():
-        size = sum(shard.bytes for shard in shards)
-        print(f"{manifest.records(split):>12,} {split} records, {size / 1e6:,.1f} MB in {len(shards)} shards")
+def _report(built: Built, seconds: float) -> None:
+    manifest, counts = built.manifest, built.manifest.counts
+    for name in ("rows_read", *DROPPED, "events"):
+        print(f"{counts[name]:>13,} {name.replace('_', ' ')}")
+    if counts["bad_rows_set_aside"] and built.written:
+        print(f"{'':>13} they are in {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
+    print(f"{counts['users']:>13,} users, the longest history {counts['longest_history']:,} events")
+    print(f"{counts['items']:>13,} items")
+    print(f"{built.instances:>13,} training instances")
+    unseen = f", {counts['unseen_users']:,} of them unseen in training" if counts["unseen_users"] else ""
+    print(f"{counts['evaluated_users']:>13,} users to test{unseen}; {counts['validated_users']:,} to validate")
+    if not built.written:
+        print(f"--dry_run: nothing was written. Counted in {seconds:.1f} s")
+        return
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    train = sum(shard.bytes for shard in manifest.splits["train"])
+    print(f"{sum(shard.bytes for shard in shards):>13,} bytes in {len(shards)} shards")
+    print(f"{train / built.instances:>13.1f} bytes an instance")
+    longest = manifest.config.data.max_seq_length
+    items = sum(row.length * row.records for row in manifest.length_histogram)
+    print(f"{1 - items / (built.instances * longest):>13.0%} of {longest} slots an instance are empty, and not stored")
     print(f"wrote {_OUTPUT.value} in {seconds:.1f} s")
 
 

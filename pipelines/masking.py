@@ -21,14 +21,24 @@ class Windows:
     """Cuts of training sequences, at most N items long.
 
     Attributes:
+        training: the sequences; windows overlap, so their items are taken out a few at a time.
         sequences: int64 [windows], the row that each was cut from.
         starts: int64 [windows], where in that row.
-        item_ids: the items.
+        lengths: int64 [windows].
     """
 
+    training: Ragged
     sequences: np.ndarray
     starts: np.ndarray
-    item_ids: Ragged
+    lengths: np.ndarray
+
+    def item_ids(self, windows: np.ndarray) -> Ragged:
+        """The items of some windows."""
+        starts = self.training.offsets[self.sequences[windows]] + self.starts[windows]
+        return take_slices(self.training.values, starts, self.lengths[windows])
+
+    def __len__(self) -> int:
+        return len(self.sequences)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +70,7 @@ def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float) ->
     last_of_sequence = np.repeat(np.cumsum(counts), counts) - 1
     steps_back = last_of_sequence - np.arange(len(sequences))
     starts = np.maximum(excess[sequences] - steps_back * step, 0)
-    item_ids = take_slices(
-        training.values, training.offsets[sequences] + starts, np.minimum(lengths[sequences], max_seq_length)
-    )
-    return Windows(sequences, starts, item_ids)
+    return Windows(training, sequences, starts, np.minimum(lengths[sequences], max_seq_length))
 
 
 def mask_windows(
@@ -83,10 +90,10 @@ def mask_windows(
     """
     copies = masking.duplicate_factor + masking.last_item_instances
     window_keys = hashed_bits(seed, sequence_keys[windows.sequences], windows.starts)
-    for first in range(0, len(windows.item_ids) * copies, _CHUNK):
-        instances = np.arange(first, min(first + _CHUNK, len(windows.item_ids) * copies))
+    for first in range(0, len(windows) * copies, _CHUNK):
+        instances = np.arange(first, min(first + _CHUNK, len(windows) * copies))
         of_window, copy = instances // copies, instances % copies
-        item_ids = windows.item_ids.rows(of_window)
+        item_ids = windows.item_ids(of_window)
         keys = hashed_bits(window_keys[of_window], copy)
         yield _mask(item_ids, keys, copy >= masking.duplicate_factor, masking, vocabulary_size)
 

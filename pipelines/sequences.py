@@ -2,7 +2,7 @@
 
 Users and items become integers here; the tables are
 
-    users(user_index, user_id, shard, key, events)      sorted by shard and id; `key` is a portable hash of the id
+    users(user_index, user_id, shard, key, events, early_events)   sorted by shard and id; `key` is a hash of the id
     items(item_index, item_id)                          sorted by id
     sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
 """
@@ -29,13 +29,44 @@ class ShardSequences:
         shard: its number.
         user_ids: raw ids.
         user_keys: uint64 [users], hashes of the ids that do not depend on machine or engine.
-        sequences: item indices of each user, oldest first.
+        sequences: for each item of each user, oldest first, its place in the list of all item ids.
+        early_events: int64 [users], how many of them came before `data.split_time`.
     """
 
     shard: int
     user_ids: list[str]
     user_keys: np.ndarray
     sequences: Ragged
+    early_events: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is left of the events, in order.
+
+    Attributes:
+        item_ids: raw ids, sorted by code point.
+        users, events: how many.
+        duplicates_dropped, rare_dropped: events that are gone.
+    """
+
+    item_ids: list[str]
+    users: int
+    events: int
+    duplicates_dropped: int
+    rare_dropped: int
+
+
+def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> Prepared:
+    """From the table `events` to `users`, `items` and `sequences`: order, duplicates, filters.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    duplicates = order_sequences(connection, config, num_shards)
+    rare = filter_sequences(connection, config)
+    item_ids = [id_ for (id_,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()]
+    return Prepared(item_ids, count(connection, "users"), count(connection, "sequences"), duplicates, rare)
 
 
 def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> int:
@@ -102,23 +133,30 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
         if left == previous:
             break
     if left == 0:
-        raise InputError(
-            f"A log must hold users with at least {config.min_user_events} events over items with at least "
-            f"{config.min_item_events}. Received: {events} events that are no duplicates, none of them by such a user. "
-            "Fix: lower --min_user_events, --min_item_events or --min_rating, or bring a longer log"
-        )
+        raise nothing_left(config, events)
+    early = "false" if config.split_time is None else f"time < {decimal(config.split_time)}"
     connection.execute(
-        """CREATE OR REPLACE TABLE users AS SELECT * FROM users
-        JOIN (SELECT user_index, count(*) AS events FROM sequences GROUP BY user_index) USING (user_index)
+        f"""CREATE OR REPLACE TABLE users AS SELECT * FROM users
+        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({early}) AS early_events
+              FROM sequences GROUP BY user_index) USING (user_index)
         ORDER BY user_index"""
     )
     connection.execute("DELETE FROM items WHERE item_index NOT IN (SELECT DISTINCT item_index FROM sequences)")
     return events - left
 
 
-def read_item_ids(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The item ids by their place in `items`, which is their index in `ShardSequences`."""
-    return [item_id for (item_id,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()]
+def nothing_left(config: DataConfig, events: int) -> InputError:
+    """The error for a log of which the filters leave nothing."""
+    return InputError(
+        f"A log must hold users with at least {config.min_user_events} events over items with at least "
+        f"{config.min_item_events}. Received: {events} events that are no duplicates, none of them by such a user. "
+        "Fix: lower --min_user_events, --min_item_events or --min_rating, or bring a longer log"
+    )
+
+
+def decimal(number: float) -> str:
+    """SQL of a number to compare with times, exact to their nine decimals."""
+    return f"CAST('{number:.9f}' AS DECIMAL(38, 9))"
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -135,7 +173,7 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
     dense[indices] = np.arange(len(indices))
     for shard in range(num_shards):
         users = connection.execute(
-            "SELECT user_id, key, events FROM users WHERE shard = ? ORDER BY user_index", [shard]
+            "SELECT user_id, key, events, early_events FROM users WHERE shard = ? ORDER BY user_index", [shard]
         ).to_arrow_table()
         lengths = users["events"].to_numpy()
         values = dense[rows(int(lengths.sum()))]
@@ -144,6 +182,7 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
             users["user_id"].to_pylist(),
             users["key"].to_numpy().astype(np.uint64),
             Ragged.from_lengths(values, lengths),
+            users["early_events"].to_numpy(),
         )
 
 

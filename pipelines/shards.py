@@ -1,7 +1,8 @@
-"""One shard of users into its files: split, mask, encode, write. The unit of work that runs in a worker process."""
+"""One shard of users: what it holds, and its files. The two units of work that run in a worker, whatever the engine."""
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -10,12 +11,58 @@ from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 from pipelines.masking import cut_windows, mask_windows
 from pipelines.negatives import draw_negatives
 from pipelines.sequences import ShardSequences
-from pipelines.splits import Targets, leave_one_out
+from pipelines.shuffled import ShuffledRecords
+from pipelines.splits import Split, Targets, split_sequences
 from tfrecords.manifest import LengthCount
-from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, Column, encode
+from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, Column, Ragged, encode
 from tfrecords.writer import Shard, shard_name, write_shard
 
 SPLITS = ("train", "validation", "test")
+_USERS_AT_ONCE = 1024  # whose negatives are drawn together
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardCounts:
+    """What a shard, or several, will hold.
+
+    Attributes:
+        training_events: int64 [items], by place in the list of all item ids.
+        instances: training records.
+        validated_users, evaluated_users: records of validation and test.
+        unseen_users: evaluated users of whom nothing is trained on.
+        longest_history: events of the user who has the most.
+    """
+
+    training_events: np.ndarray
+    instances: int = 0
+    validated_users: int = 0
+    evaluated_users: int = 0
+    unseen_users: int = 0
+    longest_history: int = 0
+
+    def __add__(self, other: "ShardCounts") -> "ShardCounts":
+        return ShardCounts(
+            self.training_events + other.training_events,
+            self.instances + other.instances,
+            self.validated_users + other.validated_users,
+            self.evaluated_users + other.evaluated_users,
+            self.unseen_users + other.unseen_users,
+            max(self.longest_history, other.longest_history),
+        )
+
+
+def count_shard(users: ShardSequences, config: Config, num_items: int) -> ShardCounts:
+    """Splits a shard's sequences and counts, without masking or writing."""
+    split = split_sequences(users.sequences, users.early_events, config.data)
+    windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
+    return ShardCounts(
+        np.bincount(split.training.values, minlength=num_items),
+        len(windows) * (config.masking.duplicate_factor + config.masking.last_item_instances),
+        len(split.validation.users),
+        len(split.test.users),
+        int(np.sum(split.training.lengths[split.test.users] == 0)),
+        int(users.sequences.lengths.max(initial=0)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,70 +73,95 @@ class ShardBuilder:
         data_dir: where the files go.
         config: of the pipeline.
         num_shards: of each split.
-        counts: int64 [V - 3], training events of each item.
+        ids: int32 [V - 3], the integer id of each place in the list of all item ids.
+        counts: int64 [V - 3], training events of each item, in the order of the integer ids.
     """
 
     data_dir: str
     config: Config
     num_shards: int
+    ids: np.ndarray
     counts: np.ndarray
 
     def build(self, users: ShardSequences) -> "BuiltShard":
-        """Writes the shard's three files. Item ids of `users` are those of the vocabulary."""
-        split = leave_one_out(users.sequences)
+        """Writes the shard's three files."""
+        sequences = Ragged(self.ids[users.sequences.values], users.sequences.offsets)
+        split = split_sequences(sequences, users.early_events, self.config.data)
+        records, histogram = self._mask(split, users.user_keys)
+        seed = self.config.data.seed
+        return BuiltShard(
+            files={
+                "train": self._write("train", users.shard, records),
+                "validation": self._write_targets("validation", users, sequences, split, split.validation, seed),
+                "test": self._write_targets("test", users, sequences, split, split.test, seed + 1),
+            },
+            histogram=histogram,
+            users=len(sequences),
+            events=len(sequences.values),
+        )
+
+    def _mask(self, split: Split, user_keys: np.ndarray) -> tuple[ShuffledRecords, list[LengthCount]]:
         data, vocabulary_size = self.config.data, len(self.counts) + NUM_SPECIAL_IDS
         windows = cut_windows(split.training, data.max_seq_length, data.sliding_window)
-        records: list[bytes] = []
-        keys = []
+        records = ShuffledRecords(self.data_dir)
         histogram: Counter[int] = Counter()
         most_masked: Counter[int] = Counter()
-        for chunk in mask_windows(windows, users.user_keys, self.config.masking, vocabulary_size, data.seed):
-            records += encode(
-                MASKED_INSTANCE,
-                {
-                    "item_ids": chunk.item_ids,
-                    "masked_item_ids": chunk.masked_item_ids,
-                    "masked_positions": chunk.masked_positions,
-                },
-            )
-            keys.append(chunk.keys)
+        for chunk in mask_windows(windows, user_keys, self.config.masking, vocabulary_size, data.seed):
+            columns: dict[str, Column] = {
+                "item_ids": chunk.item_ids,
+                "masked_item_ids": chunk.masked_item_ids,
+                "masked_positions": chunk.masked_positions,
+            }
+            records.add(chunk.keys, encode(MASKED_INSTANCE, columns))
             for length, masked in zip(
                 chunk.item_ids.lengths.tolist(), chunk.masked_positions.lengths.tolist(), strict=True
             ):
                 histogram[length] += 1
                 most_masked[length] = max(most_masked[length], masked)
-        order = np.argsort(np.concatenate(keys), kind="stable").tolist() if keys else []
-        return BuiltShard(
-            files={
-                "train": self._write("train", users.shard, [records[place] for place in order]),
-                "validation": self._write_targets("validation", users, split.validation, data.seed),
-                "test": self._write_targets("test", users, split.test, data.seed + 1),
-            },
-            histogram=[LengthCount(length, number, most_masked[length]) for length, number in histogram.items()],
-        )
+        return records, [LengthCount(length, number, most_masked[length]) for length, number in histogram.items()]
 
-    def _write_targets(self, name: str, users: ShardSequences, targets: Targets, seed: int) -> Shard:
-        negatives = draw_negatives(
-            users.sequences, users.user_keys, self.counts, self.config.data.num_negatives, seed
-        ).rows(targets.users)
-        columns: dict[str, Column] = {
-            "item_ids": targets.histories,
-            "negative_item_ids": negatives,
-            "target_item_id": targets.item_ids,
-            "user_id": [users.user_ids[user] for user in targets.users],
-        }
-        return self._write(name, users.shard, encode(EVALUATION_USER, columns))
+    def _write_targets(
+        self, name: str, users: ShardSequences, sequences: Ragged, split: Split, targets: Targets, seed: int
+    ) -> Shard:
+        def records() -> Iterator[bytes]:
+            for first in range(0, len(targets.users), _USERS_AT_ONCE):
+                some = targets.rows(first, first + _USERS_AT_ONCE)
+                negatives = draw_negatives(
+                    sequences.rows(some.users),
+                    users.user_keys[some.users],
+                    self.counts,
+                    self.config.data.num_negatives,
+                    seed,
+                )
+                columns: dict[str, Column] = {
+                    "item_ids": some.histories,
+                    "negative_item_ids": negatives,
+                    "target_item_id": some.item_ids,
+                    "trained_items": split.training.lengths[some.users],
+                    "user_id": [users.user_ids[user] for user in some.users],
+                }
+                yield from encode(EVALUATION_USER, columns)
 
-    def _write(self, split: str, shard: int, records: list[bytes]) -> Shard:
+        return self._write(name, users.shard, records())
+
+    def _write(self, split: str, shard: int, records: Iterable[bytes]) -> Shard:
         return write_shard(self.data_dir, shard_name(split, shard, self.num_shards), records)
 
 
 @dataclasses.dataclass(frozen=True)
 class BuiltShard:
-    """What one shard came to: its file in each split, and the lengths of its training records."""
+    """What one shard came to: its file in each split, and the lengths of its training records.
+
+    Attributes:
+        files: by split.
+        histogram: of the training records.
+        users, events: how many it has.
+    """
 
     files: dict[str, Shard]
     histogram: list[LengthCount]
+    users: int
+    events: int
 
 
 def merge_histograms(shards: list[BuiltShard]) -> tuple[LengthCount, ...]:

@@ -5,7 +5,7 @@ import fcntl
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bert4rec_tf.config import Config
@@ -51,11 +51,17 @@ def sweep(output_dir: pathlib.Path) -> None:
             _remove(_leftovers(output_dir))
 
 
-def _leftovers(output_dir: pathlib.Path) -> list[pathlib.Path]:
-    return [output_dir.with_name(f".{output_dir.name}.{end}") for end in ("building", "building.spill", "replaced")]
+def spill_dir(building: pathlib.Path) -> pathlib.Path:
+    """Where a run that builds there may leave what does not fit in memory."""
+    return building.with_name(f"{building.name}.spill")
 
 
-def _remove(directories: list[pathlib.Path]) -> None:
+def _leftovers(output_dir: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    building = output_dir.with_name(f".{output_dir.name}.building")
+    return building, output_dir.with_name(f".{output_dir.name}.replaced"), spill_dir(building)
+
+
+def _remove(directories: Iterable[pathlib.Path]) -> None:
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -83,7 +89,7 @@ def _only_run(output_dir: pathlib.Path) -> Iterator[None]:
 
 
 def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    building, _, replaced = _leftovers(output_dir)
+    building, replaced, _ = _leftovers(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output_dir must be a directory. Received: {output_dir}, a file")
     if replaced.exists() and not output_dir.exists():
@@ -102,7 +108,7 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
         building.rename(output_dir)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        _remove((building, spill_dir(building)))
 
 
 def write_manifest(directory: pathlib.Path, manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ after it follows it. That is the structure that a bidirectional model can use an
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -116,8 +117,15 @@ class MarkovLog:
         """The raw id of each item."""
         return [f"item-{index:04d}" for index in range(self.num_items)]
 
+    def num_rows(self) -> None:
+        """Not known before the log is made."""
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The log, for the pipeline: all of it at once."""
+        yield self.interactions()
+
     def interactions(self) -> pa.Table:
-        """The log: columns user_id, item_id (strings) and time (int64, seconds)."""
+        """The log: columns user_id, item_id (strings) and timestamp (int64, seconds)."""
         random = np.random.default_rng([self.seed, 3])
         transitions, popularity = self.transitions(), self.popularity()
         lengths = random.integers(self.min_events, self.max_events + 1, self.num_users)
@@ -139,6 +147,6 @@ class MarkovLog:
             {
                 "user_id": [f"user-{user:05d}" for user in users],
                 "item_id": names[histories[users, events]].tolist(),
-                "time": events + 1_000_000_000,
+                "timestamp": events + 1_000_000_000,
             }
         )

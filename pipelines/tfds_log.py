@@ -1,6 +1,8 @@
 """A published log through tensorflow-datasets, e.g. `movielens/100k-ratings`."""
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,25 +30,21 @@ class TfdsLog:
 
     def description(self) -> dict[str, Any]:
         """The dataset and its columns, for the manifest."""
-        return {"format": "tfds", **dataclasses.asdict(self)}
+        return {"format": "tfds"} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def interactions(self) -> pa.Table:
-        """The log: user_id and item_id (strings), time, and rating where the dataset has one.
+    def num_rows(self) -> int:
+        """Of all splits."""
+        _, info = self._loaded
+        return sum(split.num_examples for split in info.splits.values())
+
+    def batches(self) -> Iterator[pa.Table]:
+        """The log, piece by piece: user_id and item_id (strings), timestamp, and rating where the dataset has one.
 
         Raises:
             InputError: an unknown dataset, one that cannot be downloaded, or a feature that it does not have.
         """
-        import tensorflow_datasets as tfds  # brings TensorFlow, which no other source needs
-
-        try:
-            splits, info = tfds.load(self.name, with_info=True)
-        except Exception as error:  # tfds raises dozens of kinds, its own and those of the network
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"--dataset=tfds:NAME must name a dataset of tensorflow-datasets that is on disk or can be "
-                f"downloaded. Received: {self.name!r} ({reason})"
-            ) from None
-        columns = {"user_id": self.user_column, "item_id": self.item_column, "time": self.timestamp_column}
+        splits, info = self._loaded
+        columns = {"user_id": self.user_column, "item_id": self.item_column, "timestamp": self.timestamp_column}
         if self.rating_column in info.features:
             columns["rating"] = self.rating_column
         for name in columns.values():
@@ -55,11 +53,24 @@ class TfdsLog:
                     f"{self.name} must have the feature {name!r}. Received: {', '.join(info.features)}. "
                     "Fix: name it with --user_column, --item_column or --timestamp_column"
                 )
-        batches = []
+        import tensorflow_datasets as tfds
+
         for _, split in sorted(splits.items()):
             for batch in tfds.as_numpy(split.batch(_BATCH_ROWS)):
-                batches.append(pa.table({ours: _column(ours, batch[theirs]) for ours, theirs in columns.items()}))
-        return pa.concat_tables(batches)
+                yield pa.table({ours: _column(ours, batch[theirs]) for ours, theirs in columns.items()})
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[dict[str, Any], Any]:
+        import tensorflow_datasets as tfds  # brings TensorFlow, which no other source needs
+
+        try:
+            return tfds.load(self.name, with_info=True, shuffle_files=False)
+        except Exception as error:  # tfds raises dozens of kinds, its own and those of the network
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"--dataset=tfds:NAME must name a dataset of tensorflow-datasets that is on disk or can be "
+                f"downloaded. Received: {self.name!r} ({reason})"
+            ) from None
 
 
 def _column(name: str, values: np.ndarray) -> pa.Array:

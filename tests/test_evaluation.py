@@ -21,7 +21,7 @@ from bert4rec_tf.evaluation import (
 )
 from bert4rec_tf.metrics import ranking_metrics
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
-from pipelines.engine import build_records
+from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import Manifest
 
@@ -102,7 +102,7 @@ def test_ranks_equal_brute_force(
 
 def test_records_ask_for_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
     vocabulary, by_user = Vocabulary.load(data_dir), {}
-    for row in LOG.interactions().sort_by("time").to_pylist():
+    for row in LOG.interactions().sort_by("timestamp").to_pylist():
         by_user.setdefault(row["user_id"], []).append(row["item_id"])
     for split, from_end in (("validation", 2), ("test", 1)):
         for user_id, (history, target, negatives) in records(data_dir, split).items():
@@ -155,8 +155,9 @@ def test_law_of_unknown_items_is_passed_over() -> None:
 
 def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
     manifest = Manifest.load(data_dir)
-    ranks = Ranks(["a", "b"], np.array([1, 20], np.int32), np.array([2, 3], np.int32))
+    ranks = Ranks(["a", "b"], np.array([1, 20], np.int32), np.array([2, 3], np.int32), np.array([5, 1], np.int32))
     metrics = metrics_json(ranks, {"baseline": "popularity"}, manifest, "test")
+    assert "unseen_users" not in metrics
     assert {"users", "full", "sampled", "model", "data"} <= set(metrics)
     names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
     for protocol in ("full", "sampled"):
@@ -168,3 +169,14 @@ def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
     assert metrics["model"] == {"baseline": "popularity"}
     assert metrics["data"]["manifest_sha256"] == manifest.sha256()
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_unseen_users_are_told_apart(data_dir: pathlib.Path) -> None:
+    ranks = Ranks(["a", "b", "c"], np.array([1, 20, 1]), np.array([2, 3, 9]), np.array([0, 4, 0]))
+    metrics = metrics_json(ranks, {}, Manifest.load(data_dir), "test")
+    assert metrics["users"] == 3
+    assert metrics["unseen_users"]["users"] == 2
+    assert metrics["unseen_users"]["full"]["hr@1"] == 1
+    assert metrics["unseen_users"]["sampled"]["hr@5"] == 0.5
+    alone = metrics_json(ranks.of(np.array([True, False, False])), {}, Manifest.load(data_dir), "test")
+    assert json.loads(json.dumps(alone, allow_nan=False))["unseen_users"]["users"] == 1

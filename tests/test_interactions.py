@@ -4,6 +4,7 @@ import datetime
 import gzip
 import hashlib
 import io
+import os
 import pathlib
 from decimal import Decimal
 
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
-from pipelines.interactions import load_events
+from pipelines import interactions
+from pipelines.interactions import Loaded, create_events, load_batches
 from pipelines.log_formats import LogSource
 
 Event = tuple[str, str, Decimal]
@@ -27,11 +30,23 @@ PLACES = {"user_column": "1", "item_column": "0", "timestamp_column": "3", "rati
 HEADERLESS = "i1\tu1\t5\t100\ni2\tu2\t3.5\t50\ni2\tu1\t1\t101\n"
 
 
-def load(source: LogSource | pa.Table, min_rating: float | None = None) -> tuple[list[Event], dict[str, int]]:
+def load(
+    source: LogSource | pa.Table, min_rating: float | None = None, bad_rows: pathlib.Path | None = None
+) -> tuple[list[Event], Loaded]:
+    """The events in their order; without a place for `bad_rows`, the first of them is an error."""
     with duckdb.connect() as connection:
-        counts = load_events(connection, source, min_rating)
+        create_events(connection)
+        aside = bad_rows or pathlib.Path(os.devnull)
+        if isinstance(source, pa.Table):
+            loaded = load_batches(connection, [source], "rows", min_rating, aside)
+        else:
+            config = DataConfig(min_rating=min_rating)
+            parts = [interactions.load_file(connection, source, n, config, aside) for n in range(len(source.files))]
+            loaded = sum(parts, Loaded())
+        loaded.check(str(getattr(source, "paths", source)), max_bad_fraction=0 if bad_rows is None else 1)
         rows = connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
-    return rows, counts
+    assert len(rows) == loaded.events
+    return rows, loaded
 
 
 def load_file(
@@ -133,7 +148,7 @@ def test_globs_and_several_inputs_are_read_one_after_the_other(tmp_path: pathlib
     expected = [f"{name}-{row}" for name in ("b.txt", "a1.txt", "a2.txt") for row in (1, 2)]
     assert [item for _, item, _ in sorted(rows, key=lambda row: row[2])] == expected
     assert [item for _, item, _ in rows] == expected
-    assert counts == {"rows_read": 6, "low_rated_rows_dropped": 0}
+    assert counts == Loaded(rows_read=6)
     described = source.description()["inputs"]
     assert [(row["name"], row["bytes"]) for row in described] == [("b.txt", 20), ("a1.txt", 22), ("a2.txt", 22)]
     assert described[0]["sha256"] == hashlib.sha256(b"u b.txt-1\nu b.txt-2\n").hexdigest()
@@ -210,13 +225,15 @@ def test_low_ratings_are_dropped_and_counted(
     (tmp_path / name).write_text(content)
     rows, counts = load(LogSource([str(tmp_path / name)], **columns), min_rating=3.5)
     assert rows == EVENTS[:2]
-    assert counts == {"rows_read": 3, "low_rated_rows_dropped": 1}
+    assert counts == Loaded(rows_read=3, low_rated=1)
 
 
 def test_a_table_is_a_log_too() -> None:
-    table = pa.table({"user_id": ["u", "u"], "item_id": ["i", "j"], "time": [NANOSECONDS, 3], "rating": [4.0, 2.0]})
+    table = pa.table(
+        {"user_id": ["u", "u"], "item_id": ["i", "j"], "timestamp": [NANOSECONDS, 3], "rating": [4.0, 2.0]}
+    )
     assert load(table)[0] == [("u", "i", Decimal(NANOSECONDS)), ("u", "j", Decimal(3))]
-    assert load(table, min_rating=4.0)[1] == {"rows_read": 2, "low_rated_rows_dropped": 1}
+    assert load(table, min_rating=4.0)[1] == Loaded(rows_read=2, low_rated=1)
     with pytest.raises(InputError, match="rating"):
         load(table.drop_columns("rating"), min_rating=4.0)
 
@@ -237,7 +254,7 @@ def test_a_table_is_a_log_too() -> None:
         ("log.csv", CSV + 'u,"",1\n', {}, ["line 5", "no item"]),
         ("log.csv", CSV + "u,i,\n", {}, ["line 5", "timestamp"]),
         ("log.csv", CSV + "u,i,yesterday\nu,i,nan\nu,i,7\nu,i,inf\n", {}, ["line 5", "yesterday", "line 6", "line 8"]),
-        ("log.csv", CSV + "u,i,x\n" * 9, {}, ["line 9", "and 4 more"]),
+        ("log.csv", CSV + "u,i,x\n" * 9, {}, ["line 9", "and 4 more", "9 bad rows of 12"]),
         ("log.csv", CSV + "u,\n,i,1\n", {}, ["line 5"]),
         ("log.csv", HEADER + '"a\nb",i,1\nu,,2\n', {}, ["line 4", "no item"]),
         ("log.csv", HEADER + "u,i,1\n\n\nu,,2\n", {}, ["line 5", "no item"]),
@@ -245,15 +262,15 @@ def test_a_table_is_a_log_too() -> None:
         ("log.tsv", "i\tu\t5\t1\ni\t\t5\t1\n", PLACES, ["line 2", "no user"]),
         ("log.txt", "u i\nu i j\n", {}, ["line 2", "user item"]),
         ("log.txt", "u i\n\nu\n", {}, ["line 3", "user item"]),
-        ("log.txt", b"u i\nu \xff\n", {}, ["Line: 2", "utf-8"]),
+        ("log.txt", b"u i\nu \xff\n", {}, ["line 2", "not UTF-8"]),
         ("ratings.dat", MOVIELENS + "1::2::3\n", {}, ["line 4", "user::item::rating::timestamp"]),
-        ("ratings.dat", MOVIELENS + "1::2::3::x\n", {}, ["line 4", "timestamp", "'x'"]),
+        ("ratings.dat", MOVIELENS + "1::2::3::x\n", {}, ["line 4", "timestamp", '"x"']),
         ("log.jsonl", JSONL + '{"user_id": "u", "timestamp": 1}\n', {}, ["line 4", "no item"]),
         ("log.jsonl", JSONL + '{"user_id": null, "item_id": 1, "timestamp": 1}\n', {}, ["line 4", "no user"]),
         ("log.jsonl", JSONL + "\n" + '{"user_id": 1, "timestamp": 1}\n', {}, ["line 5", "no item"]),
         ("log.jsonl", JSONL + '{"user_id": "u",\n', {}, ["line 4"]),
         ("log.parquet", parquet(user_id=[1], timestamp=[1]), {}, ["item_id", "user_id, timestamp"]),
-        ("log.parquet", parquet(user_id=[1, 2], item_id=[1, None], timestamp=[1, 1]), {}, ["row 2", "no item"]),
+        ("log.parquet", parquet(user_id=[1, 2], item_id=[1, None], timestamp=[1, 1]), {}, ["line 2", "no item"]),
         ("log.parquet", b"PAR1 not", {}, ["parquet"]),
         ("log.csv", "", {}, ["at least one", "empty"]),
         ("log.csv", HEADER, {}, ["at least one"]),
@@ -270,7 +287,7 @@ def test_what_cannot_be_read_is_named(
     with pytest.raises(InputError) as error:
         load_file(tmp_path, name, content, **columns)
     message = str(error.value)
-    assert [words for words in [str(tmp_path / name), *named] if words not in message] == [], message
+    assert [words for words in [name, *named] if words not in message] == [], message
 
 
 @pytest.mark.parametrize(
@@ -318,7 +335,7 @@ def test_files_follow_one_another_whatever_their_blank_lines(tmp_path: pathlib.P
     events, counts = load(LogSource([str(tmp_path / "*.txt")]))
     assert [item for _, item, _ in events] == ["i1", "i2", "i3", "i4"]
     assert sorted(events, key=lambda event: event[2]) == events
-    assert len({time for _, _, time in events}) == counts["rows_read"] == 4
+    assert len({time for _, _, time in events}) == counts.rows_read == 4
 
 
 @pytest.mark.parametrize(

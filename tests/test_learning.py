@@ -10,7 +10,7 @@ from bert4rec_tf.metrics import ranking_metrics
 from bert4rec_tf.strategy import make_strategy
 from bert4rec_tf.training import train
 from bert4rec_tf.vocabulary import Vocabulary
-from pipelines.engine import build_records
+from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 
 # Histories are longer than N, so that all windows are full, at serving as in training: then every position is learned.
@@ -40,7 +40,7 @@ SETTINGS = {
 
 def learned(log: MarkovLog, path: pathlib.Path) -> dict[str, dict]:
     """Trains on a log; metrics over all items at test of the model, of popularity and of the optimum."""
-    manifest, _ = build_records(log, {}, Config.from_dict(SETTINGS), str(path / "data"))
+    manifest = build_records(log, {}, Config.from_dict(SETTINGS), str(path / "data")).manifest
     trained = train(str(path / "data"), str(path / "model"), SETTINGS, make_strategy("default"))
     vocabulary = Vocabulary.load(path / "data")
     scorers = {

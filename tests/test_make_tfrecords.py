@@ -11,8 +11,8 @@ import time
 import pytest
 
 from bert4rec_tf.config import Config
-from pipelines import engine
-from pipelines.engine import build_records
+from pipelines import build
+from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -181,12 +181,9 @@ def test_spill_files_of_a_killed_run_are_swept(tmp_path: pathlib.Path) -> None:
 
 def test_a_larger_log_gets_more_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     log = MarkovLog(num_users=50, num_items=40, num_themes=4, min_events=10, max_events=10)
-    assert (
-        build_records(log, {}, Config(), str(tmp_path / "small"))[0]
-        .splits["train"][-1]
-        .file.endswith("of-00008.tfrecord")
-    )
-    monkeypatch.setattr(engine, "_EVENTS_IN_A_SHARD", 33)
-    manifest, _ = build_records(log, {}, Config(), str(tmp_path / "large"))
+    small = build_records(log, {}, Config(), str(tmp_path / "small")).manifest
+    assert small.splits["train"][-1].file.endswith("of-00008.tfrecord")
+    monkeypatch.setattr(build, "_EVENTS_IN_A_SHARD", 33)
+    manifest = build_records(log, {}, Config(), str(tmp_path / "large")).manifest
     assert [len(shards) for shards in manifest.splits.values()] == [16, 16, 16]  # 500 events, 33 in each
     assert manifest.config == Config()

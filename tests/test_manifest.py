@@ -10,7 +10,7 @@ import pytest
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
-from pipelines.engine import build_records
+from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import MANIFEST_FILE, Manifest, verify
 
@@ -85,13 +85,13 @@ def test_a_missing_manifest_is_named(tmp_path: pathlib.Path) -> None:
 
 
 def test_another_schema_version_is_refused(data_dir: pathlib.Path) -> None:
-    values = json.loads((data_dir / MANIFEST_FILE).read_bytes()) | {"schema_version": 2}
+    values = json.loads((data_dir / MANIFEST_FILE).read_bytes()) | {"schema_version": 1}
     (data_dir / MANIFEST_FILE).write_text(json.dumps(values))
-    with pytest.raises(InputError, match=rf"schema_version.*2.*{MANIFEST_FILE}"):
+    with pytest.raises(InputError, match=rf"schema_version.*1.*{MANIFEST_FILE}"):
         Manifest.load(data_dir)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"schema_version": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"schema_version": 2}'])
 def test_what_is_not_a_manifest_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(InputError, match=rf"{MANIFEST_FILE} must be a manifest"):

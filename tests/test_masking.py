@@ -29,6 +29,10 @@ def windows_of(lengths: list[int], max_seq_length: int = 20) -> Windows:
     return cut_windows(sequences_of(lengths), max_seq_length, 0.5)
 
 
+def all_items(windows: Windows) -> list[list[int]]:
+    return lists(windows.item_ids(np.arange(len(windows))))
+
+
 def keys_of(sequences: int) -> np.ndarray:
     return hashed_bits(9, np.arange(sequences))
 
@@ -62,10 +66,10 @@ def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int,
         starts = [0] if len(items) <= longest else [*range(len(items) - longest, 0, -step), 0][::-1]
         expected += [(sequence, start, items[start : start + longest]) for start in starts if items]
     windows = cut_windows(sequences_of(lengths), longest, sliding_window)
-    found = zip(windows.sequences.tolist(), windows.starts.tolist(), lists(windows.item_ids), strict=True)
+    found = zip(windows.sequences.tolist(), windows.starts.tolist(), all_items(windows), strict=True)
     assert list(found) == expected
     newest = cut_windows(sequences_of(lengths), longest, sliding_window=0)
-    assert lists(newest.item_ids) == [items[-longest:] for items in lists(sequences_of(lengths)) if items]
+    assert all_items(newest) == [items[-longest:] for items in lists(sequences_of(lengths)) if items]
 
 
 @pytest.mark.skipif(not ML_1M.is_file(), reason=f"{ML_1M} is not there")
@@ -94,7 +98,7 @@ def test_what_always_holds(lengths: list[int], rate: float, most: int | None, re
         windows, masking_rates=(rate,), max_predictions=most, duplicate_factor=2,
         random_item_rate=replaced[0], kept_item_rate=replaced[1],
     )  # fmt: skip
-    originals = [items for items in lists(windows.item_ids) for _ in range(2)]
+    originals = [items for items in all_items(windows) for _ in range(2)]
     for items, (shown, positions, masked_items) in zip(originals, rows_of(instances), strict=True):
         assert len(positions) == min(most or len(items), max(1, round(len(items) * rate)))
         assert positions == sorted(set(positions))
@@ -114,7 +118,7 @@ def test_the_ends_of_the_rate(rate: float, number: int) -> None:
 def test_last_item_instances_mask_the_last_item_alone() -> None:
     windows = windows_of([1, 7, 33])
     rows = rows_of(mask(windows, duplicate_factor=0, last_item_instances=2))
-    originals = [items for items in lists(windows.item_ids) for _ in range(2)]
+    originals = [items for items in all_items(windows) for _ in range(2)]
     assert rows == [([*items[:-1], MASK_ID], [len(items) - 1], [items[-1]]) for items in originals]
 
 
@@ -130,7 +134,7 @@ def test_a_random_item_is_never_a_special_one_and_may_be_any_other() -> None:
 def test_a_kept_item_shows_itself() -> None:
     windows = windows_of([20, 7])
     instances = mask(windows, masking_rates=(0.5,), kept_item_rate=1.0, duplicate_factor=1)
-    assert lists(instances.item_ids) == lists(windows.item_ids)
+    assert lists(instances.item_ids) == all_items(windows)
 
 
 def test_eighty_ten_ten() -> None:

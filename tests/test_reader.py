@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.vocabulary import MASK_ID, PAD_ID, Vocabulary
-from pipelines.engine import build_records
+from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.reader import (

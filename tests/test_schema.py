@@ -38,9 +38,10 @@ LONG = {
     "item_ids": list(range(3, 300)),
     "negative_item_ids": [2**40] * 90,
     "target_item_id": 0,
+    "trained_items": 150,
     "user_id": "Zoë 😀" * 40,
 }
-EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "user_id": ""}
+EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "trained_items": 0, "user_id": ""}
 
 
 @given(rows_of(EVALUATION_USER, 2**40))
@@ -59,7 +60,9 @@ def test_masked_instances_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) 
 
 
 @given(rows_of(EVALUATION_USER, 2**31 - 1))
-@example([{"item_ids": [], "negative_item_ids": [7], "target_item_id": 2**31 - 1, "user_id": "Zoë\t😀"}])
+@example(
+    [{"item_ids": [], "negative_item_ids": [7], "target_item_id": 2**31 - 1, "trained_items": 0, "user_id": "Zoë\t😀"}]
+)
 @settings(max_examples=30, deadline=None)
 def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
     for row, record in zip(rows, encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows)), strict=True):

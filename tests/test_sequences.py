@@ -14,7 +14,7 @@ from ragged_lists import lists
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines import sequences
-from pipelines.sequences import count, filter_sequences, order_sequences, read_item_ids, stream_shards
+from pipelines.sequences import count, filter_sequences, order_sequences, prepare_sequences, stream_shards
 
 SHARDS = 7
 Event = tuple[str, str, int]  # user, item, time; its place in the list is its row
@@ -40,9 +40,8 @@ def kept_events(connection: duckdb.DuckDBPyConnection) -> list[Event]:
 
 def user_sequences(events: list[Event], config: DataConfig) -> dict[str, list[str]]:
     with connect(events) as connection:
-        order_sequences(connection, config, SHARDS)
-        filter_sequences(connection, config)
-        item_ids, users = read_item_ids(connection), count(connection, "users")
+        prepared = prepare_sequences(connection, config, SHARDS)
+        item_ids, users = prepared.item_ids, prepared.users
         found = {}
         for shard in stream_shards(connection, SHARDS):
             for user, row in zip(shard.user_ids, lists(shard.sequences), strict=True):
@@ -72,7 +71,6 @@ def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], us
             return
         assert filter_sequences(connection, config) == len(events) - len(expected)
         assert kept_events(connection) == expected
-        assert read_item_ids(connection) == sorted({item for _, item, _ in expected})
         rows = [lists(shard.sequences) for shard in stream_shards(connection, SHARDS)]
         assert sum(map(len, rows)) == count(connection, "users") == len({user for user, _, _ in expected})
 

@@ -42,7 +42,7 @@ def test_no_user_meets_an_item_twice_and_lengths_keep_their_bounds() -> None:
 
 def test_events_of_a_user_are_in_the_order_of_time() -> None:
     table = LOG.interactions()
-    rows = list(zip(table["user_id"].to_pylist(), table["time"].to_pylist(), strict=True))
+    rows = list(zip(table["user_id"].to_pylist(), table["timestamp"].to_pylist(), strict=True))
     assert rows == sorted(set(rows))
 
 

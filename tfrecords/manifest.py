@@ -13,6 +13,7 @@ from tfrecords.schema import SCHEMA_VERSION
 from tfrecords.writer import Shard
 
 MANIFEST_FILE = "manifest.json"
+BAD_ROWS_FILE = "bad_rows.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Manifest:
         length_histogram: of the training records, by rising length.
         vocabulary_sha256: hex digest of vocabulary.jsonl.
         splits: for each split, its shards.
+        bad_rows_sha256: hex digest of bad_rows.jsonl; None where every row of the log could be read.
         schema_version: of the record format.
     """
 
@@ -44,6 +46,7 @@ class Manifest:
     length_histogram: tuple[LengthCount, ...]
     vocabulary_sha256: str
     splits: dict[str, tuple[Shard, ...]]
+    bad_rows_sha256: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def records(self, split: str) -> int:
@@ -79,6 +82,7 @@ class Manifest:
                     length_histogram=tuple(LengthCount(**row) for row in values["length_histogram"]),
                     vocabulary_sha256=values["vocabulary_sha256"],
                     splits={name: tuple(Shard(**shard) for shard in rows) for name, rows in values["splits"].items()},
+                    bad_rows_sha256=values["bad_rows_sha256"],
                     schema_version=version,
                 )
         except InputError:
@@ -120,6 +124,8 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
     data_dir = pathlib.Path(data_dir)
     expected = {shard.file: shard.sha256 for shards in manifest.splits.values() for shard in shards}
     expected[VOCABULARY_FILE] = manifest.vocabulary_sha256
+    if manifest.bad_rows_sha256:
+        expected[BAD_ROWS_FILE] = manifest.bad_rows_sha256
     faults = []
     for file, sha256 in expected.items():
         path = data_dir / file

@@ -20,6 +20,7 @@ EVALUATION_BATCH = {
     "item_ids": tf.TensorSpec([None, None], tf.int32),
     "negative_item_ids": tf.TensorSpec([None, None], tf.int32),
     "target_item_id": tf.TensorSpec([None], tf.int32),
+    "trained_items": tf.TensorSpec([None], tf.int32),
     "user_id": tf.TensorSpec([None], tf.string),
 }
 
@@ -167,7 +168,7 @@ def evaluation_batches(
 
     Returns:
         Dicts of item_ids int32 [B, L] padded with PAD_ID, target_item_id int32 [B], negative_item_ids int32 [B, M]
-        padded with PAD_ID, user_id string [B].
+        padded with PAD_ID, trained_items int32 [B], user_id string [B].
     """
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.splits[split] if shard.records]
     users = tf.data.TFRecordDataset(files).map(lambda record: parse(EVALUATION_USER, record), num_parallel_calls=2)

@@ -1,0 +1,205 @@
+"""A data directory out of a log: an engine reads and sorts, the stages run shard by shard, the manifest is last."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from bert4rec_tf.config import MOST_SHARDS, Config
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
+from pipelines.duckdb_engine import DuckDBEngine
+from pipelines.interactions import Loaded
+from pipelines.log_formats import LogSource
+from pipelines.progress import Progress
+from pipelines.sequences import Prepared, ShardSequences
+from pipelines.shards import SPLITS, ShardBuilder, ShardCounts, count_shard, merge_histograms
+from pipelines.splits import MIN_EVALUATED_EVENTS
+from pipelines.staging import is_complete, spill_dir, staged, sweep, write_manifest
+from pipelines.synthetic import MarkovLog
+from pipelines.tfds_log import TfdsLog
+from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
+
+# What becomes of the rows that are read and are no `events`.
+DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
+_LEAST_SHARDS = 8
+_EVENTS_IN_A_SHARD = 1_000_000
+
+Source = LogSource | MarkovLog | TfdsLog
+T = TypeVar("T")
+EngineMaker = Callable[[pathlib.Path], contextlib.AbstractContextManager["Engine"]]
+
+
+class Engine(Protocol):
+    """What reads, sorts and counts: DuckDB in this process, or Spark."""
+
+    def load(self, source: Source, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+        """Reads the log; rows that cannot be read go to the file `bad_rows`, in the order of the log."""
+
+    def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
+        """Drops duplicates and rare users and items, and orders what is left into sequences."""
+
+    def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
+        """Calls a function, anywhere, with each of the shards, and gives its results in their order.
+
+        Item ids are places in `Prepared.item_ids`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What `build_records` came to.
+
+    Attributes:
+        manifest: of the data directory, or of the one that would be written, without its files.
+        written: False where there was nothing to do, or nothing was to be done.
+        instances: training records.
+    """
+
+    manifest: Manifest
+    written: bool
+    instances: int
+
+
+def build_records(
+    source: Source,
+    titles: dict[str, str],
+    config: Config,
+    output_dir: str,
+    make_engine: EngineMaker = DuckDBEngine,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """Makes a data directory of a log. The same source, configuration and seed give the same bytes.
+
+    Args:
+        source: files, a published dataset, or the parameters of a synthetic log.
+        titles: of items, by raw id.
+        config: its sections `data` and `masking` are used.
+        output_dir: where the records appear, whole.
+        make_engine: makes an `Engine`, given a directory for what does not fit in memory.
+        overwrite: replaces what `output_dir` holds.
+        dry_run: only counts, and leaves the disk as it was.
+        progress: shows how far the run is; None shows nothing.
+
+    Raises:
+        InputError: of the log, what is left after the filters, the output directory or the engine.
+    """
+    place = pathlib.Path(output_dir).resolve()
+    config = Config(data=config.data, masking=config.masking)
+    described = source.description()
+    progress = progress or Progress(shown=False)
+    if titles:
+        described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
+    if not overwrite and not dry_run and is_complete(place, config, described):
+        sweep(place)
+        manifest = Manifest.load(place)
+        return Built(manifest, False, manifest.records("train"))
+    with _room(place, overwrite, dry_run) as building, make_engine(spill_dir(building)) as engine:
+        bad_rows = building / BAD_ROWS_FILE
+        loaded = engine.load(source, config, bad_rows, progress)
+        loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)
+        num_shards = config.data.num_shards or _enough_shards(loaded.events)
+        prepared = engine.prepare(config, num_shards, progress)
+        num_items = len(prepared.item_ids)
+        counted = ShardCounts(np.zeros(num_items, np.int64))
+        for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
+            counted += shard
+        _check_counts(counted, config)
+        vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
+        manifest = Manifest(
+            config=config,
+            source=described,
+            counts=_counts(loaded, prepared, counted),
+            length_histogram=(),
+            vocabulary_sha256=vocabulary.sha256(),
+            splits=dict.fromkeys(SPLITS, ()),
+        )
+        if dry_run:
+            return Built(manifest, False, counted.instances)
+        (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
+        builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
+        built = []
+        with progress.stage("writing", prepared.events) as bar:
+            for done in engine.map_shards(builder.build):
+                built.append(done)
+                bar.update(done.events)
+        manifest = dataclasses.replace(
+            manifest,
+            bad_rows_sha256=file_sha256(bad_rows) if loaded.bad else None,
+            length_histogram=merge_histograms(built),
+            splits={split: tuple(shard.files[split] for shard in built) for split in SPLITS},
+        )
+        write_manifest(building, manifest)
+    return Built(manifest, True, counted.instances)
+
+
+@contextlib.contextmanager
+def _room(output_dir: pathlib.Path, overwrite: bool, dry_run: bool) -> Iterator[pathlib.Path]:
+    """A directory to build in: beside `output_dir`, or somewhere else and soon gone."""
+    if dry_run:
+        with tempfile.TemporaryDirectory(prefix="make_tfrecords-") as directory:
+            building = pathlib.Path(directory) / "data"
+            building.mkdir()
+            yield building
+    else:
+        with staged(output_dir, overwrite) as building:
+            yield building
+
+
+def _enough_shards(events: int) -> int:
+    """So many that a worker, which holds one shard at a time, needs the same memory whatever the log."""
+    return min(max(_LEAST_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MOST_SHARDS)
+
+
+def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts) -> dict[str, int]:
+    """For the manifest. `rows_read` is the sum of `DROPPED` and `events`."""
+    return {
+        "rows_read": loaded.rows_read,
+        "bad_rows_set_aside": loaded.bad,
+        "low_rated_rows_dropped": loaded.low_rated,
+        "duplicate_events_dropped": prepared.duplicates_dropped,
+        "rare_events_dropped": prepared.rare_dropped,
+        "events": prepared.events,
+        "users": prepared.users,
+        "items": len(prepared.item_ids),
+        "longest_history": counted.longest_history,
+        "training_events": int(counted.training_events.sum()),
+        "validated_users": counted.validated_users,
+        "evaluated_users": counted.evaluated_users,
+        "unseen_users": counted.unseen_users,
+    }
+
+
+def _check_counts(counted: ShardCounts, config: Config) -> None:
+    if config.data.split == "temporal":
+        if not (counted.training_events.any() and counted.validated_users and counted.evaluated_users):
+            raise InputError(
+                "--split_time must have two events of one user before it, and events at or after it. "
+                f"Received: {config.data.split_time:.15g}, which leaves {int(counted.training_events.sum()):,} events "
+                f"to train on, {counted.validated_users:,} users to validate, {counted.evaluated_users:,} to test. "
+                "Fix: name a time within the log, in the unit of its timestamps"
+            )
+    elif not counted.evaluated_users:
+        raise InputError(
+            f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log without "
+            "one, after the filters. Fix: bring a longer log, or lower --min_item_events or --min_rating"
+        )
+
+
+def _number_items(raw_ids: list[str], counts: np.ndarray, titles: dict[str, str]) -> tuple[Vocabulary, np.ndarray]:
+    """The vocabulary, by falling count and then by id, and the integer id of each item index."""
+    order = np.argsort(-counts, kind="stable")  # `raw_ids` are sorted, so ties stay in the order of the ids
+    ids = np.empty(len(raw_ids), np.int32)
+    ids[order] = np.arange(NUM_SPECIAL_IDS, len(raw_ids) + NUM_SPECIAL_IDS)
+    item_ids = tuple(raw_ids[index] for index in order)
+    return Vocabulary(item_ids, counts[order], tuple(titles.get(item_id) for item_id in item_ids)), ids

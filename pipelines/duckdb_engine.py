@@ -1,0 +1,136 @@
+"""One machine: DuckDB reads, sorts and counts within a memory limit; worker processes mask and write."""
+
+import contextlib
+import multiprocessing
+import pathlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import duckdb
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from pipelines.interactions import Loaded, create_events, load_batches, load_file
+from pipelines.log_formats import LogSource
+from pipelines.progress import Progress
+from pipelines.sequences import Prepared, ShardSequences, prepare_sequences, stream_shards
+from pipelines.synthetic import MarkovLog
+from pipelines.tfds_log import TfdsLog
+
+T = TypeVar("T")
+
+
+class DuckDBEngine:
+    """See `pipelines.build.Engine`. Use it in a `with` block."""
+
+    def __init__(self, spill_dir: pathlib.Path, num_workers: int = 1, memory_limit: str | None = None):
+        """Opens an engine.
+
+        Args:
+            spill_dir: where what does not fit goes; removed at the end.
+            num_workers: processes that mask and write; 1 needs none beside this one.
+            memory_limit: of DuckDB, e.g. "4GB"; None: most of the machine's.
+
+        Raises:
+            InputError: the limit is no size.
+        """
+        self._num_workers, self._memory_limit, self._num_shards = num_workers, memory_limit, 0
+        self._stack = contextlib.ExitStack()
+        self._connection = self._stack.enter_context(connect(spill_dir, memory_limit))
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "DuckDBEngine":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+        self._stack.close()
+        if isinstance(error, duckdb.Error):
+            reword(error, self._memory_limit)
+
+    def load(
+        self, source: LogSource | MarkovLog | TfdsLog, config: Config, bad_rows: pathlib.Path, progress: Progress
+    ) -> Loaded:
+        """Reads the log, file by file."""
+        create_events(self._connection)
+        if not isinstance(source, LogSource):
+            with progress.stage("reading", source.num_rows()) as bar:
+                batches = ((bar.update(len(batch)) and batch) or batch for batch in source.batches())
+                return load_batches(self._connection, batches, "rows", config.data.min_rating, bad_rows)
+        loaded = Loaded()
+        with progress.stage("reading", sum(file.lines for file in source.files)) as bar:
+            for number, file in enumerate(source.files):
+                with progress.watch(bar, file.lines, self._done):
+                    loaded += load_file(self._connection, source, number, config.data, bad_rows)
+        return loaded
+
+    def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
+        """Sorts once; the rest are scans."""
+        self._num_shards = num_shards
+        with progress.stage("sorting", 100, unit="%") as bar, progress.watch(bar, 100, self._done):
+            return prepare_sequences(self._connection, config.data, num_shards)
+
+    def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
+        """Has the workers do it, a few shards at a time."""
+        shards = stream_shards(self._connection, self._num_shards)
+        if self._num_workers == 1:
+            yield from map(function, shards)
+            return
+        if self._pool is None:  # not fork: the engine's threads would be copied in an unknown state
+            context = multiprocessing.get_context("forkserver")
+            self._pool = ProcessPoolExecutor(self._num_workers, mp_context=context)
+        running: deque[Future[T]] = deque()
+        try:
+            for shard in shards:
+                running.append(self._pool.submit(function, shard))
+                if len(running) > self._num_workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool:
+            raise InputError(
+                "Every worker must live to its end. Received: one that was killed, most likely for want of memory. "
+                "Fix: lower --num_workers, or raise --num_shards so that each shard is smaller"
+            ) from None
+
+    def _done(self) -> float:
+        return float(self._connection.query_progress()) / 100
+
+
+def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    """A database in memory that spills into `spill_dir`.
+
+    Raises:
+        InputError: `memory_limit` is no size.
+    """
+    connection = duckdb.connect()
+    connection.execute("SET preserve_insertion_order = true")
+    connection.execute("SET enable_progress_bar = true")  # for query_progress
+    connection.execute("SET enable_progress_bar_print = false")
+    connection.execute("SET temp_directory = ?", [str(spill_dir)])
+    if memory_limit:
+        try:
+            connection.execute("SET memory_limit = ?", [memory_limit])
+        except duckdb.Error:
+            connection.close()
+            raise InputError(f"--memory_limit must be a size such as 4GB. Received: {memory_limit!r}") from None
+    return connection
+
+
+def reword(error: duckdb.Error, memory_limit: str | None) -> None:
+    """Raises the engine's error as one that says what to do, where the user can do something."""
+    first_line = str(error).splitlines()[0]
+    if isinstance(error, duckdb.OutOfMemoryException):
+        raise InputError(
+            f"--memory_limit must leave the engine room. Received: {memory_limit or 'none'} ({first_line}). "
+            "Fix: raise it, or free disk space beside --output_dir where it spills"
+        ) from None
+    if isinstance(error, duckdb.IOException):
+        raise InputError(
+            f"Disk and inputs must stay readable and writable, and beside --output_dir there must be room to sort. "
+            f"Received: {first_line}"
+        ) from None

@@ -1,0 +1,73 @@
+"""Logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
+
+from pipelines.exact_rows import BLANKS, ROW_RULES, USER_ITEM, count_blank_lines
+from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
+
+_FIELDS = ("user", "item", "timestamp", "rating")
+# Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
+_REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
+
+
+def relation(layout: Layout) -> str:
+    """SQL of a file's rows.
+
+    Columns: line (counted by rows), user_id, item_id, timestamp and rating (text, NULL where there is none), fault (why
+    a row is none of this format, or not surely one), text (NULL).
+    """
+    path = quoted_path(layout.file.path)
+    compression = quoted("gzip" if layout.file.compressed else "uncompressed")
+    fields = {name: _column(layout.columns[name]) if name in layout.columns else "NULL" for name in _FIELDS}
+    if layout.format == "parquet":
+        return _select(f"read_parquet({path})", fields)
+    if layout.format == "jsonl":
+        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(layout.columns.values()))
+        rewritten = " OR ".join(f"regexp_full_match({field}, {quoted(_REWRITTEN)})" for field in fields.values())
+        return _select(
+            f"read_json({path}, format='newline_delimited', columns={{{columns}}}, compression={compression}, "
+            f"maximum_object_size={MAX_LINE_BYTES})",
+            fields,
+            fault=f"CASE WHEN {rewritten} THEN 'may stand otherwise in the file' END",
+        )
+    options = f"auto_detect=false, quote='', escape='', compression={compression}, max_line_size={MAX_LINE_BYTES}"
+    if layout.format in DELIMITERS:
+        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in layout.header)
+        delimiter = quoted(DELIMITERS[layout.format])
+        return _select(
+            f"read_csv({path}, columns={{{columns}}}, delim={delimiter}, header={layout.has_header}, {options})", fields
+        )
+    # Whole lines: \\x01 is in no plain file.
+    lines = f"read_csv({path}, columns={{'line': 'VARCHAR'}}, delim='\x01', header=false, strict_mode=false, {options})"
+    blank = f"line IS NULL OR regexp_full_match(line, {quoted(BLANKS)})"
+    if layout.format == "user_item":
+        found = [f"nullif(regexp_extract(line, {quoted(f'^{USER_ITEM}$')}, {group}), '')" for group in (1, 2)]
+        fields |= {"user": found[0], "item": found[1]}
+        good = f"regexp_full_match(line, {quoted(USER_ITEM)})"
+    else:
+        parts = "string_split(replace(line, '::', chr(9)), chr(9))"
+        fields |= {name: f"({parts})[{int(place) + 1}]" for name, place in layout.columns.items()}
+        good = f"len({parts}) = 4"
+    return _select(lines, fields, f"CASE WHEN NOT {good} THEN {quoted(ROW_RULES[layout.format])} END", blank)
+
+
+def all_there(layout: Layout, rows: int) -> bool:
+    """Whether so many rows are all that a file has: the engine passes over some malformed ones without a word."""
+    file = layout.file
+    if layout.format == "parquet":
+        return True
+    if layout.format in DELIMITERS:  # it takes a row that ends in one delimiter too many
+        delimiters = file.commas if layout.format == "csv" else file.tabs
+        if delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
+            return False
+    return rows + layout.has_header == file.lines or rows + layout.has_header == file.lines - count_blank_lines(file)
+
+
+def _select(source: str, fields: dict[str, str], fault: str = "NULL", blank: str = "false") -> str:
+    user, item, timestamp, rating = (f"{field}::VARCHAR" for field in fields.values())
+    return f"""(SELECT * EXCLUDE blank FROM
+        (SELECT row_number() OVER () AS line, {user} AS user_id, {item} AS item_id, {timestamp} AS timestamp,
+         {rating} AS rating, ({fault})::VARCHAR AS fault, NULL::VARCHAR AS text, ({blank}) AS blank FROM {source})
+        WHERE NOT blank)"""
+
+
+def _column(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

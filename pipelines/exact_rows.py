@@ -1,0 +1,196 @@
+"""Text logs read line by line in plain Python, so that of every row it is known where it stands and what is wrong.
+
+The engine reads faster, but takes some malformed rows for good ones and gives up on a file at others. It is used where
+`LogFile.plain` says that both would read the same.
+"""
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, LogFile, opened
+
+BLANKS = r"[ \t\r\v\f]*"  # the same for this module's `re` and for the engine's
+USER_ITEM = rf"{BLANKS}([^ \t\r\v\f]+)[ \t\r\v\f]+([^ \t\r\v\f]+){BLANKS}"
+ROW_RULES = {
+    "user_item": "must be `user item`",
+    "movielens": "must be `user::item::rating::timestamp`, or the four with tabs between",
+}
+_USER_ITEM = re.compile(USER_ITEM)
+_BLANK = re.compile(BLANKS)
+
+
+class Row(NamedTuple):
+    """One row of a log.
+
+    Attributes:
+        line: where it begins, from 1.
+        user, item, timestamp, rating: its fields as text; None where it has none.
+        fault: what keeps it from being a row of this format; None where nothing does.
+        text: of a faulty row, as it stands in the file.
+    """
+
+    line: int
+    user: str | None
+    item: str | None
+    timestamp: str | None
+    rating: str | None
+    fault: str | None
+    text: str | None
+
+
+class _Line(NamedTuple):
+    number: int
+    text: str  # with its line end
+    fault: str | None
+
+
+def read_rows(layout: Layout) -> Iterator[Row]:
+    """The rows of a text log; blank lines are none."""
+    if layout.format in DELIMITERS:
+        return _delimited_rows(layout)
+    if layout.format == "jsonl":
+        decode = _decoder(layout.columns.values())
+        return _line_rows(layout, lambda text: _json_fields(text, layout.columns, decode))
+    return _line_rows(layout, _user_item if layout.format == "user_item" else _movielens)
+
+
+def count_blank_lines(file: LogFile) -> int:
+    """Lines of nothing but blanks."""
+    with opened(file.path, file.compressed) as stream:
+        return sum(not line.strip() for line in stream)
+
+
+def _lines(layout: Layout) -> Iterator[_Line]:
+    with opened(layout.file.path, layout.file.compressed) as stream:
+        for number in itertools.count(1):
+            line = stream.readline(MAX_LINE_BYTES)
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line:
+                return
+            fault = "holds a NUL byte" if b"\x00" in line else None
+            if not line.endswith(b"\n") and len(line) >= MAX_LINE_BYTES - 3:
+                fault = f"is longer than {MAX_LINE_BYTES} bytes"
+                while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError:
+                text, fault = line.decode("utf-8", "backslashreplace"), fault or "is not UTF-8"
+            yield _Line(number, text, fault)
+
+
+Fields = tuple[str | None, str | None, str | None, str | None]
+
+
+def _line_rows(layout: Layout, fields_of: Callable[[str], Fields | str]) -> Iterator[Row]:
+    for number, text, line_fault in _lines(layout):
+        if _BLANK.fullmatch(stripped := text.removesuffix("\n")):
+            continue
+        fields = line_fault or fields_of(stripped)
+        if isinstance(fields, str):
+            yield Row(number, None, None, None, None, fields, stripped)
+        else:
+            yield Row(number, *fields, None, None)
+
+
+def _user_item(text: str) -> Fields | str:
+    found = _USER_ITEM.fullmatch(text)
+    return (found[1], found[2], None, None) if found else ROW_RULES["user_item"]
+
+
+def _movielens(text: str) -> Fields | str:
+    parts = text.removesuffix("\r").replace("::", "\t").split("\t")
+    return (parts[0], parts[1], parts[3], parts[2]) if len(parts) == 4 else ROW_RULES["movielens"]
+
+
+def _decoder(columns: Collection[str]) -> Callable[[str], Any]:
+    """Numbers stay as they are written: an id of 1.10 is not one of 1.1, and a timestamp keeps its digits."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs) and any(sum(name == key for key, _ in pairs) > 1 for name in columns):
+            raise ValueError("a key stands there twice")
+        return found
+
+    return json.JSONDecoder(
+        parse_int=str, parse_float=str, parse_constant=lambda _: None, object_pairs_hook=once
+    ).decode
+
+
+def _json_fields(text: str, columns: dict[str, str], decode: Callable[[str], Any]) -> Fields | str:
+    try:
+        row = decode(text)
+    except (ValueError, RecursionError) as error:
+        return f"must be one JSON object ({str(error)[:80]})"
+    if not isinstance(row, dict):
+        return "must be one JSON object"
+    fields = []
+    for field in ("user", "item", "timestamp", "rating"):
+        value = row.get(columns[field]) if field in columns else None
+        if not (value is None or isinstance(value, str)):
+            if not isinstance(value, bool):
+                return f"must have a string or a number for {field} {columns[field]!r}"
+            value = str(value).lower()
+        fields.append(value)
+    if "\\u" in text and any(value and _has_surrogates(value) for value in fields):
+        return "holds half of a surrogate pair"
+    return tuple(fields)  # type: ignore[return-value]
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _delimited_rows(layout: Layout) -> Iterator[Row]:
+    """Rows of RFC 4180. A quote that is never closed spoils the line it stands on and no other."""
+    width, delimiter = len(layout.header), DELIMITERS[layout.format]
+    places = [layout.header.index(name) if name in layout.header else -1  # where None will stand
+              for name in (layout.columns.get(field) for field in ("user", "item", "timestamp", "rating"))]  # fmt: skip
+    csv.field_size_limit(2 * MAX_LINE_BYTES)
+    lines = _lines(layout)
+    returned: list[_Line] = []  # read ahead in vain; the next one last
+    taken: list[_Line] = []  # of the row at hand
+
+    def feed() -> Iterator[str]:
+        size = 0
+        while line := returned.pop() if returned else next(lines, None):
+            size = size + len(line.text) if taken else len(line.text)
+            if size > MAX_LINE_BYTES and taken:
+                returned.append(line)
+                return
+            taken.append(line)
+            yield line.text
+
+    rows, header = csv.reader(feed(), delimiter=delimiter, strict=True), layout.has_header
+    while True:
+        taken.clear()
+        try:
+            fields = next(rows)
+        except StopIteration:
+            if not returned:
+                return
+            rows = csv.reader(feed(), delimiter=delimiter, strict=True)
+            continue
+        except csv.Error as error:
+            first = taken[0]
+            returned.extend(reversed(taken[1:]))
+            rows = csv.reader(feed(), delimiter=delimiter, strict=True)
+            yield Row(first.number, None, None, None, None, first.fault or f"must be RFC 4180 ({error})", first.text)
+            continue
+        if header or not fields:
+            header = header and not fields
+            continue
+        first = taken[0]
+        fault = first.fault if len(taken) == 1 else next((line.fault for line in taken if line.fault), None)
+        if fault is None and len(fields) != width:
+            fault = f"must have {width} fields, as line 1 has, not {len(fields)}"
+        if fault:
+            yield Row(first.number, None, None, None, None, fault, "".join(line.text for line in taken))
+        else:
+            user, item, timestamp, rating = [None if place is None else fields[place] for place in places]
+            yield Row(first.number, user, item, timestamp, rating, None, None)

@@ -1,0 +1,218 @@
+"""Whatever stands in a file: no traceback, no row lost, and both readers, the engine and the exact one, of one mind."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import pathlib
+import tempfile
+from unittest import mock
+
+import duckdb
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bert4rec_tf.config import DataConfig
+from bert4rec_tf.errors import InputError
+from pipelines import exact_rows, interactions
+from pipelines.interactions import Loaded, create_events, load_file
+from pipelines.log_formats import MAX_LINE_BYTES, LogSource
+
+HEADER = b"user_id,item_id,timestamp\n"
+Event = tuple[str, str, str]
+Bad = tuple[int, str]
+
+
+def load(
+    content: bytes, name: str, *, exactly: bool = False, min_rating: float | None = None, **columns: str
+) -> tuple[list[Event], list[Bad], Loaded]:
+    """Events in their order, line and reason of each bad row, and the counts."""
+    with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
+        path, bad_rows = pathlib.Path(directory) / name, pathlib.Path(directory) / "bad"
+        path.write_bytes(content)
+        create_events(connection)
+        engine = mock.patch.object(interactions, "_insert_whole", return_value=None)
+        with engine if exactly else contextlib.nullcontext():
+            source, config = LogSource([str(path)], **columns), DataConfig(min_rating=min_rating)
+            loaded = load_file(connection, source, 0, config, bad_rows)
+        events = connection.execute("SELECT user_id, item_id, time::VARCHAR FROM events ORDER BY row").fetchall()
+        # Split at "\n" alone, as the file is written.
+        lines = bad_rows.read_bytes().decode().split("\n")[:-1] if bad_rows.exists() else []
+    bad = [(row["line"], row["reason"]) for row in map(json.loads, lines)]
+    assert len(events) == loaded.events, "no row is lost"
+    assert len(bad) == loaded.bad
+    return events, bad, loaded
+
+
+# Texts that are likely to be read in two ways, between the bytes of ordinary rows.
+ODD = ["", '"', '""', "'", " ", "\t", "\r", "\r\n", "\n", ",", "::", "\\", "#", "\x00", "\x01", "\x0b", "\x0c", "\x1f",
+       "\x7f", "\x85", "\xa0", "\u2028", "\ufeff", "é", "e\u0301", "😀", "NULL", "null", "NaN", "inf", "true", "{", "[",
+       "1e5", "1.10", "-0", "1.", ".5", "00", "9" * 19, "2020-01-01", "2020-01-01T00:00:00+01:00", "infinity",
+       "epoch", "5::6"]  # fmt: skip
+FIELD = st.lists(st.sampled_from(ODD) | st.sampled_from("abu1i27"), max_size=3).map("".join)
+GOOD = st.sampled_from(["u", "i", "1", "2", "33", "007"])
+LINE_ENDS = st.sampled_from(["\n"] * 5 + ["\r\n", "\r", "", "\n\n"])
+
+
+def text_of(separator: str) -> st.SearchStrategy[bytes]:
+    """Files of rows that are mostly good."""
+    row = st.lists(st.one_of(GOOD, GOOD, GOOD, FIELD), min_size=3, max_size=3) | st.lists(FIELD, max_size=5)
+    line = st.tuples(row.map(separator.join), LINE_ENDS).map("".join)
+    return st.lists(line, max_size=6).map(lambda lines: "".join(lines).encode("utf-8", "surrogatepass"))
+
+
+def raw(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """The same, or with a byte in it that is no UTF-8, or cut short."""
+    broken = st.tuples(inner, st.integers(0, 60), st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b""]))
+    return st.one_of(inner, inner, broken.map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]))
+
+
+JSON_VALUE = st.one_of(
+    GOOD, FIELD, st.integers(-3, 2**70), st.floats(), st.booleans(), st.none(), st.lists(GOOD, max_size=1)
+)
+JSON_ROW = st.dictionaries(st.sampled_from(["user_id", "item_id", "timestamp", "x", "USER_ID"]), JSON_VALUE, max_size=5)
+GOOD_JSON = st.fixed_dictionaries({"user_id": GOOD, "item_id": GOOD, "timestamp": st.integers(0, 9)})
+ODD_JSON = [
+    "", " ", "{", "{}", "null", "[]", "1", "{'user_id':1}", "\ufeff{}", '{"user_id":1} {"user_id":2}',
+    '{"user_id":1,"user_id":2,"item_id":3,"timestamp":4}',
+    '{"user_id":"\\ud800","item_id":1,"timestamp":1}',
+    '{"user_id":"\\u0000","item_id":1,"timestamp":1}',
+    '{"x":{"x":1},"user_id":1,"item_id":2,"timestamp":1}',
+    '{"user_id":1e5,"item_id":1.10,"timestamp":1600000000.123456789}',
+]  # fmt: skip
+JSON_LINE = st.one_of(
+    st.one_of(GOOD_JSON, JSON_ROW).map(json.dumps),
+    JSON_ROW.map(lambda row: json.dumps(row, ensure_ascii=False)),
+    st.sampled_from(ODD_JSON),
+)
+JSONL = st.lists(st.tuples(JSON_LINE, LINE_ENDS).map("".join), max_size=6).map(
+    lambda lines: "".join(lines).encode("utf-8", "surrogatepass")
+)
+FILES = {
+    "log.csv": text_of(",").map(lambda rows: HEADER + rows),
+    "log.tsv": text_of("\t").map(lambda rows: HEADER.replace(b",", b"\t") + rows),
+    "log.txt": text_of(" "),
+    "log.dat": text_of("::"),
+    "log.jsonl": JSONL,
+}
+
+
+def both(name: str, content: bytes, compressed: bool) -> None:
+    content = gzip.compress(content) if compressed else content
+    try:
+        found = load(content, name)
+    except InputError:  # nothing at all could be read: no header, not whole
+        with pytest.raises(InputError):
+            load(content, name, exactly=True)
+        return
+    assert found == load(content, name, exactly=True)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_both_readers_are_of_one_mind(name: str) -> None:
+    @given(raw(FILES[name]), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    @example(HEADER + b"u,i,1,\n", False)
+    @example(HEADER + b'u, "i",1\nu,"i" ,1\n', False)
+    @example(HEADER + b"u,i,1\rv,j,2\r", False)
+    def check(content: bytes, compressed: bool) -> None:
+        both(name, content, compressed)
+
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_both_readers_are_of_one_mind_for_long(name: str) -> None:
+    @given(raw(FILES[name]), st.booleans())
+    @settings(max_examples=1500, deadline=None)
+    def check(content: bytes, compressed: bool) -> None:
+        both(name, content, compressed)
+
+    check()
+
+
+IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=6)
+
+
+@given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]))
+@example([("\r", "\n"), ("a\nb", 'c"d'), ("é", "e\u0301"), ("x" * 10_000, " "), (",", "\ufeff")], "\n")
+@settings(max_examples=100, deadline=None)
+def test_any_id_survives(rows: list[tuple[str, str]], line_end: str) -> None:
+    expected = [(user, item, f"{time}.000000000") for time, (user, item) in enumerate(rows)]
+    for name, delimiter in (("log.csv", ","), ("log.tsv", "\t")):
+        stream = io.StringIO()
+        writer = csv.writer(stream, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
+        writer.writerows([["user_id", "item_id", "timestamp"], *expected])
+        assert load(stream.getvalue().encode(), name)[:2] == (expected, [])
+    lines = [{"user_id": user, "item_id": item, "timestamp": time} for time, (user, item) in enumerate(rows)]
+    for ascii_only in (True, False):
+        text = line_end.join(json.dumps(line, ensure_ascii=ascii_only) for line in lines)
+        assert load(text.encode(), "log.jsonl")[:2] == (expected, [])
+
+
+CASES = [
+    ("log.csv", HEADER + b"u,i,1\nu,i\nu,i,2\n", [(3, "must have 3 fields")]),
+    ("log.csv", HEADER + b"u,i,1,\n", [(2, "must have 3 fields, as line 1 has, not 4")]),
+    ("log.csv", HEADER + b'u,"i,1\nv,j,2\nw,k,3\n', [(2, "RFC 4180")]),  # the rows behind the quote are not swallowed
+    ("log.csv", HEADER + b'u,"i"x,1\nv,j,2\n', [(2, "RFC 4180")]),
+    ("log.csv", HEADER + b'u,"a\nb",1,2\nv,j,2\n', [(2, "must have 3 fields, as line 1 has, not 4")]),
+    ("log.csv", HEADER + b'u,"a\n\xff",1\nv,j,2\n', [(2, "is not UTF-8")]),
+    ("log.csv", HEADER + b"\xff,i,1\nu,i,1\n", [(2, "is not UTF-8")]),
+    ("log.csv", HEADER + b"u\x00,i,1\nu,i,1\n", [(2, "NUL")]),
+    ("log.csv", HEADER + b"u,i\rv,1\nu,i,1\n", [(2, "RFC 4180")]),
+    ("log.csv", HEADER + b",i,1\nu,,1\n", [(2, "no user"), (3, "no item")]),
+    ("log.csv", HEADER + b"u,i,soon\nu,i,\n", [(2, "timestamp"), (3, "timestamp")]),
+    ("log.csv", b"\xef\xbb\xbf" + HEADER + b"u,i,x\r\nu,i,1\r\n", [(2, "timestamp")]),
+    ("log.csv", HEADER + b"u," + b"i" * MAX_LINE_BYTES + b",1\nu,i,1\n", [(2, "longer than")]),
+    ("log.txt", b"u i\nu\n\n\tu i \nu i j\n", [(2, "`user item`"), (5, "`user item`")]),
+    ("log.txt", b"u i\xff\nu i\n", [(1, "is not UTF-8")]),
+    ("log.dat", b"1::2::3::4\n1::2::3\n1\t2\t3\t4\n1::2::3::x\n", [(2, "user::item"), (4, "timestamp")]),
+    ("log.jsonl", b'{"user_id":1\n[1]\n', [(1, "JSON object"), (2, "JSON object")]),
+    ("log.jsonl", b'{"user_id":{},"item_id":2,"timestamp":3}\n', [(1, "a string or a number for user 'user_id'")]),
+    ("log.jsonl", b'{"user_id":NaN,"item_id":2,"timestamp":3}\n', [(1, "no user")]),
+    ("log.jsonl", b'{"user_id":"\\ud83d","item_id":2,"timestamp":3}\n', [(1, "surrogate")]),
+    ("log.jsonl", b'{"user_id":"\\u0000","item_id":2,"timestamp":3}\n', [(1, "NUL")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), CASES, ids=[repr(content[:60]) for _, content, _ in CASES])
+def test_bad_rows_are_set_aside_with_line_and_reason(name: str, content: bytes, expected: list[Bad]) -> None:
+    _, bad, _ = load(content, name)
+    assert [line for line, _ in bad] == [line for line, _ in expected]
+    assert all(words in reason for (_, reason), (_, words) in zip(bad, expected, strict=True)), bad
+
+
+def test_numbers_in_json_stay_as_they_are_written() -> None:
+    content = (
+        b'{"user_id":1.10,"item_id":1e5,"timestamp":1600000000.123456789}\n{"user_id":"2","item_id":3,"timestamp":4}'
+    )
+    events, bad, _ = load(content, "log.jsonl")
+    assert events == [("1.10", "1e5", "1600000000.123456789"), ("2", "3", "4.000000000")]
+    assert not bad
+
+
+def test_bad_ratings_are_no_low_ratings() -> None:
+    content = b"1::2::5::9\n1::2::1::9\n1::2::x::9\n1::2::nan::9\n"
+    events, bad, loaded = load(content, "log.dat", min_rating=3.0)
+    assert (len(events), loaded.low_rated) == (1, 1)
+    assert [line for line, _ in bad] == [3, 4]
+
+
+def test_a_quote_that_is_never_closed_costs_no_more_than_a_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_rows, "MAX_LINE_BYTES", 300)
+    rows = b"".join(b"u,i%d,%d\n" % (row, row) for row in range(200))
+    events, bad, _ = load(HEADER + b'"u,i,0\n' + rows, "log.csv")
+    assert len(events) == 200
+    assert [line for line, _ in bad] == [2]
+
+
+def test_a_bad_row_is_kept_as_it_stands(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "log.txt").write_bytes("u i\nÜber drei Wörter\n".encode())
+    with duckdb.connect() as connection:
+        create_events(connection)
+        load_file(connection, LogSource([str(tmp_path / "log.txt")]), 0, DataConfig(), tmp_path / "bad.jsonl")
+    kept = json.loads((tmp_path / "bad.jsonl").read_text())
+    assert kept == {"file": "log.txt", "line": 2, "reason": "must be `user item`", "text": "Über drei Wörter"}
