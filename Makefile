@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed-spark
 	$(BIN)/python -m pytest -m slow -n 2 --dist=loadfile
 
 lint: $(VENV)/.installed-dev
@@ -27,6 +27,10 @@ $(VENV)/.installed: requirements.txt dependencies.txt constraints.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-spark: $(VENV)/.installed requirements-spark.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-spark.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt

@@ -133,6 +133,8 @@ def build_records(
             for done in engine.map_shards(builder.build):
                 built.append(done)
                 bar.update(done.events)
+        for left in building.glob("*/.*.tmp"):  # by tasks that were killed and done again
+            left.unlink()
         manifest = dataclasses.replace(
             manifest,
             bad_rows_sha256=file_sha256(bad_rows) if loaded.bad else None,

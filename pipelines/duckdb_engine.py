@@ -14,7 +14,7 @@ import duckdb
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
-from pipelines.log_formats import LogSource
+from pipelines.log_formats import LogFile, LogSource
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences, prepare_sequences, stream_shards
 from pipelines.synthetic import MarkovLog
@@ -59,13 +59,24 @@ class DuckDBEngine:
         create_events(self._connection)
         if not isinstance(source, LogSource):
             with progress.stage("reading", source.num_rows()) as bar:
-                batches = ((bar.update(len(batch)) and batch) or batch for batch in source.batches())
-                return load_batches(self._connection, batches, "rows", config.data.min_rating, bad_rows)
+                return load_batches(
+                    self._connection,
+                    source.batches(),
+                    "rows",
+                    config.data.min_rating,
+                    bad_rows,
+                    on_batch=lambda rows: bar.update(rows - bar.n),
+                )
         loaded = Loaded()
         with progress.stage("reading", sum(file.lines for file in source.files)) as bar:
             for number, file in enumerate(source.files):
-                with progress.watch(bar, file.lines, self._done):
-                    loaded += load_file(self._connection, source, number, config.data, bad_rows)
+                by_batch: list[int] = []  # rows done, where the file is not read by one statement
+
+                def done(file: LogFile = file, by_batch: list[int] = by_batch) -> float:
+                    return by_batch[-1] / file.lines if by_batch else self._done()
+
+                with progress.watch(bar, file.lines, done):
+                    loaded += load_file(self._connection, source, number, config.data, bad_rows, by_batch.append)
         return loaded
 
     def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:

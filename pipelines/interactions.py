@@ -7,7 +7,7 @@ the input becomes an event, or is dropped for its rating, or is set aside with i
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import duckdb
 import pyarrow as pa
@@ -85,6 +85,7 @@ def load_file(
     number: int,
     config: DataConfig,
     bad_rows: pathlib.Path,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> Loaded:
     """Appends a file's interactions to the table `events`.
 
@@ -94,6 +95,7 @@ def load_file(
         number: of the file.
         config: events rated lower than its `min_rating` are dropped; None keeps all and reads no rating.
         bad_rows: the file to which rows that cannot be read are appended.
+        on_batch: called with the number of rows done, where they are read batch by batch.
 
     Raises:
         InputError: a missing column, a file that is not of its format, or one without times for a split by time.
@@ -111,7 +113,9 @@ def load_file(
             return loaded
     try:
         batches = _parquet_batches(connection, layout) if layout.format == "parquet" else _text_batches(layout)
-        return load_batches(connection, batches, layout.file.name, min_rating, bad_rows, layout.timed, first_row)
+        return load_batches(
+            connection, batches, layout.file.name, min_rating, bad_rows, layout.timed, first_row, on_batch
+        )
     except duckdb.InvalidInputException as error:
         raise InputError(
             f"{layout.file.path} must be readable as {layout.format}. Received: {first_lines(error)}. "
@@ -127,6 +131,7 @@ def load_batches(
     bad_rows: pathlib.Path,
     timed: bool = True,
     first_row: int = 0,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> Loaded:
     """Appends interactions to the table `events`, batch by batch.
 
@@ -139,6 +144,7 @@ def load_batches(
         bad_rows: as in `load_file`.
         timed: whether timestamps count; otherwise rows are in time order.
         first_row: from where `row` counts.
+        on_batch: called after each batch with the number of rows done.
 
     Raises:
         InputError: no ratings, and `min_rating` needs them.
@@ -166,6 +172,7 @@ def load_batches(
             WHERE reason IS NULL AND {_rated_enough(min_rating)}"""
         ).fetchone() or (0,)
         rows += len(batch)
+        on_batch(rows)
         loaded += Loaded(len(batch), len(batch) - count - kept, count, tuple(first))
     return loaded
 

@@ -1,6 +1,7 @@
 """Bars on standard error: how far a stage is, how fast, and how long it will take. None where that is no terminal."""
 
 import contextlib
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 
@@ -19,8 +20,16 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None, unit: str = " rows") -> Iterator["tqdm[None]"]:
         """A bar for what runs inside: `bar.update(number)` moves it on."""
+        size = shutil.get_terminal_size()  # some terminals say that they have none, and tqdm then shows nothing
         with tqdm(
-            desc=f"{name:<8}", total=total, unit=unit, unit_scale=True, disable=self._disable, leave=False
+            desc=name,
+            total=total,
+            unit=unit,
+            unit_scale=True,
+            disable=self._disable,
+            leave=False,
+            ncols=size.columns,
+            nrows=size.lines,
         ) as bar:
             yield bar
 

@@ -1,8 +1,11 @@
 """The command: the same bytes whatever the workers, nothing half done, and mistakes named without a traceback."""
 
+import contextlib
 import hashlib
 import json
+import os
 import pathlib
+import pty
 import signal
 import subprocess
 import sys
@@ -14,11 +17,15 @@ from bert4rec_tf.config import Config
 from pipelines import build
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
+from tfrecords.manifest import Manifest
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py")]
 GOLDEN_FILE = ROOT / "tests" / "golden" / "records.json"
 TINY = "--dataset=synthetic:num_users=50,num_items=40,num_themes=4,min_events=5,max_events=12"
+TIMED_LOG = "user_id,item_id,timestamp\n" + "".join(
+    f"u{user},i{(user * 7 + event) % 23},{event}\n" for user in range(20) for event in range(6)
+)
 GOOD_LOG = "".join(f"u{user} i{(user * 7 + event * 3) % 23}\n" for user in range(20) for event in range(6))
 
 
@@ -127,6 +134,14 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (GOOD_LOG, ["--set=data.max_length=3"], ["max_length", "max_seq_length"]),
         (GOOD_LOG, ["--set=masking.masking_rates=2"], ["masking_rates"]),
         (GOOD_LOG, ["--num_shards=0"], ["num_shards"]),
+        (GOOD_LOG, ["--split=temporal"], ["split_time"]),
+        (GOOD_LOG, ["--split_time=3"], ["split_time"]),
+        (GOOD_LOG, ["--split=temporal", "--split_time=soon"], ["--split_time", "'soon'"]),
+        (GOOD_LOG, ["--split=temporal", "--split_time=3"], ["timestamps", "log.txt"]),
+        (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=99"], ["--split_time", "0 to test"]),
+        (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=0"], ["--split_time", "leaves 0 events"]),
+        (GOOD_LOG + "u\n", ["--max_bad_fraction=0.008"], ["1 bad rows of 121", "--max_bad_fraction=0.009"]),
+        (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
         (GOOD_LOG, ["--config=nowhere.json"], ["nowhere.json"]),
         (GOOD_LOG, ["--item_titles=nowhere.csv"], ["nowhere.csv"]),
@@ -187,3 +202,133 @@ def test_a_larger_log_gets_more_shards(monkeypatch: pytest.MonkeyPatch, tmp_path
     manifest = build_records(log, {}, Config(), str(tmp_path / "large")).manifest
     assert [len(shards) for shards in manifest.splits.values()] == [16, 16, 16]  # 500 events, 33 in each
     assert manifest.config == Config()
+
+
+def test_bad_rows_are_kept_beside_the_records(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "logs/day=1").mkdir(parents=True)
+    (tmp_path / "logs/day=2").mkdir()
+    (tmp_path / "logs/day=1/log.txt").write_text(GOOD_LOG + "one\n")
+    (tmp_path / "logs/day=2/log.txt").write_text("one two three\n" + GOOD_LOG.replace("u", "v"))
+    output_dir = tmp_path / "out" / "data"
+    made = run(output_dir, f"--input={tmp_path}/logs/*/log.txt", "--max_bad_fraction=0.01")
+    assert made.returncode == 0, made.stderr
+    assert "2 bad rows set aside" in made.stdout
+    assert str(output_dir / "bad_rows.jsonl") in made.stdout
+    rows = [json.loads(line) for line in (output_dir / "bad_rows.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"file": "day=1/log.txt", "line": 121, "reason": "must be `user item`", "text": "one"},
+        {"file": "day=2/log.txt", "line": 1, "reason": "must be `user item`", "text": "one two three"},
+    ]
+    counts = Manifest.load(output_dir).counts
+    assert counts["rows_read"] == 242 == sum(counts[name] for name in (*build.DROPPED, "events"))
+    (output_dir / "bad_rows.jsonl").write_text("")
+    again = run(output_dir, f"--input={tmp_path}/logs/*/log.txt", "--max_bad_fraction=0.01")
+    assert again.returncode == 2
+    assert "bad_rows.jsonl is damaged" in again.stderr
+
+
+def test_the_order_of_the_input_is_of_no_consequence(tmp_path: pathlib.Path) -> None:
+    header, *rows = TIMED_LOG.splitlines(keepends=True)
+    found = []
+    for name, order in (("a", rows), ("b", rows[::-1]), ("c", sorted(rows))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.csv").write_text(header + "".join(order))
+        files = built(tmp_path / name / "out/data", f"--input={tmp_path / name}/log.csv")
+        found.append(
+            {file: digest for file, digest in files.items() if file != "manifest.json"}
+        )  # it has the log's hash
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_split_by_time(tmp_path: pathlib.Path) -> None:
+    newcomers = "".join(f"new{user},i{user},{time}\n" for user in range(3) for time in range(4, 9))
+    (tmp_path / "log.csv").write_text(TIMED_LOG + newcomers)
+    for name, time_ in (("number", "4"), ("date", "1970-01-01T00:00:04Z"), ("offset", "1970-01-01T01:00:04+01:00")):
+        output_dir = tmp_path / name / "data"
+        built(output_dir, f"--input={tmp_path / 'log.csv'}", "--split=temporal", f"--split_time={time_}")
+    assert hashes(tmp_path / "number") == hashes(tmp_path / "date") == hashes(tmp_path / "offset")
+    counts = Manifest.load(tmp_path / "number/data").counts
+    assert counts["training_events"] == 20 * 3  # events 0 to 3, the last of them for validation
+    assert (counts["validated_users"], counts["evaluated_users"], counts["unseen_users"]) == (20, 23, 3)
+
+
+def test_a_dry_run_counts_what_the_run_then_writes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "log.txt").write_text(GOOD_LOG)
+    output_dir = tmp_path / "parent" / "data"
+    dry = run(output_dir, f"--input={tmp_path / 'log.txt'}", "--dry_run")
+    assert dry.returncode == 0, dry.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "log.txt"]
+    wet = run(output_dir, f"--input={tmp_path / 'log.txt'}")
+    same = dry.stdout.splitlines()[:-1]
+    assert same == wet.stdout.splitlines()[: len(same)]
+    assert f"{20 * 11} training instances" in dry.stdout
+    assert "nothing was written" in dry.stdout
+
+
+def test_the_summary_says_what_was_written(tmp_path: pathlib.Path) -> None:
+    output_dir = tmp_path / "data"
+    printed = run(output_dir, TINY, "--num_shards=2", "--set=data.max_seq_length=8").stdout
+    manifest = Manifest.load(output_dir)
+    sizes = [path.stat().st_size for path in output_dir.rglob("*.tfrecord")]
+    train = sum(path.stat().st_size for path in output_dir.glob("train/*"))
+    instances = manifest.records("train")
+    for line in (
+        f"{manifest.counts['users']:,} users, the longest history 12 events",
+        f"{manifest.counts['items']:,} items",
+        f"{manifest.counts['events']:,} events",
+        f"{instances:,} training instances",
+        f"{sum(sizes):,} bytes in 6 shards",
+        f"{train / instances:,.1f} bytes an instance",
+    ):
+        assert f" {line}\n" in printed, line
+    empty = 1 - sum(row.length * row.records for row in manifest.length_histogram) / (8 * instances)
+    assert f"{empty:.0%} of 8 slots an instance are empty" in printed
+
+
+def test_an_unreadable_disk_or_input_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "log.txt").write_text(GOOD_LOG)
+    (tmp_path / "file").write_text("")
+    for output_dir, words in ((tmp_path / "file" / "data", "file"), (pathlib.Path("/proc/data"), "/proc")):
+        failed = run(output_dir, f"--input={tmp_path / 'log.txt'}")
+        assert failed.returncode == 2, failed.stderr
+        assert failed.stderr.startswith("error: ")
+        assert words in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("megabytes", [1, 4, 16])
+def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: pathlib.Path, megabytes: int) -> None:
+    """Full when sorting spills, when records are written, or when their runs are."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        built(disk / "data", TINY, "--num_shards=2")
+        before = hashes(disk)
+        log = "synthetic:num_users=4000,num_items=100,num_themes=4,min_events=90,max_events=100"
+        flags = ["--overwrite", "--memory_limit=60MB", "--num_shards=1", "--set=masking.duplicate_factor=40"]
+        failed = run(disk / "data", f"--dataset={log}", *flags)
+        assert failed.returncode == 2, failed.stderr
+        assert "Traceback" not in failed.stderr
+        assert "No space left" in failed.stderr or "disk" in failed.stderr
+        assert hashes(disk) == before
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_progress_is_shown_on_a_terminal_alone(tmp_path: pathlib.Path) -> None:
+    command = [*COMMAND, f"--output_dir={tmp_path / 'data'}", "--dataset=synthetic:num_users=400", "--num_workers=1"]
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(command, stderr=end, stdout=subprocess.DEVNULL)
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    assert process.wait() == 0
+    os.close(terminal)
+    for words in (b"reading", b"sorting", b"writing", b"rows/s"):
+        assert words in shown
+    assert run(tmp_path / "other", TINY).stderr == ""

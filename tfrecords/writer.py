@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import struct
+import uuid
 from collections.abc import Iterable
 
 import google_crc32c
@@ -40,7 +41,7 @@ def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes
     """
     path = pathlib.Path(data_dir) / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     digest, count, size = hashlib.sha256(), 0, 0
     try:
         with temporary.open("wb") as stream:

@@ -1,0 +1,323 @@
+"""Many machines: Spark reads, sorts and counts; the stages are those of `DuckDBEngine`, and so are the bytes.
+
+What makes them equal: a shard is a hash of the user id that every engine computes alike, sorting is by keys without
+ties, random draws depend on seed, user and place, and a task that fails and runs again writes the same file by rename.
+Inputs, output and the directory for what does not fit must be seen under the same path by all machines.
+"""
+
+import functools
+import itertools
+import os
+import pathlib
+import pickle
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bert4rec_tf.config import Config, DataConfig
+from bert4rec_tf.errors import InputError
+from pipelines.duckdb_engine import connect, reword
+from pipelines.interactions import Loaded, create_events, load_batches, load_file
+from pipelines.log_formats import LogSource
+from pipelines.progress import Progress
+from pipelines.sequences import Prepared, ShardSequences, decimal, nothing_left
+from pipelines.synthetic import MarkovLog
+from pipelines.tfds_log import TfdsLog
+from tfrecords.schema import Ragged
+
+try:
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+    from pyspark.sql import DataFrame, SparkSession, Window
+    from pyspark.sql import functions as F  # noqa: N812, as Spark's own documentation has it
+except ImportError:
+    raise InputError(
+        "--engine=spark needs pyspark. Received: an environment without it. "
+        "Fix: pip install -r requirements-spark.txt, on Python 3.11 or later"
+    ) from None
+
+T = TypeVar("T")
+_PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
+_SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # by spark-submit, which then says where to run
+_TRIES = 4
+_BATCH_ROWS = 1 << 16
+# What matters comes back as an exception. Without an appender Spark takes its own setting.
+_QUIET = """rootLogger.level = off
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+"""
+
+
+class SparkEngine:
+    """See `pipelines.build.Engine`. Use it in a `with` block.
+
+    It takes the session that `spark-submit` set up, or starts one on this machine.
+    """
+
+    def __init__(self, spill_dir: pathlib.Path, num_workers: int = 1, memory_limit: str | None = None):
+        """Opens an engine.
+
+        Args:
+            spill_dir: where events wait between the stages, on a disk that all machines share; removed at the end.
+            num_workers: threads, where Spark runs on this machine alone.
+            memory_limit: of DuckDB in each task that reads a file.
+
+        Raises:
+            InputError: no Java, or a limit that is no size.
+        """
+        self._memory_limit, self._spill_dir = memory_limit, spill_dir
+        self._num_shards, self._files_written = 0, 0
+        self._prepared = Prepared([], 0, 0, 0, 0)
+        connect(spill_dir, memory_limit).close()  # a wrong limit is named here, not in a task
+        spill_dir.mkdir(parents=True, exist_ok=True)
+        self._spark = _start(num_workers, spill_dir)
+        self._spark.sparkContext.addPyFile(str(_zipped_packages(spill_dir)))
+
+    def __enter__(self) -> "SparkEngine":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._spark.stop()
+        shutil.rmtree(self._spill_dir, ignore_errors=True)
+        if isinstance(error, duckdb.Error):
+            reword(error, self._memory_limit)
+        if isinstance(error, PySparkException | Py4JError):
+            raise InputError(f"Every Spark task must end well within its tries. Received: {_cause(error)}") from None
+
+    def load(
+        self, source: LogSource | MarkovLog | TfdsLog, config: Config, bad_rows: pathlib.Path, progress: Progress
+    ) -> Loaded:
+        """Reads each file in a task of its own; other sources here."""
+        if isinstance(source, LogSource):
+            files = range(len(source.files))
+            read = functools.partial(_read_file, source, config.data, self._spill_dir, self._memory_limit)
+            results = self._spark.sparkContext.parallelize(files, len(files)).map(read).collect()
+        else:
+            results = [_read_batches(source, config.data, self._spill_dir, self._memory_limit)]
+        loaded = Loaded()
+        for number, result in enumerate(results):
+            if isinstance(result, str):
+                raise InputError(result)
+            loaded += result
+            part = _part(self._spill_dir, "bad", number)
+            if part.exists():
+                with bad_rows.open("ab") as stream, part.open("rb") as rows:
+                    shutil.copyfileobj(rows, stream)
+        return loaded
+
+    def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
+        """One pass for duplicates, one for each round of the filters, one for the order."""
+        data, self._num_shards = config.data, num_shards
+        events = self._spark.read.parquet(_url(self._spill_dir / "events"))
+        number = events.count()
+        events = self._written(_without_duplicates(events, data))
+        different = left = events.count()
+        minimums = {"user_id": data.min_user_events, "item_id": data.min_item_events}
+        while True:
+            kept = events
+            for column, minimum in minimums.items():
+                if minimum > 1:
+                    enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
+                    kept = kept.join(enough, column, "left_semi")
+            kept = self._written(kept)  # cuts the lineage: a lost task reads, and does not filter all over again
+            left, before = kept.count(), left
+            events = kept
+            if left == before:
+                break
+        if left == 0:
+            raise nothing_left(data, different)
+        item_ids = sorted(row.item_id for row in events.select("item_id").distinct().collect())
+        users = events.select("user_id").distinct().count()
+        hash_ = F.conv(F.substring(F.md5("user_id"), 1, 15), 16, 10).cast("bigint")
+        early = F.lit(False) if data.split_time is None else F.expr(f"time < {decimal(data.split_time)}")
+        self._sequences = self._written(
+            events.withColumn("key", hash_)
+            .withColumn("shard", (F.col("key") % num_shards).cast("int"))
+            .withColumn("early", early)
+        )
+        self._order = ["shard", "user_id", "time", *(["item_id"] if data.tie_order == "item_id" else []), "row"]
+        self._prepared = Prepared(item_ids, users, left, number - different, different - left)
+        return self._prepared
+
+    def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
+        """Has a task do each group of shards; a shard without users is done here."""
+        item_ids = self._spark.sparkContext.broadcast(pa.array(self._prepared.item_ids, pa.string()))
+        results = (
+            self._sequences.repartition(min(self._num_shards, 4096), "shard")
+            .sortWithinPartitions(*self._order)
+            .select("shard", "user_id", "key", "item_id", "early")
+            .mapInArrow(functools.partial(_map_batches, function, item_ids), "shard int, result binary")
+        )
+        found = {row.shard: row.result for row in results.collect()}
+        nobody = Ragged.from_lengths(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        for shard in range(self._num_shards):
+            if shard in found:
+                yield pickle.loads(found[shard])
+            else:
+                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, np.zeros(0, np.int64)))
+
+    def _written(self, events: "DataFrame") -> "DataFrame":
+        """The events from a file, which outlives any machine."""
+        self._files_written += 1
+        url = _url(self._spill_dir / f"events-{self._files_written}")
+        events.write.parquet(url)
+        return self._spark.read.parquet(url)
+
+
+def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
+    builder = SparkSession.builder.appName("make_tfrecords")
+    builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", _BATCH_ROWS)
+    if not _SUBMITTED:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        logging = spill_dir / "log4j2.properties"
+        logging.write_text(_QUIET)
+        local = {
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging.as_uri()}",
+            "spark.driver.host": "127.0.0.1",
+            "spark.local.dir": str(spill_dir / "spark"),
+            "spark.sql.shuffle.partitions": str(2 * num_workers),
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+        }
+        for name, value in local.items():
+            builder = builder.config(name, value)
+        builder = builder.master(f"local[{num_workers},{_TRIES}]")
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, Py4JError, OSError) as error:
+        raise InputError(
+            f"--engine=spark needs Java 17, on the PATH or under JAVA_HOME. Received: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _cause(error: Exception) -> str:
+    """The line that says what went wrong, of Python's and Java's traces together."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*:|\[[A-Z_.]+\]", line)]
+    return (telling or lines)[-1][:500]
+
+
+def _zipped_packages(directory: pathlib.Path) -> pathlib.Path:
+    """Our packages, for the machines that run the tasks."""
+    root, path = pathlib.Path(__file__).resolve().parents[1], directory / "bert4rec_tf_packages.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for package in _PACKAGES:
+            for file in sorted((root / package).glob("*.py")):
+                archive.write(file, f"{package}/{file.name}")
+    return path
+
+
+def _url(path: pathlib.Path) -> str:
+    return path.absolute().as_uri()
+
+
+def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
+    return spill_dir / kind / f"{number:05d}.{'parquet' if kind == 'events' else 'jsonl'}"
+
+
+# ---- what runs in the tasks ----
+
+
+def _read_file(
+    source: LogSource, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None, number: int
+) -> Loaded | str:
+    """Reads a file into a file of events; a user's mistake is told, not raised: another try would not mend it."""
+
+    def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
+        return load_file(connection, source, number, data, bad)
+
+    return _read(load, spill_dir, memory_limit, number)
+
+
+def _read_batches(
+    source: MarkovLog | TfdsLog, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
+) -> Loaded | str:
+    def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
+        return load_batches(connection, source.batches(), "rows", data.min_rating, bad)
+
+    return _read(load, spill_dir, memory_limit, 0)
+
+
+def _read(
+    load: Callable[[duckdb.DuckDBPyConnection, pathlib.Path], Loaded],
+    spill_dir: pathlib.Path,
+    memory_limit: str | None,
+    number: int,
+) -> Loaded | str:
+    with tempfile.TemporaryDirectory(prefix=".reading-", dir=spill_dir) as directory:
+        own = pathlib.Path(directory)
+        try:
+            with connect(own / "spill", memory_limit) as connection:
+                create_events(connection)
+                loaded = load(connection, own / "bad")
+                connection.execute(f"COPY (SELECT * FROM events) TO '{own / 'events'}' (FORMAT parquet)")
+        except InputError as error:
+            return str(error)
+        for kind in ("events", "bad"):
+            if (own / kind).exists():
+                _part(spill_dir, kind, number).parent.mkdir(exist_ok=True)
+                (own / kind).replace(_part(spill_dir, kind, number))
+    return loaded
+
+
+def _without_duplicates(events: "DataFrame", data: DataConfig) -> "DataFrame":
+    """As `order_sequences` has it."""
+    if data.duplicates == "exact":
+        return events.groupBy("user_id", "item_id", "time").agg(F.min("row").alias("row"))
+    if data.duplicates == "keep":
+        return events
+    order = [F.col("time"), F.col("row")] if data.duplicates == "first" else [F.desc("time"), F.desc("row")]
+    place = F.row_number().over(Window.partitionBy("user_id", "item_id").orderBy(*order))
+    return events.withColumn("place", place).where("place = 1").drop("place")
+
+
+def _map_batches(
+    function: Callable[[ShardSequences], object], item_ids: Any, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Cuts a sorted stream of events into shards, and calls the function with each."""
+    waiting: list[pa.Table] = []
+
+    def done() -> pa.RecordBatch:
+        shard = _shard_of(pa.concat_tables(waiting), item_ids.value)
+        row = {"shard": [shard.shard], "result": [pickle.dumps(function(shard))]}
+        return pa.RecordBatch.from_pydict(row, schema=pa.schema([("shard", pa.int32()), ("result", pa.binary())]))
+
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        shards = table["shard"].to_numpy()
+        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
+        for first, last in itertools.pairwise(bounds):
+            if waiting and first < last and waiting[0]["shard"][0].as_py() != shards[first]:
+                yield done()
+                waiting = []
+            if first < last:
+                waiting.append(table.slice(first, last - first))
+    if waiting:
+        yield done()
+
+
+def _shard_of(events: pa.Table, item_ids: pa.Array) -> ShardSequences:
+    events = events.combine_chunks()
+    users = events["user_id"].combine_chunks()
+    changes = pc.not_equal(users.slice(1), users.slice(0, max(len(users) - 1, 0)))
+    starts = np.concatenate([[0], np.flatnonzero(changes.to_numpy(zero_copy_only=False)) + 1])
+    lengths = np.diff([*starts, len(users)])
+    items = pc.index_in(events["item_id"], value_set=item_ids).to_numpy()
+    early = np.add.reduceat(events["early"].to_numpy().astype(np.int64), starts)
+    return ShardSequences(
+        events["shard"][0].as_py(),
+        users.take(pa.array(starts)).to_pylist(),
+        events["key"].to_numpy()[starts].astype(np.uint64),
+        Ragged.from_lengths(items, lengths),
+        early,
+    )

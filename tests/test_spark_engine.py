@@ -1,0 +1,145 @@
+"""Spark writes the bytes that DuckDB writes, whatever the log, and tasks that fail and run again change none."""
+
+import csv
+import hashlib
+import pathlib
+import random
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from pipelines.build import build_records
+from pipelines.log_formats import LogSource
+from pipelines.sequences import ShardSequences
+from pipelines.synthetic import MarkovLog
+
+pyspark = pytest.importorskip(
+    "pyspark", reason="pyspark is an extra, for Python 3.11 and later: pip install -r requirements-spark.txt"
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("java") is None, reason="no java is on the PATH"),
+]
+
+
+def engine(spill_dir: pathlib.Path) -> Any:
+    from pipelines.spark_engine import SparkEngine
+
+    return SparkEngine(spill_dir, num_workers=2)
+
+
+def hashes(directory: pathlib.Path) -> dict[str, str]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def build_both(source: Any, config: Config, directory: pathlib.Path) -> tuple[dict[str, str], dict[str, str]]:
+    by_duckdb, by_spark = directory / "duckdb", directory / "spark"
+    build_records(source, {}, config, str(by_duckdb / "data"))
+    build_records(source, {}, config, str(by_spark / "data"), engine)
+    return hashes(by_duckdb), hashes(by_spark)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Three files with repeats, ties, ratings, odd ids and rows that cannot be read."""
+    directory, draw = tmp_path_factory.mktemp("logs"), random.Random(3)
+    items = ["Zoë", "zoe\u0308", "😀", 'say "a"', "a,b", "two\nlines", "\t", *map(str, range(40))]
+    for number in range(3):
+        with (directory / f"part-{number}.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["user_id", "item_id", "timestamp", "rating"])
+            for _ in range(1500):
+                row = [f"u{draw.randrange(90)}", draw.choice(items), draw.randrange(60), draw.randrange(1, 6)]
+                writer.writerow(row)
+                if draw.random() < 0.1:
+                    writer.writerow(row)
+                if draw.random() < 0.01:
+                    writer.writerow(row[:2])
+    return directory
+
+
+CONFIGS = [
+    {},
+    {"duplicates": "first", "min_item_events": 50, "min_user_events": 25, "num_shards": 3},
+    {"duplicates": "last", "tie_order": "input", "min_rating": 3},
+    {"duplicates": "keep", "split": "temporal", "split_time": 30.0, "max_seq_length": 5, "sliding_window": 0.2},
+]
+
+
+@pytest.mark.parametrize("settings", CONFIGS, ids=str)
+def test_the_engines_write_the_same_bytes(logs: pathlib.Path, tmp_path: pathlib.Path, settings: dict[str, Any]) -> None:
+    config = Config.from_dict({"data": {"max_bad_fraction": 0.05} | settings})
+    source = LogSource([f"{logs}/*.csv"], rating_column="rating" if "min_rating" in settings else "")
+    by_duckdb, by_spark = build_both(source, config, tmp_path)
+    assert "data/bad_rows.jsonl" in by_duckdb
+    assert by_duckdb == by_spark
+
+
+def test_a_log_of_few_users_leaves_shards_empty(tmp_path: pathlib.Path) -> None:
+    source = MarkovLog(num_users=3, num_items=40, num_themes=4, min_events=5, max_events=12)
+    by_duckdb, by_spark = build_both(source, Config(), tmp_path)
+    assert len(by_duckdb) == 3 * 8 + 2
+    assert by_duckdb == by_spark
+
+
+def use_in_tasks(monkeypatch: pytest.MonkeyPatch, around: Callable[[Any, Any], Any]) -> None:
+    """Has `around(function, shard)` called in the tasks, and `function(shard)` here as before."""
+    from pipelines.spark_engine import SparkEngine
+
+    map_shards = SparkEngine.map_shards
+
+    def changed(self: SparkEngine, function: Any) -> Any:
+        def call(shard: ShardSequences) -> Any:
+            from pyspark import TaskContext
+
+            return around(function, shard) if TaskContext.get() else function(shard)
+
+        return map_shards(self, call)
+
+    monkeypatch.setattr(SparkEngine, "map_shards", changed)
+
+
+def test_tasks_that_fail_and_run_again_change_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MarkovLog(num_users=300, num_items=40, num_themes=4, min_events=5, max_events=12)
+    build_records(source, {}, Config(), str(tmp_path / "clean/data"))
+    failed = tmp_path / "failed"
+    failed.mkdir()
+
+    def fail_at_first(function: Any, shard: ShardSequences) -> Any:
+        from pyspark import TaskContext
+
+        result = function(shard)
+        if TaskContext.get().attemptNumber() == 0:
+            (failed / f"{TaskContext.get().stageId()}-{shard.shard}").touch()
+            builder = getattr(function, "__self__", None)
+            if builder:
+                (pathlib.Path(builder.data_dir) / f"train/.half-{shard.shard}.tmp").write_bytes(b"half a shard")
+            raise OSError("this machine is gone")
+        return result
+
+    use_in_tasks(monkeypatch, fail_at_first)
+    build_records(source, {}, Config(), str(tmp_path / "faults/data"), engine)
+    assert len(list(failed.iterdir())) >= 2
+    assert hashes(tmp_path / "faults") == hashes(tmp_path / "clean")
+
+
+def test_mistakes_are_named_and_leave_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "u,i\n" * 9)
+    output_dir = tmp_path / "parent" / "data"
+    with pytest.raises(InputError, match=r"9 bad rows of 9: log.csv, line 2 must have 3 fields"):
+        build_records(LogSource([str(tmp_path / "log.csv")]), {}, Config(), str(output_dir), engine)
+    with pytest.raises(InputError, match=r"must have the column 'user'"):
+        build_records(LogSource([str(tmp_path / "log.csv")], user_column="user"), {}, Config(), str(output_dir), engine)
+
+    def fail(function: Any, shard: ShardSequences) -> Any:
+        raise OSError(28, "No space left on device", "/data/train/00001")
+
+    use_in_tasks(monkeypatch, fail)
+    with pytest.raises(InputError, match=r"No space left on device: '/data/train/00001'$"):
+        build_records(MarkovLog(num_users=40), {}, Config(), str(output_dir), engine)
+    assert list(output_dir.parent.iterdir()) == []
