@@ -150,7 +150,7 @@ def _is_finished(config: Config, progress: Progress, time_limit_seconds: float |
 
 def _introduce(manifest: Manifest, model: tf.keras.Model, lengths: list[int], steps_per_epoch: int) -> None:
     print(
-        f"{manifest.records('train'):,} instances, {manifest.counts['items']:,} items, "
+        f"{manifest.instances():,} instances, {manifest.counts['items']:,} items, "
         f"{model.count_params():,} weights; "
         f"batches of lengths {'/'.join(map(str, lengths))}; validation every {steps_per_epoch:,} steps"
     )

@@ -60,7 +60,7 @@ class Built:
     Attributes:
         manifest: of the data directory, or of the one that would be written, without its files.
         written: False where there was nothing to do, or nothing was to be done.
-        instances: training records.
+        instances: masked instances to train on.
     """
 
     manifest: Manifest
@@ -103,7 +103,7 @@ def build_records(
     if not overwrite and not dry_run and is_complete(place, config, described):
         sweep(place)
         manifest = Manifest.load(place)
-        return Built(manifest, False, manifest.records("train"))
+        return Built(manifest, False, manifest.instances())
     with _room(place, overwrite, dry_run) as building, make_engine(spill_dir(building)) as engine:
         bad_rows = building / BAD_ROWS_FILE
         loaded = engine.load(source, config, bad_rows, progress)

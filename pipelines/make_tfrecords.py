@@ -135,7 +135,7 @@ def _report(built: Built, seconds: float) -> None:
     print(f"{sum(shard.bytes for shard in shards):>13,} bytes in {len(shards)} shards")
     print(f"{train / built.instances:>13.1f} bytes an instance")
     longest = manifest.config.data.max_seq_length
-    items = sum(row.length * row.records for row in manifest.length_histogram)
+    items = sum(row.length * row.instances for row in manifest.length_histogram)
     print(f"{1 - items / (built.instances * longest):>13.0%} of {longest} slots an instance are empty, and not stored")
     print(f"wrote {_OUTPUT.value} in {seconds:.1f} s")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,18 +43,22 @@ class Windows:
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedInstances:
-    """Instances as they are stored; see `tfrecords.schema.MASKED_INSTANCE`.
+class MaskedWindows:
+    """Windows and the masked instances made of them; see `tfrecords.schema.MASKED_WINDOW`.
 
     Attributes:
-        keys: uint64 [instances], random and different: sorting by them shuffles.
-        item_ids, masked_positions, masked_item_ids: rows of different lengths.
+        keys: uint64 [windows], random and different: sorting by them shuffles.
+        item_ids: the windows' items.
+        masked_counts: int64 [windows, instances of each], how many slots each instance has masked.
+        masked_positions: for each window the masked slots of its instances, one instance after the other.
+        shown_item_ids: for each window what these slots show; rows without a value where all show [MASK].
     """
 
     keys: np.ndarray
     item_ids: Ragged
+    masked_counts: np.ndarray
     masked_positions: Ragged
-    masked_item_ids: Ragged
+    shown_item_ids: Ragged
 
 
 def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float) -> Windows:
@@ -75,7 +80,7 @@ def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float) ->
 
 def mask_windows(
     windows: Windows, sequence_keys: np.ndarray, masking: MaskingConfig, vocabulary_size: int, seed: int
-) -> Iterator[MaskedInstances]:
+) -> Iterator[MaskedWindows]:
     """Makes `duplicate_factor` randomly masked instances and `last_item_instances` of each window, in chunks.
 
     Of an instance of n items, round(rate x n) are masked: at least one, at most `max_predictions`. What is masked
@@ -90,43 +95,61 @@ def mask_windows(
     """
     copies = masking.duplicate_factor + masking.last_item_instances
     window_keys = hashed_bits(seed, sequence_keys[windows.sequences], windows.starts)
-    for first in range(0, len(windows) * copies, _CHUNK):
-        instances = np.arange(first, min(first + _CHUNK, len(windows) * copies))
-        of_window, copy = instances // copies, instances % copies
-        item_ids = windows.item_ids(of_window)
-        keys = hashed_bits(window_keys[of_window], copy)
-        yield _mask(item_ids, keys, copy >= masking.duplicate_factor, masking, vocabulary_size)
+    last_only = np.arange(copies) >= masking.duplicate_factor
+    at_once = max(1, _CHUNK // copies)
+    for first in range(0, len(windows), at_once):
+        chunk = np.arange(first, min(first + at_once, len(windows)))
+        item_ids = windows.item_ids(chunk)
+        keys = hashed_bits(window_keys[chunk, None], np.arange(copies)).ravel()
+        masks = draw_masks(np.repeat(item_ids.lengths, copies), keys, np.tile(last_only, len(chunk)), masking)
+        shown = np.zeros(0, np.int64)
+        if masking.random_item_rate or masking.kept_item_rate:
+            items = item_ids.values[item_ids.offsets[masks.rows // copies] + masks.positions]
+            shown = draw_shown(items, masks.slot_keys, masking, vocabulary_size)
+        counts = np.bincount(masks.rows, minlength=len(keys)).reshape(-1, copies)
+        of_window = counts.sum(axis=1)
+        yield MaskedWindows(
+            window_keys[chunk],
+            item_ids,
+            counts,
+            Ragged.from_lengths(masks.positions, of_window),
+            Ragged.from_lengths(shown, of_window if len(shown) else 0 * of_window),
+        )
 
 
-def _mask(
-    item_ids: Ragged, keys: np.ndarray, last_only: np.ndarray, masking: MaskingConfig, vocabulary_size: int
-) -> MaskedInstances:
-    lengths = item_ids.lengths
+class Masks(NamedTuple):
+    """Masked slots of instances, by instance and then rising: which instance, which slot, and the slot's random key."""
+
+    rows: np.ndarray
+    positions: np.ndarray
+    slot_keys: np.ndarray
+
+
+def draw_masks(lengths: np.ndarray, keys: np.ndarray, last_only: np.ndarray, masking: MaskingConfig) -> Masks:
+    """Draws the slots to mask.
+
+    Args:
+        lengths: int64 [instances], at least 1.
+        keys: uint64 [instances].
+        last_only: bool [instances], whether only the last item is masked.
+        masking: rates and cap.
+    """
     rates = np.array(masking.masking_rates)[hashed_bits(keys, _RATE) % np.uint64(len(masking.masking_rates))]
     numbers = np.maximum(np.rint(lengths * rates).astype(np.int64), 1)
     if masking.max_predictions is not None:
         numbers = np.minimum(numbers, masking.max_predictions)
-
     # The k smallest of n random numbers are a uniform draw of k slots: sort each row, and compare with its k-th.
     places = np.arange(lengths.max(initial=1))
     slots = np.where(places < lengths[:, None], hashed_bits(keys[:, None], _SLOT, places), _NO_SLOT)
     kth = np.take_along_axis(np.sort(slots, axis=1), numbers[:, None] - 1, axis=1)
     masked = np.where(last_only[:, None], places == lengths[:, None] - 1, slots <= kth)
-
     rows, positions = np.nonzero(masked)
-    at = item_ids.offsets[rows] + positions
-    masked_item_ids = item_ids.values[at]
-    shown = item_ids.values.copy()
-    shown[at] = MASK_ID
-    if masking.random_item_rate or masking.kept_item_rate:
-        slot_keys = slots[rows, positions]
-        draw = hashed_uniform(slot_keys, _REPLACEMENT)
-        replaced = draw < masking.random_item_rate
-        kept = ~replaced & (draw < masking.random_item_rate + masking.kept_item_rate)
-        random_items = hashed_bits(slot_keys, _RANDOM_ITEM) % np.uint64(vocabulary_size - NUM_SPECIAL_IDS)
-        shown[at[replaced]] = random_items[replaced].astype(shown.dtype) + NUM_SPECIAL_IDS
-        shown[at[kept]] = masked_item_ids[kept]
-    offsets = np.concatenate([[0], np.cumsum(masked.sum(axis=1))])
-    return MaskedInstances(
-        keys, Ragged(shown, item_ids.offsets), Ragged(positions, offsets), Ragged(masked_item_ids, offsets)
-    )
+    return Masks(rows, positions, slots[rows, positions])
+
+
+def draw_shown(item_ids: np.ndarray, slot_keys: np.ndarray, masking: MaskingConfig, vocabulary_size: int) -> np.ndarray:
+    """What masked slots show: [MASK], a random item or the item itself; int64, one for each of `item_ids`."""
+    draw = hashed_uniform(slot_keys, _REPLACEMENT)
+    random_items = hashed_bits(slot_keys, _RANDOM_ITEM) % np.uint64(vocabulary_size - NUM_SPECIAL_IDS)
+    shown = np.where(draw < masking.random_item_rate + masking.kept_item_rate, item_ids, MASK_ID)
+    return np.where(draw < masking.random_item_rate, random_items.astype(np.int64) + NUM_SPECIAL_IDS, shown)

@@ -14,7 +14,7 @@ from pipelines.sequences import ShardSequences
 from pipelines.shuffled import ShuffledRecords
 from pipelines.splits import Split, Targets, split_sequences
 from tfrecords.manifest import LengthCount
-from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, Column, Ragged, encode
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Ragged, encode
 from tfrecords.writer import Shard, shard_name, write_shard
 
 SPLITS = ("train", "validation", "test")
@@ -27,7 +27,7 @@ class ShardCounts:
 
     Attributes:
         training_events: int64 [items], by place in the list of all item ids.
-        instances: training records.
+        instances: masked windows to train on, several in a record.
         validated_users, evaluated_users: records of validation and test.
         unseen_users: evaluated users of whom nothing is trained on.
         longest_history: events of the user who has the most.
@@ -107,16 +107,17 @@ class ShardBuilder:
         histogram: Counter[int] = Counter()
         most_masked: Counter[int] = Counter()
         for chunk in mask_windows(windows, user_keys, self.config.masking, vocabulary_size, data.seed):
+            number, copies = chunk.masked_counts.shape
             columns: dict[str, Column] = {
                 "item_ids": chunk.item_ids,
-                "masked_item_ids": chunk.masked_item_ids,
+                "masked_counts": Ragged.from_lengths(chunk.masked_counts.ravel(), np.full(number, copies)),
                 "masked_positions": chunk.masked_positions,
+                "shown_item_ids": chunk.shown_item_ids,
             }
-            records.add(chunk.keys, encode(MASKED_INSTANCE, columns))
-            for length, masked in zip(
-                chunk.item_ids.lengths.tolist(), chunk.masked_positions.lengths.tolist(), strict=True
-            ):
-                histogram[length] += 1
+            records.add(chunk.keys, encode(MASKED_WINDOW, columns))
+            most_of_window = chunk.masked_counts.max(axis=1).tolist()
+            for length, masked in zip(chunk.item_ids.lengths.tolist(), most_of_window, strict=True):
+                histogram[length] += copies
                 most_masked[length] = max(most_masked[length], masked)
         return records, [LengthCount(length, number, most_masked[length]) for length, number in histogram.items()]
 
@@ -150,11 +151,11 @@ class ShardBuilder:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltShard:
-    """What one shard came to: its file in each split, and the lengths of its training records.
+    """What one shard came to: its file in each split, and the lengths of its training instances.
 
     Attributes:
         files: by split.
-        histogram: of the training records.
+        histogram: of the training instances.
         users, events: how many it has.
     """
 
@@ -165,11 +166,11 @@ class BuiltShard:
 
 
 def merge_histograms(shards: list[BuiltShard]) -> tuple[LengthCount, ...]:
-    """The lengths of all training records, rising."""
+    """The lengths of all training instances, rising."""
     merged: dict[int, LengthCount] = {}
     for row in (row for shard in shards for row in shard.histogram):
         old = merged.get(row.length, LengthCount(row.length, 0, 0))
         merged[row.length] = LengthCount(
-            row.length, old.records + row.records, max(old.max_predictions, row.max_predictions)
+            row.length, old.instances + row.instances, max(old.max_predictions, row.max_predictions)
         )
     return tuple(merged[length] for length in sorted(merged))

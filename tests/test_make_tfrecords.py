@@ -271,7 +271,7 @@ def test_the_summary_says_what_was_written(tmp_path: pathlib.Path) -> None:
     manifest = Manifest.load(output_dir)
     sizes = [path.stat().st_size for path in output_dir.rglob("*.tfrecord")]
     train = sum(path.stat().st_size for path in output_dir.glob("train/*"))
-    instances = manifest.records("train")
+    instances = manifest.instances()
     for line in (
         f"{manifest.counts['users']:,} users, the longest history 12 events",
         f"{manifest.counts['items']:,} items",
@@ -281,7 +281,7 @@ def test_the_summary_says_what_was_written(tmp_path: pathlib.Path) -> None:
         f"{train / instances:,.1f} bytes an instance",
     ):
         assert f" {line}\n" in printed, line
-    empty = 1 - sum(row.length * row.records for row in manifest.length_histogram) / (8 * instances)
+    empty = 1 - sum(row.length * row.instances for row in manifest.length_histogram) / (8 * instances)
     assert f"{empty:.0%} of 8 slots an instance are empty" in printed
 
 

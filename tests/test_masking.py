@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_instances import Instance, instances_of
 from ragged_lists import lists
 
 from bert4rec_tf.config import MaskingConfig
 from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 from pipelines import masking
 from pipelines.hashed_random import hashed_bits
-from pipelines.masking import MaskedInstances, Windows, cut_windows, mask_windows
+from pipelines.masking import MaskedWindows, Windows, cut_windows, mask_windows
 from tfrecords.schema import Ragged
 
 V = 50
@@ -37,25 +38,23 @@ def keys_of(sequences: int) -> np.ndarray:
     return hashed_bits(9, np.arange(sequences))
 
 
-def mask(windows: Windows, seed: int = 1, **fields: object) -> MaskedInstances:
-    """All chunks as one."""
+def mask(windows: Windows, seed: int = 1, **fields: object) -> list[MaskedWindows]:
     config = MaskingConfig(**{"last_item_instances": 0, **fields})
-    chunks = list(mask_windows(windows, keys_of(1000), config, V, seed))
-
-    def joined(name: str) -> Ragged:
-        parts = [getattr(chunk, name) for chunk in chunks]
-        return Ragged.from_lengths(
-            np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
-        )
-
-    names = ("item_ids", "masked_positions", "masked_item_ids")
-    return MaskedInstances(np.concatenate([chunk.keys for chunk in chunks]), *map(joined, names))
+    return list(mask_windows(windows, keys_of(1000), config, V, seed))
 
 
-def rows_of(instances: MaskedInstances) -> list[tuple[list[int], list[int], list[int]]]:
-    return list(
-        zip(*map(lists, (instances.item_ids, instances.masked_positions, instances.masked_item_ids)), strict=True)
-    )
+def by_window(chunks: list[MaskedWindows]) -> dict[int, list[Instance]]:
+    """The instances of each window by its key."""
+    found = {}
+    for chunk in chunks:
+        rows = map(lists, (chunk.item_ids, chunk.masked_positions, chunk.shown_item_ids))
+        for key, counts, *row in zip(chunk.keys.tolist(), chunk.masked_counts.tolist(), *rows, strict=True):
+            found[key] = instances_of(row[0], counts, row[1], row[2])
+    return found
+
+
+def rows_of(chunks: list[MaskedWindows]) -> list[Instance]:
+    return [instance for instances in by_window(chunks).values() for instance in instances]
 
 
 @given(st.lists(st.integers(0, 40), max_size=4), st.integers(2, 12), st.floats(0.01, 1))
@@ -82,7 +81,7 @@ def test_instances_of_ml_1m_are_as_many_as_the_authors_code_makes() -> None:
     windows = cut_windows(training, max_seq_length=200, sliding_window=0.5)
     config = MaskingConfig(masking_rates=(0.2,), duplicate_factor=10, last_item_instances=1, max_predictions=40)
     chunks = mask_windows(windows, keys_of(len(training)), config, int(log[:, 1].max()) + 1 + NUM_SPECIAL_IDS, seed=1)
-    assert sum(len(chunk.item_ids) for chunk in chunks) == 112_992
+    assert sum(chunk.masked_counts.size for chunk in chunks) == 112_992
 
 
 @given(
@@ -124,8 +123,8 @@ def test_last_item_instances_mask_the_last_item_alone() -> None:
 
 def test_a_random_item_is_never_a_special_one_and_may_be_any_other() -> None:
     instances = mask(windows_of([20] * 40), masking_rates=(1.0,), random_item_rate=1.0)
-    shown = np.bincount(instances.item_ids.values, minlength=V)
-    draws, share = len(instances.item_ids.values), 1 / (V - NUM_SPECIAL_IDS)
+    values = np.concatenate([row for row, _, _ in rows_of(instances)])
+    shown, draws, share = np.bincount(values, minlength=V), len(values), 1 / (V - NUM_SPECIAL_IDS)
     assert len(shown) == V
     assert shown[:NUM_SPECIAL_IDS].sum() == 0
     np.testing.assert_allclose(shown[NUM_SPECIAL_IDS:], draws * share, atol=5 * np.sqrt(draws * share))
@@ -134,13 +133,14 @@ def test_a_random_item_is_never_a_special_one_and_may_be_any_other() -> None:
 def test_a_kept_item_shows_itself() -> None:
     windows = windows_of([20, 7])
     instances = mask(windows, masking_rates=(0.5,), kept_item_rate=1.0, duplicate_factor=1)
-    assert lists(instances.item_ids) == all_items(windows)
+    assert [row for row, _, _ in rows_of(instances)] == all_items(windows)
 
 
 def test_eighty_ten_ten() -> None:
     windows = windows_of([20] * 100)
     instances = mask(windows, masking_rates=(1.0,), random_item_rate=0.1, kept_item_rate=0.1)
-    shown, items = instances.item_ids.values, instances.masked_item_ids.values
+    rows = rows_of(instances)
+    shown, items = (np.concatenate([row[place] for row in rows]) for place in (0, 2))
     by_chance = 0.1 / (V - NUM_SPECIAL_IDS)  # a random item may be the very one
     for share, expected in (
         (np.mean(shown == MASK_ID), 0.8),
@@ -152,7 +152,7 @@ def test_eighty_ten_ten() -> None:
 def test_every_position_is_masked_equally_often() -> None:
     draws, rate, length = 5000, 0.3, 10
     instances = mask(windows_of([length]), masking_rates=(rate,), duplicate_factor=draws)
-    counts = np.bincount(instances.masked_positions.values, minlength=length)
+    counts = np.bincount(np.concatenate([row[1] for row in rows_of(instances)]), minlength=length)
     np.testing.assert_allclose(counts, draws * rate, atol=5 * np.sqrt(draws * rate * (1 - rate)))
     pairs = np.zeros((length, length))
     for _, positions, _ in rows_of(instances):
@@ -165,7 +165,7 @@ def test_every_position_is_masked_equally_often() -> None:
 def test_of_several_rates_each_is_drawn_equally_often() -> None:
     draws = 3000
     instances = mask(windows_of([10]), masking_rates=(0.1, 0.5, 1.0), duplicate_factor=draws)
-    counts = np.bincount(instances.masked_positions.lengths, minlength=11)
+    counts = np.bincount([len(positions) for _, positions, _ in rows_of(instances)], minlength=11)
     assert counts.sum() == counts[[1, 5, 10]].sum()
     np.testing.assert_allclose(counts[[1, 5, 10]], draws / 3, atol=5 * np.sqrt(draws * 2 / 9))
 
@@ -178,27 +178,26 @@ def test_masks_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     whole = mask(windows, **MANY)
     monkeypatch.setattr(masking, "_CHUNK", 7)
     chunked = mask(windows, **MANY)
-    np.testing.assert_array_equal(chunked.keys, whole.keys)
-    assert rows_of(chunked) == rows_of(whole)
+    assert len(chunked) == 9
+    assert by_window(chunked) == by_window(whole)
 
 
 def test_masks_do_not_depend_on_other_users() -> None:
     sequences, keys = sequences_of([5, 45, 1, 20, 21]), keys_of(5)
 
-    def by_key(users: list[int]) -> dict[int, tuple[list[int], list[int], list[int]]]:
+    def of(users: list[int]) -> dict[int, list[Instance]]:
         windows = cut_windows(sequences.rows(np.array(users)), 20, 0.5)
-        chunks = mask_windows(windows, keys[users], MaskingConfig(**MANY), V, seed=1)
-        return {key: row for chunk in chunks for key, row in zip(chunk.keys.tolist(), rows_of(chunk), strict=True)}
+        return by_window(list(mask_windows(windows, keys[users], MaskingConfig(**MANY), V, seed=1)))
 
-    everyone, some = by_key([0, 1, 2, 3, 4]), by_key([3, 1])
-    assert len(everyone) == 4 * (1 + 4 + 1 + 1 + 2)  # all keys differ
-    assert len(some) == 4 * (1 + 4)
+    everyone, some = of([0, 1, 2, 3, 4]), of([3, 1])
+    assert len(everyone) == 1 + 4 + 1 + 1 + 2  # all keys differ
+    assert len(some) == 1 + 4
     assert some.items() <= everyone.items()
 
 
 def test_seeds_and_duplicates_differ() -> None:
     windows = windows_of([20] * 3)
     one, other = (mask(windows, seed=seed, masking_rates=(0.5,)) for seed in (1, 2))
-    assert not set(one.keys.tolist()) & set(other.keys.tolist())
+    assert not by_window(one).keys() & by_window(other).keys()
     positions = [tuple(positions) for instances in (one, other) for _, positions, _ in rows_of(instances)]
     assert len(set(positions)) == len(positions) == 60  # of 184,756 ways each

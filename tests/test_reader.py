@@ -1,4 +1,4 @@
-"""Batches: the cheapest shapes, every record once a pass, a pure function of seed and step."""
+"""Batches: the cheapest shapes, every instance once a pass, a pure function of seed and step."""
 
 import pathlib
 from collections import Counter
@@ -9,11 +9,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_instances import instances_of
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.vocabulary import MASK_ID, PAD_ID, Vocabulary
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
+from tfrecords import reader
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.reader import (
     EVALUATION_BATCH,
@@ -23,7 +25,7 @@ from tfrecords.reader import (
     steps_per_pass,
     training_batches,
 )
-from tfrecords.schema import MASKED_INSTANCE, parse
+from tfrecords.schema import MASKED_WINDOW, parse
 
 LOG = MarkovLog(num_users=60, num_items=40, num_themes=4, min_events=1, max_events=30)
 CONFIG = Config.from_dict(
@@ -96,12 +98,12 @@ def records_of(batches: list[Batch]) -> list[tuple[tuple[int, ...], ...]]:
 
 
 def stored(data_dir: pathlib.Path) -> Counter[tuple[tuple[int, ...], ...]]:
-    records: Counter[tuple[tuple[int, ...], ...]] = Counter()
+    found: Counter[tuple[tuple[int, ...], ...]] = Counter()
     for record in tf.data.TFRecordDataset([str(path) for path in sorted(data_dir.glob("train/*"))]):
-        parsed = parse(MASKED_INSTANCE, record)
-        names = ("item_ids", "masked_positions", "masked_item_ids")
-        records[tuple(tuple(parsed[name].numpy().tolist()) for name in names)] += 1
-    return records
+        window = {name: values.numpy().tolist() for name, values in parse(MASKED_WINDOW, record).items()}
+        names = ("item_ids", "masked_counts", "masked_positions", "shown_item_ids")
+        found.update(tuple(map(tuple, row)) for row in instances_of(*(window[name] for name in names)))
+    return found
 
 
 def sequences_of(data_dir: pathlib.Path) -> dict[str, list[int]]:
@@ -123,7 +125,7 @@ HISTOGRAMS = st.dictionaries(
 @settings(deadline=None)
 def test_buckets_leave_the_least_padding(histogram: list[LengthCount], number: int) -> None:
     def padded(ends: list[int]) -> int:
-        return sum(row.records * min(end for end in ends if end >= row.length) for row in histogram)
+        return sum(row.instances * min(end for end in ends if end >= row.length) for row in histogram)
 
     *shorter, longest = (row.length for row in histogram)
     choices = (list(ends) for count in range(number) for ends in combinations(shorter, count))
@@ -134,15 +136,15 @@ def test_buckets_leave_the_least_padding(histogram: list[LengthCount], number: i
     assert lengths == sorted(set(lengths))
     for low, bucket in zip([0, *lengths], buckets, strict=False):
         rows = [row for row in histogram if low < row.length <= bucket.length]
-        assert bucket.records == sum(row.records for row in rows)
+        assert bucket.instances == sum(row.instances for row in rows)
         assert bucket.predictions == max(row.max_predictions for row in rows)
 
 
-def test_a_pass_holds_every_record_once_in_the_shapes_of_the_buckets(
+def test_a_pass_holds_every_instance_once_in_the_shapes_of_the_buckets(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], steps: int, batches: list[Batch]
 ) -> None:
     expected = stored(data_dir)
-    assert expected.total() == manifest.records("train")
+    assert expected.total() == manifest.instances()
     for start in (0, steps):
         assert Counter(records_of(batches[start : start + steps])) == expected
     shapes = {(bucket.length, bucket.predictions) for bucket in buckets}
@@ -193,7 +195,7 @@ def test_filled_up_rows_weigh_nothing(
         assert set(np.unique(batch["masked_weights"])) <= {0, 1}
         for name in ("item_ids", "masked_positions", "masked_item_ids"):
             assert not batch[name][rows].any()
-    assert filled == steps * BATCH_SIZE - manifest.records("train") > 0
+    assert filled == steps * BATCH_SIZE - manifest.instances() > 0
 
 
 def test_the_same_seed_gives_the_same_batches(
@@ -296,3 +298,34 @@ def test_masks_drawn_anew_are_a_function_of_seed_and_step(
     other = records_of(read_anew(data_dir, manifest, buckets, steps, seed=2))
     assert Counter(other) != Counter(records_of(anew[:steps]))
     assert Counter(windows_of(other)) == Counter(windows_of(records_of(anew[:steps])))
+
+
+def test_a_turn_holds_every_window_once(data_dir: pathlib.Path, manifest: Manifest) -> None:
+    """Unshuffled and in one bucket: the first part of a pass has one instance of each window, the next part another."""
+    buckets, windows = choose_buckets(manifest.length_histogram, 1), manifest.records("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "_SHUFFLE_RECORDS", 1)
+        rows = records_of(read(data_dir, manifest, buckets, steps_per_pass(buckets, BATCH_SIZE)))
+    copies = len(rows) // windows
+    assert copies == 3
+    turns = [rows[turn * windows : (turn + 1) * windows] for turn in range(copies)]
+    for turn in turns:
+        assert Counter(windows_of(turn)) == Counter(windows_of(turns[0]))
+        last_only = sum(slots == (len(items) - 1,) and len(items) > 4 for items, slots, _ in turn)
+        assert 0.1 * windows < last_only < 0.5 * windows, "those that mask the last item alone are spread out"
+    assert (Counter(turns[0]) & Counter(turns[1])).total() < windows / 2
+
+
+def test_stored_replacements_are_shown(tmp_path: pathlib.Path) -> None:
+    config = Config.from_dict(
+        {
+            "data": {"max_seq_length": 12, "min_user_events": 1, "num_shards": 1, "num_negatives": 5},
+            "masking": {"masking_rates": 0.6, "random_item_rate": 0.3, "kept_item_rate": 0.3, "duplicate_factor": 2},
+        }
+    )
+    manifest = build_records(LOG, {}, config, str(tmp_path / "data")).manifest
+    buckets = choose_buckets(manifest.length_histogram, 2)
+    rows = records_of(read(tmp_path / "data", manifest, buckets, steps_per_pass(buckets, BATCH_SIZE)))
+    assert Counter(rows) == stored(tmp_path / "data")
+    shown = [items[slot] for items, slots, _ in rows for slot in slots]
+    assert 0.3 < shown.count(MASK_ID) / len(shown) < 0.5

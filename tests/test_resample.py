@@ -9,7 +9,7 @@ import tensorflow as tf
 from bert4rec_tf.config import MaskingConfig
 from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
 from pipelines import hashed_random, masking
-from tfrecords.resample import draw_masks, hashed_bits, hashed_uniform, most_predictions, unmask
+from tfrecords.resample import draw_masks, hashed_bits, hashed_uniform, most_predictions
 from tfrecords.schema import Ragged
 
 KEYS = np.random.default_rng(3).integers(0, 2**64, 500, np.uint64, endpoint=False)
@@ -48,11 +48,15 @@ def test_random_numbers_are_those_of_the_pipeline() -> None:
     ],
 )
 def test_the_same_keys_give_the_masks_of_the_pipeline(config: MaskingConfig) -> None:
-    expected = masking._mask(WINDOWS, KEYS, np.zeros(len(KEYS), bool), config, 90)
+    masks = masking.draw_masks(LENGTHS, KEYS, np.zeros(len(KEYS), bool), config)
+    at = WINDOWS.offsets[masks.rows] + masks.positions
+    shown = WINDOWS.values.copy()
+    shown[at] = masking.draw_shown(WINDOWS.values[at], masks.slot_keys, config, 90)
+    numbers = np.bincount(masks.rows, minlength=len(KEYS))
     found = drawn(config)
-    np.testing.assert_array_equal(found["item_ids"], padded(expected.item_ids, 44))
-    np.testing.assert_array_equal(found["masked_positions"], padded(expected.masked_positions, 40))
-    np.testing.assert_array_equal(found["masked_item_ids"], padded(expected.masked_item_ids, 40))
+    np.testing.assert_array_equal(found["item_ids"], padded(Ragged(shown, WINDOWS.offsets), 44))
+    for name, values in (("masked_positions", masks.positions), ("masked_item_ids", WINDOWS.values[at])):
+        np.testing.assert_array_equal(found[name], padded(Ragged.from_lengths(values, numbers), 40))
 
 
 def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
@@ -64,15 +68,10 @@ def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
     assert single[True] / single.total() == pytest.approx(0.25, abs=0.08)  # four standard deviations
 
 
-def test_unmasking_gives_the_windows_back() -> None:
-    masked = drawn(MaskingConfig(masking_rates=(0.5, 1.0), random_item_rate=0.4))
-    np.testing.assert_array_equal(unmask(**masked), padded(WINDOWS, 44))
-
-
 @pytest.mark.parametrize("rates", [(0.0,), (0.1, 0.25), (0.5,), (1.0,)])
 @pytest.mark.parametrize("most", [None, 3])
 def test_most_predictions_is_reached_and_never_passed(rates: tuple[float, ...], most: int | None) -> None:
     config = MaskingConfig(masking_rates=rates, max_predictions=most, last_item_instances=0)
-    masked = masking._mask(WINDOWS, KEYS, np.zeros(len(KEYS), bool), config, 90).masked_positions.lengths
+    masked = np.bincount(masking.draw_masks(LENGTHS, KEYS, np.zeros(len(KEYS), bool), config).rows)
     assert masked.max() == most_predictions(40, config)
     assert np.all(masked <= [most_predictions(int(length), config) for length in LENGTHS])

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ragged_lists import lists, ragged
 
-from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, Column, Schema, encode, parse
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse
 
 Row = dict[str, list[int] | int | str]
 
@@ -52,11 +52,11 @@ def test_evaluation_users_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) 
     assert encoded == [example_of(EVALUATION_USER, row) for row in rows]
 
 
-@given(rows_of(MASKED_INSTANCE, 2**40))
+@given(rows_of(MASKED_WINDOW, 2**40))
 @settings(max_examples=50, deadline=None)
-def test_masked_instances_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) -> None:
-    encoded = encode(MASKED_INSTANCE, columns_of(MASKED_INSTANCE, rows))
-    assert encoded == [example_of(MASKED_INSTANCE, row) for row in rows]
+def test_masked_windows_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) -> None:
+    encoded = encode(MASKED_WINDOW, columns_of(MASKED_WINDOW, rows))
+    assert encoded == [example_of(MASKED_WINDOW, row) for row in rows]
 
 
 @given(rows_of(EVALUATION_USER, 2**31 - 1))
@@ -74,7 +74,7 @@ def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
 
 
 def test_features_stand_in_the_order_of_their_names() -> None:
-    for schema in (MASKED_INSTANCE, EVALUATION_USER):
+    for schema in (MASKED_WINDOW, EVALUATION_USER):
         assert list(schema) == sorted(schema, key=lambda feature: feature.name)
 
 

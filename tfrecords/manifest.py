@@ -18,10 +18,10 @@ BAD_ROWS_FILE = "bad_rows.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class LengthCount:
-    """Training records of one length: how many, and the most masked slots that any of them has."""
+    """Training instances of one length: how many, and the most masked slots that any of them has."""
 
     length: int
-    records: int
+    instances: int
     max_predictions: int
 
 
@@ -33,7 +33,7 @@ class Manifest:
         config: what the records were built with; its sections `data` and `masking` are kept.
         source: the format, and for each input its name, bytes and sha256 (or the synthetic log's parameters).
         counts: users, items, events and what was dropped, by name.
-        length_histogram: of the training records, by rising length.
+        length_histogram: of the training instances, by rising length.
         vocabulary_sha256: hex digest of vocabulary.jsonl.
         splits: for each split, its shards.
         bad_rows_sha256: hex digest of bad_rows.jsonl; None where every row of the log could be read.
@@ -52,6 +52,10 @@ class Manifest:
     def records(self, split: str) -> int:
         """How many records a split holds."""
         return sum(shard.records for shard in self.splits[split])
+
+    def instances(self) -> int:
+        """How many masked instances there are to train on; a record of the training split holds several."""
+        return sum(row.instances for row in self.length_histogram)
 
     def to_bytes(self) -> bytes:
         """The file's content, the same for the same records."""

@@ -1,19 +1,22 @@
 """From shards to batches: masked instances for training in a fixed small set of shapes, users for evaluation."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.vocabulary import PAD_ID
+from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
 from tfrecords.manifest import LengthCount, Manifest
-from tfrecords.resample import draw_masks, hashed_bits, most_predictions, unmask
-from tfrecords.schema import EVALUATION_USER, MASKED_INSTANCE, parse
+from tfrecords.resample import draw_masks, hashed_bits, most_predictions
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, parse
 
 _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8
+_PLACES_IN_A_FILE = 1 << 30
+_PLACES_IN_A_TURN = _PLACES_IN_A_FILE << 17  # more files than there may be
 
 # What `evaluation_batches` yields: batches of any size and length.
 EVALUATION_BATCH = {
@@ -27,17 +30,17 @@ EVALUATION_BATCH = {
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """One batch shape: records up to `length` items are padded to it, their masked slots to `predictions`."""
+    """One batch shape: instances up to `length` items are padded to it, their masked slots to `predictions`."""
 
     length: int
     predictions: int
-    records: int
+    instances: int
 
 
 def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket]:
     """The at most `number` batch shapes that leave the least padding, by dynamic programming over the lengths."""
     lengths = np.array([row.length for row in histogram])
-    records = np.concatenate([[0], np.cumsum([row.records for row in histogram])])
+    records = np.concatenate([[0], np.cumsum([row.instances for row in histogram])])
     # cost[i]: slots of the records up to the i-th length, with the buckets used so far; cut[i]: where the last starts.
     cost = np.concatenate([[0.0], np.full(len(lengths), np.inf)])
     cuts = []
@@ -53,14 +56,14 @@ def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket
         if start < end:
             rows = histogram[start:end]
             predictions = max(row.max_predictions for row in rows)
-            buckets.append(Bucket(rows[-1].length, predictions, sum(row.records for row in rows)))
+            buckets.append(Bucket(rows[-1].length, predictions, sum(row.instances for row in rows)))
         end = start
     return buckets[::-1]
 
 
 def steps_per_pass(buckets: Sequence[Bucket], batch_size: int) -> int:
     """Batches in one pass over the records: each bucket's last one is filled up with padding."""
-    return sum(-(-bucket.records // batch_size) for bucket in buckets)
+    return sum(-(-bucket.instances // batch_size) for bucket in buckets)
 
 
 def training_batches(
@@ -74,6 +77,7 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Batches without end; which records the n-th one holds is a function of the seed and n.
 
+    A pass holds every instance once: it takes turns over the windows, with another instance of each in each turn.
     Every pass has its own order (shards, then a shuffle buffer) and the same number of batches; batches have one of the
     shapes of `buckets`, filled up with empty rows at the end of a pass.
 
@@ -96,52 +100,70 @@ def training_batches(
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
     predictions = tf.constant([bucket.predictions for bucket in buckets], tf.int64)
     masking = manifest.config.masking
+    copies = masking.duplicate_factor + masking.last_item_instances
     most_drawn = tf.constant([most_predictions(bucket.length, masking) for bucket in buckets])
+    shows_items = bool(masking.random_item_rate or masking.kept_item_rate)
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
         tf.compat.v1.set_random_seed(1)  # of this graph alone: shuffle() mixes the global one into its seed
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(files)), seeds)
-        records = tf.data.Dataset.from_tensor_slices(order).interleave(
+        records = tf.data.Dataset.range(copies).flat_map(lambda turn: one_turn(turn, seeds))
+        records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
+        instances = records.map(
+            stored_instance if vocabulary_size is None else bare_window, num_parallel_calls=2, deterministic=True
+        )
+        batches = instances.group_by_window(bucket_of, batch, window_size=batch_size)
+        mask = stored_masks if vocabulary_size is None else functools.partial(new_masks, epoch, vocabulary_size)
+        return batches.map(mask, num_parallel_calls=2)
+
+    def one_turn(turn: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
+        """Every window once: the record, and a number of turn, file and record that names one of its instances."""
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(files)), seeds + tf.cast(turn, tf.int32))
+
+        def read_file(file: tf.Tensor) -> tf.data.Dataset:
+            first = turn * _PLACES_IN_A_TURN + tf.cast(file, tf.int64) * _PLACES_IN_A_FILE
+            return tf.data.TFRecordDataset(tf.gather(files, file)).enumerate(first)
+
+        return tf.data.Dataset.from_tensor_slices(order).interleave(
             read_file, cycle_length=_FILES_AT_ONCE, num_parallel_calls=2, deterministic=True
         )
-        records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
-        records = records.map(
-            lambda file, place, record: parse(MASKED_INSTANCE, record) | {"file": file, "place": place},
-            num_parallel_calls=2,
-        )
-        batches = records.group_by_window(bucket_of, batch, window_size=batch_size)
-        if vocabulary_size is None:
-            return batches.map(without_places, num_parallel_calls=2)
-        size = vocabulary_size
-        return batches.map(lambda records: mask_anew(records, epoch, size), num_parallel_calls=2)
 
-    def read_file(index: tf.Tensor) -> tf.data.Dataset:
-        """The records of a file, with what identifies each."""
-        records = tf.data.TFRecordDataset(tf.gather(files, index)).enumerate()
-        return records.map(lambda place, record: (index, place, record))
+    def bare_window(place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
+        return {"item_ids": item_ids, "place": place}
 
-    def without_places(records: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: value for name, value in records.items() if name not in ("file", "place")}
+    def stored_instance(place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        window = parse(MASKED_WINDOW, record)
+        # Neighbours take different turns, so that the instances that mask the last item alone are spread out.
+        copy = (place // _PLACES_IN_A_TURN + place % _PLACES_IN_A_FILE) % copies
+        first, number = tf.reduce_sum(window["masked_counts"][:copy]), window["masked_counts"][copy]
+        positions = window["masked_positions"][first : first + number]
+        found = {"item_ids": window["item_ids"], "masked_positions": positions}
+        found["masked_item_ids"] = tf.gather(window["item_ids"], positions)
+        if shows_items:
+            found["shown_item_ids"] = window["shown_item_ids"][first : first + number]
+        return found
 
-    def mask_anew(records: dict[str, tf.Tensor], epoch: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
-        item_ids = unmask(**without_places(records))
-        keys = hashed_bits(seed, epoch, records["file"], records["place"])
-        bucket = tf.searchsorted(lengths, tf.shape(item_ids, tf.int64)[1:])[0]
-        return draw_masks(item_ids, keys, masking, size, most_drawn[bucket])
+    def stored_masks(instances: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        masked = tf.where(instances["masked_item_ids"] != PAD_ID)
+        positions = tf.cast(tf.gather_nd(instances["masked_positions"], masked), tf.int64)
+        shown = instances.pop("shown_item_ids", None)
+        shown = tf.fill(tf.shape(positions), MASK_ID) if shown is None else tf.gather_nd(shown, masked)
+        slots = tf.stack([masked[:, 0], positions], axis=1)
+        return instances | {"item_ids": tf.tensor_scatter_nd_update(instances["item_ids"], slots, shown)}
 
-    def bucket_of(record: dict[str, tf.Tensor]) -> tf.Tensor:
-        return tf.searchsorted(lengths, tf.size(record["item_ids"], tf.int64)[None], out_type=tf.int64)[0]
+    def new_masks(epoch: tf.Tensor, size: int, instances: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        keys = hashed_bits(seed, epoch, instances["place"])
+        bucket = tf.searchsorted(lengths, tf.shape(instances["item_ids"], tf.int64)[1:])[0]
+        return draw_masks(instances["item_ids"], keys, masking, size, most_drawn[bucket])
+
+    def bucket_of(instance: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.searchsorted(lengths, tf.size(instance["item_ids"], tf.int64)[None], out_type=tf.int64)[0]
 
     def batch(bucket: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
-        shapes = {
-            "item_ids": lengths[bucket, None],
-            "masked_item_ids": predictions[bucket, None],
-            "masked_positions": predictions[bucket, None],
-            "file": [],
-            "place": [],
-        }
-        padding = dict.fromkeys(shapes, PAD_ID) | {"place": tf.constant(0, tf.int64)}
+        widths = {"item_ids": lengths[bucket, None], "place": []}
+        shapes = {name: widths.get(name, predictions[bucket, None]) for name in window.element_spec}
+        padding = {name: tf.constant(PAD_ID, spec.dtype) for name, spec in window.element_spec.items()}
         return window.padded_batch(batch_size, shapes, padding_values=padding)
 
     def complete(records: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -20,19 +20,6 @@ def most_predictions(length: int, masking: MaskingConfig) -> int:
     return most if masking.max_predictions is None else min(most, masking.max_predictions)
 
 
-def unmask(item_ids: tf.Tensor, masked_positions: tf.Tensor, masked_item_ids: tf.Tensor) -> tf.Tensor:
-    """Puts the masked items back; int32 [B, L] of windows as they were cut.
-
-    Args:
-        item_ids: int32 [B, L].
-        masked_positions: int32 [B, P].
-        masked_item_ids: int32 [B, P], PAD_ID where there is no masked item.
-    """
-    places = tf.where(masked_item_ids != PAD_ID)
-    slots = tf.stack([places[:, 0], tf.cast(tf.gather_nd(masked_positions, places), tf.int64)], axis=1)
-    return tf.tensor_scatter_nd_update(item_ids, slots, tf.gather_nd(masked_item_ids, places))
-
-
 def draw_masks(
     item_ids: tf.Tensor, keys: tf.Tensor, masking: MaskingConfig, vocabulary_size: int, predictions: tf.Tensor
 ) -> dict[str, tf.Tensor]:

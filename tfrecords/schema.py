@@ -65,10 +65,11 @@ def take_slices(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
 
 
 # Sorted by name: the order in which a protocol buffer map is serialised deterministically.
-MASKED_INSTANCE = (
-    Feature("item_ids", "ids", "one window of a training sequence, oldest first, with [MASK] in the masked slots"),
-    Feature("masked_item_ids", "ids", "the items that stood in the masked slots"),
-    Feature("masked_positions", "ids", "the masked slots, rising, counted from 0"),
+MASKED_WINDOW = (
+    Feature("item_ids", "ids", "one window of a training sequence, oldest first"),
+    Feature("masked_counts", "ids", "how many slots each of the instances made of the window has masked"),
+    Feature("masked_positions", "ids", "these slots, one instance after the other, rising in each, counted from 0"),
+    Feature("shown_item_ids", "ids", "what these slots show; no value where all show [MASK]"),
 )
 EVALUATION_USER = (
     Feature("item_ids", "ids", "the user's whole history before the target, oldest first"),

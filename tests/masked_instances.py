@@ -1,0 +1,24 @@
+"""Masked instances as lists, for oracles."""
+
+from collections.abc import Sequence
+
+from bert4rec_tf.vocabulary import MASK_ID
+
+Instance = tuple[list[int], list[int], list[int]]  # what is shown, masked slots, the items that stood there
+
+
+def instances_of(
+    item_ids: Sequence[int], counts: Sequence[int], positions: Sequence[int], shown: Sequence[int]
+) -> list[Instance]:
+    """The instances of one stored window."""
+    assert sum(counts) == len(positions)
+    assert len(shown) in (0, len(positions))
+    result, first = [], 0
+    for count in counts:
+        slots = list(positions[first : first + count])
+        row = list(item_ids)
+        for slot, item in zip(slots, shown[first : first + count] or [MASK_ID] * count, strict=True):
+            row[slot] = item
+        result.append((row, slots, [item_ids[slot] for slot in slots]))
+        first += count
+    return result
