@@ -1,0 +1,146 @@
+"""The whole pipeline command against a plain generator of padded records, on the same log in one run.
+
+python benchmarks/pipeline_speed.py --input=ml-1m.txt --work_dir=/tmp/pipeline_speed
+
+The plain generator does what the authors' gen_data_fin.py does, as one would write it in today's Python: one process,
+lists, random.sample, one padded tf.train.Example for each instance. It reads `user item` lines.
+"""
+
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_INPUT = flags.DEFINE_string("input", None, "a log of `user item` lines, such as ml-1m.txt", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "for the records", required=True)
+_RUNS = flags.DEFINE_integer("runs", 3, "of each command; medians are compared", lower_bound=1)
+_STEADY = flags.DEFINE_integer("steady_duplicate_factor", 100, "of the comparison in steady state", lower_bound=1)
+_PLAIN = flags.DEFINE_string("plain", None, "only the plain generator: duplicate factor and output file, with a comma")
+
+_LONGEST, _STEP, _RATE, _MOST = 200, 100, 0.2, 40
+_AUTHORS = (
+    131.0,
+    957.0,
+)  # seconds and bytes an instance of gen_data_fin.py, TensorFlow 1.15, 2 cores, duplicate factor 10
+
+
+def main(argv: list[str]) -> None:
+    """Runs both commands in turn and prints the ratios."""
+    del argv
+    if _PLAIN.value:
+        factor, _, output = _PLAIN.value.partition(",")
+        generate(pathlib.Path(_INPUT.value), int(factor), output)
+        return
+    work = pathlib.Path(_WORK.value)
+    work.mkdir(parents=True, exist_ok=True)
+    plain, ours = [], []
+    for _ in range(_RUNS.value):
+        plain.append(run_plain(work, 10))
+        ours.append(run_ours(work, 10))
+    (plain_seconds, instances, plain_bytes), (our_seconds, our_instances, our_bytes) = map(median, (plain, ours))
+    print(f"whole command, duplicate factor 10, median of {_RUNS.value}")
+    print(f"  plain generator {plain_seconds:6.2f} s, {instances:,} instances of {plain_bytes:.0f} bytes")
+    print(f"  this pipeline   {our_seconds:6.2f} s, {our_instances:,} instances of {our_bytes:.0f} bytes")
+    print(f"  {plain_seconds / our_seconds:.1f} times as fast; {our_bytes / plain_bytes:.3f} of the bytes an instance")
+    print(f"  the authors' code took {_AUTHORS[0]:.0f} s: {_AUTHORS[0] / our_seconds:.0f} times as fast")
+    factor = _STEADY.value
+    plain_seconds, instances, _ = run_plain(work, factor)
+    our_seconds, our_instances, _ = run_ours(work, factor)
+    rates = instances / plain_seconds, our_instances / our_seconds
+    print(f"whole command, duplicate factor {factor}, one run")
+    print(f"  plain generator {plain_seconds:6.2f} s, {rates[0]:,.0f} instances/s")
+    print(
+        f"  this pipeline   {our_seconds:6.2f} s, {rates[1]:,.0f} instances/s, {rates[1] / rates[0]:.1f} times as many"
+    )
+
+
+def median(runs: list[tuple[float, int, float]]) -> tuple[float, int, float]:
+    """The run of median time, of runs that differ in time alone."""
+    return statistics.median(seconds for seconds, _, _ in runs), runs[0][1], runs[0][2]
+
+
+def run_plain(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
+    """Seconds of the plain generator, its instances, and the bytes of each."""
+    output = work / f"plain-{factor}.tfrecord"
+    command = [sys.executable, __file__, f"--input={_INPUT.value}", f"--work_dir={work}", f"--plain={factor},{output}"]
+    seconds, printed = timed(command)
+    instances = int(printed)
+    return seconds, instances, output.stat().st_size / instances
+
+
+def run_ours(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
+    """The same of the pipeline's command; bytes of the training shards."""
+    output = work / f"ours-{factor}"
+    command = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--input={_INPUT.value}"]
+    command += [f"--output_dir={output}", "--overwrite", f"--set=masking.duplicate_factor={factor}"]
+    command += ["--set=masking.max_predictions=40"]
+    seconds, printed = timed(command)
+    (line,) = (line for line in printed.splitlines() if "training instances" in line)
+    instances = int(line.split()[0].replace(",", ""))
+    return seconds, instances, sum(path.stat().st_size for path in (output / "train").iterdir()) / instances
+
+
+def timed(command: list[str]) -> tuple[float, str]:
+    """Seconds of a whole process, and what it printed."""
+    started = time.monotonic()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return time.monotonic() - started, done.stdout
+
+
+def generate(log: pathlib.Path, factor: int, output: str) -> None:
+    """Writes padded instances of every user's sequence but the last two items, and prints how many."""
+    import tensorflow as tf
+
+    rng = random.Random(1)
+    sequences: dict[str, list[str]] = {}
+    for line in log.read_text().splitlines():
+        user, item = line.split()
+        sequences.setdefault(user, []).append(item)
+    counts: dict[str, int] = {}
+    for items in sequences.values():
+        for item in items:
+            counts[item] = counts.get(item, 0) + 1
+    ids = {item: number for number, item in enumerate(sorted(counts, key=counts.__getitem__, reverse=True), start=3)}
+
+    instances = []
+    for user, items in sequences.items():
+        training = [ids[item] for item in items[:-2]]
+        starts = [*range(len(training) - _LONGEST, 0, -_STEP), 0] if len(training) > _LONGEST else [0]
+        windows = [training[start : start + _LONGEST] for start in starts]
+        for window in windows:
+            for _ in range(factor):
+                number = min(_MOST, max(1, round(len(window) * _RATE)))
+                instances.append((user, window, sorted(rng.sample(range(len(window)), number))))
+            instances.append((user, window, [len(window) - 1]))
+    rng.shuffle(instances)
+
+    def integers(values: list[int]) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    with tf.io.TFRecordWriter(output) as writer:
+        for user, window, positions in instances:
+            shown = list(window)
+            for position in positions:
+                shown[position] = 1
+            empty, spare = [0] * (_LONGEST - len(window)), [0] * (_MOST - len(positions))
+            weights = [1.0] * len(positions) + [0.0] * len(spare)
+            features = {
+                "info": tf.train.Feature(bytes_list=tf.train.BytesList(value=[user.encode()])),
+                "input_ids": integers(shown + empty),
+                "input_mask": integers([1] * len(window) + empty),
+                "masked_lm_positions": integers(positions + spare),
+                "masked_lm_ids": integers([window[position] for position in positions] + spare),
+                "masked_lm_weights": tf.train.Feature(float_list=tf.train.FloatList(value=weights)),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    print(len(instances))
+
+
+if __name__ == "__main__":
+    app.run(main)
