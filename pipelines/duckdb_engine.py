@@ -14,7 +14,8 @@ import duckdb
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
-from pipelines.log_formats import LogFile, LogSource
+from pipelines.log_files import LogFile
+from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences, prepare_sequences, stream_shards
 from pipelines.synthetic import MarkovLog

@@ -8,6 +8,14 @@ _FIELDS = ("user", "item", "timestamp", "rating")
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
 
 
+def may_read(layout: Layout) -> bool:
+    """Whether the engine may be trusted with the file, as far as can be said before it is read."""
+    if layout.format in DELIMITERS:
+        # With quotes at the ends of fields alone, and one at both ends only where a field is a quote and a delimiter.
+        return layout.file.plain and layout.file.quotes == layout.file.field_quotes
+    return layout.file.plain
+
+
 def relation(layout: Layout) -> str:
     """SQL of a file's rows.
 
@@ -28,15 +36,15 @@ def relation(layout: Layout) -> str:
             fields,
             fault=f"CASE WHEN {rewritten} THEN 'may stand otherwise in the file' END",
         )
-    options = f"auto_detect=false, quote='', escape='', compression={compression}, max_line_size={MAX_LINE_BYTES}"
+    options = f"auto_detect=false, compression={compression}, max_line_size={MAX_LINE_BYTES}"
     if layout.format in DELIMITERS:
         columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in layout.header)
-        delimiter = quoted(DELIMITERS[layout.format])
-        return _select(
-            f"read_csv({path}, columns={{{columns}}}, delim={delimiter}, header={layout.has_header}, {options})", fields
-        )
+        delimiter, quote = quoted(DELIMITERS[layout.format]), quoted('"' if layout.file.quotes else "")
+        options += f", delim={delimiter}, quote={quote}, escape={quote}, header={layout.has_header}"
+        return _select(f"read_csv({path}, columns={{{columns}}}, {options})", fields)
     # Whole lines: \\x01 is in no plain file.
-    lines = f"read_csv({path}, columns={{'line': 'VARCHAR'}}, delim='\x01', header=false, strict_mode=false, {options})"
+    options += ", delim='\x01', quote='', escape='', header=false, strict_mode=false"
+    lines = f"read_csv({path}, columns={{'line': 'VARCHAR'}}, {options})"
     blank = f"line IS NULL OR regexp_full_match(line, {quoted(BLANKS)})"
     if layout.format == "user_item":
         found = [f"nullif(regexp_extract(line, {quoted(f'^{USER_ITEM}$')}, {group}), '')" for group in (1, 2)]
@@ -54,10 +62,8 @@ def all_there(layout: Layout, rows: int) -> bool:
     file = layout.file
     if layout.format == "parquet":
         return True
-    if layout.format in DELIMITERS:  # it takes a row that ends in one delimiter too many
-        delimiters = file.commas if layout.format == "csv" else file.tabs
-        if delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
-            return False
+    if layout.format in DELIMITERS and file.delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
+        return False  # it takes a row that ends in one delimiter too many
     return rows + layout.has_header == file.lines or rows + layout.has_header == file.lines - count_blank_lines(file)
 
 

@@ -1,7 +1,7 @@
 """Text logs read line by line in plain Python, so that of every row it is known where it stands and what is wrong.
 
-The engine reads faster, but takes some malformed rows for good ones and gives up on a file at others. It is used where
-`LogFile.plain` says that both would read the same.
+The engine reads faster, but takes some malformed rows for good ones and gives up on a file at others. It goes first
+where `engine_rows.may_read` says that both would read the same.
 """
 
 import csv
@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
-from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, LogFile, opened
+from pipelines.log_files import LogFile, opened
+from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout
 
 BLANKS = r"[ \t\r\v\f]*"  # the same for this module's `re` and for the engine's
 USER_ITEM = rf"{BLANKS}([^ \t\r\v\f]+)[ \t\r\v\f]+([^ \t\r\v\f]+){BLANKS}"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
-from pipelines.engine_rows import all_there, relation
+from pipelines.engine_rows import all_there, may_read, relation
 from pipelines.exact_rows import read_rows
 from pipelines.log_formats import Layout, LogSource, first_lines, lay_out
 
@@ -107,7 +107,7 @@ def load_file(
             f"--split=temporal needs timestamps. Received: {layout.file.path}, {layout.format} without them"
         )
     first_row = number * ROWS_IN_A_FILE
-    if layout.format == "parquet" or (layout.file.plain if layout.format != "jsonl" else layout.file.plain_json):
+    if may_read(layout):
         loaded = _insert_whole(connection, layout, first_row, min_rating)
         if loaded is not None:
             return loaded

@@ -4,17 +4,14 @@ import csv
 import dataclasses
 import functools
 import glob
-import gzip
 import os
 import pathlib
-import zlib
 from collections.abc import Sequence
-from typing import BinaryIO, cast
 
 import duckdb
 
 from bert4rec_tf.errors import InputError
-from tfrecords.manifest import file_sha256
+from pipelines.log_files import LogFile, opened
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "user_item", "movielens")
 _SUFFIXES = {
@@ -29,61 +26,6 @@ _SUFFIXES = {
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 MAX_LINE_BYTES = 1 << 21  # the engine holds 16 such lines at a time, within its memory limit
-
-
-@dataclasses.dataclass(frozen=True)
-class LogFile:
-    r"""One input file, looked through once.
-
-    Attributes:
-        path: of the file.
-        name: the path below the folder that all inputs share: what the manifest calls it, wherever it lies.
-        bytes, sha256: of the file.
-        compressed: whether it is gzip, whatever its name.
-        plain: whether its text has no quote, no NUL or \x01 and no line end but \n and \r\n: all readers then agree
-            on its lines and fields.
-        plain_json: the same, but that it may have quotes.
-        commas, tabs, lines: how many its text has; the last line need not be ended.
-    """
-
-    path: pathlib.Path
-    name: str
-    bytes: int
-    sha256: str
-    compressed: bool
-    plain: bool
-    plain_json: bool
-    commas: int
-    tabs: int
-    lines: int
-
-    @classmethod
-    def scan(cls, path: pathlib.Path, name: str) -> "LogFile":
-        """Reads the file through.
-
-        Raises:
-            InputError: it is gzip and not whole, which the engine takes for a shorter one.
-        """
-        with path.open("rb") as stream:
-            compressed = stream.read(2) == b"\x1f\x8b"
-        quotes, plain, commas, tabs, lines, ended_in_cr, last = False, True, 0, 0, 0, False, b"\n"
-        try:
-            with opened(path, compressed) as text:
-                while piece := text.read(1 << 20):
-                    commas, tabs = commas + piece.count(b","), tabs + piece.count(b"\t")
-                    lines += piece.count(b"\n")
-                    quotes = quotes or b'"' in piece
-                    plain = plain and not (b"\x00" in piece or b"\x01" in piece)
-                    plain = plain and not (ended_in_cr and piece[:1] != b"\n")
-                    ended_in_cr, last = piece.endswith(b"\r"), piece[-1:]
-                    plain = plain and piece.count(b"\r") - ended_in_cr == piece.count(b"\r\n")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
-        plain = plain and not ended_in_cr
-        size, sha256 = path.stat().st_size, file_sha256(path)
-        return cls(
-            path, name, size, sha256, compressed, plain and not quotes, plain, commas, tabs, lines + (last != b"\n")
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +53,7 @@ class LogSource:
         """The files, in the order of the paths, those of one glob sorted by name.
 
         Raises:
-            InputError: a path or glob that matches no file.
+            InputError: a path or glob that matches no file, a file that is not whole or whose name says no format.
         """
         found: list[str] = []
         for path in self.paths:
@@ -122,7 +64,13 @@ class LogSource:
             found += matches
         paths = [pathlib.Path(os.path.abspath(path)) for path in dict.fromkeys(found)]  # noqa: PTH100, symlinks stay
         shared = os.path.commonpath([path.parent for path in paths])
-        return [LogFile.scan(path, path.relative_to(shared).as_posix()) for path in paths]
+        return [self._scanned(path, path.relative_to(shared).as_posix()) for path in paths]
+
+    def _scanned(self, path: pathlib.Path, name: str) -> LogFile:
+        format_ = _format_of(self, path)
+        if format_ == "parquet":
+            return LogFile.scan_parquet(path, name)
+        return LogFile.scan(path, name, DELIMITERS.get(format_))
 
     def description(self) -> dict[str, object]:
         """What was read, for the manifest: the columns, and each file's name, size and hash."""
@@ -237,11 +185,6 @@ def _check_columns(path: pathlib.Path, columns: dict[str, str], known: list[str]
                 f"{path} must have the column {name!r}. Received: {', '.join(known)}. "
                 f"Fix: name it with --{field}_column{unset}"
             )
-
-
-def opened(path: pathlib.Path, compressed: bool) -> BinaryIO:
-    """The file's bytes, decompressed."""
-    return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
 
 
 def quoted(text: str) -> str:

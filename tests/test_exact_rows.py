@@ -58,7 +58,9 @@ LINE_ENDS = st.sampled_from(["\n"] * 5 + ["\r\n", "\r", "", "\n\n"])
 
 def text_of(separator: str) -> st.SearchStrategy[bytes]:
     """Files of rows that are mostly good."""
-    row = st.lists(st.one_of(GOOD, GOOD, GOOD, FIELD), min_size=3, max_size=3) | st.lists(FIELD, max_size=5)
+    fields = st.one_of(GOOD, GOOD, GOOD, GOOD.map('"{}"'.format), FIELD.map('"{}"'.format), FIELD)
+    quoted = st.lists(GOOD.map('"{}"'.format), min_size=3, max_size=3)
+    row = st.lists(fields, min_size=3, max_size=3) | st.lists(FIELD, max_size=5) | quoted
     line = st.tuples(row.map(separator.join), LINE_ENDS).map("".join)
     return st.lists(line, max_size=6).map(lambda lines: "".join(lines).encode("utf-8", "surrogatepass"))
 
@@ -151,6 +153,13 @@ def test_any_id_survives(rows: list[tuple[str, str]], line_end: str) -> None:
     for ascii_only in (True, False):
         text = line_end.join(json.dumps(line, ensure_ascii=ascii_only) for line in lines)
         assert load(text.encode(), "log.jsonl")[:2] == (expected, [])
+
+
+def test_the_engine_is_trusted_with_quotes_that_enclose_fields(tmp_path: pathlib.Path) -> None:
+    for content in (b'"user_id","item_id","timestamp"\nu,i,1\n', b'user_id,item_id,timestamp\n"u","i","1"'):
+        (tmp_path / "log.csv").write_bytes(content)
+        with mock.patch.object(interactions, "read_rows", side_effect=AssertionError("read line by line")):
+            assert load(content, "log.csv")[0] == [("u", "i", "1.000000000")]
 
 
 CASES = [

@@ -1,0 +1,110 @@
+"""Input files, looked through once before anything is read: whole or not, how long, and who may read them."""
+
+import contextlib
+import dataclasses
+import gzip
+import pathlib
+import zlib
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from bert4rec_tf.errors import InputError
+from tfrecords.manifest import file_sha256
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class LogFile:
+    r"""One input file.
+
+    Attributes:
+        path: of the file.
+        name: the path below the folder that all inputs share: what the manifest calls it, wherever it lies.
+        bytes, sha256: of the file.
+        compressed: whether it is gzip, whatever its name.
+        lines: how many its text has, the last one ended or not; of Parquet, the rows.
+        plain: whether its text has no NUL or \x01 and no line end but \n and \r\n: all readers then agree on its lines.
+        quotes: how many its text has.
+        delimiters: how many of the format's delimiters it has.
+        field_quotes: how many of the quotes stand at the start or the end of a field, those that do both counted twice.
+    """
+
+    path: pathlib.Path
+    name: str
+    bytes: int
+    sha256: str
+    compressed: bool
+    lines: int
+    plain: bool
+    quotes: int
+    delimiters: int
+    field_quotes: int
+
+    @classmethod
+    def scan(cls, path: pathlib.Path, name: str, delimiter: str | None = None) -> "LogFile":
+        """Reads a text file through; of `delimiter` None, nothing is counted of quotes at fields' ends.
+
+        Raises:
+            InputError: it is gzip and not whole, which the engine takes for a shorter one.
+        """
+        with path.open("rb") as stream:
+            compressed = stream.read(2) == b"\x1f\x8b"
+        text = _Text((delimiter or "").encode())
+        try:
+            with opened(path, compressed) as stream:
+                while piece := stream.read(1 << 20):
+                    text.add(piece)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
+        text.end()
+        return cls(
+            path, name, path.stat().st_size, file_sha256(path), compressed, text.lines, text.plain, text.quotes,
+            text.delimiters, text.field_quotes,
+        )  # fmt: skip
+
+    @classmethod
+    def scan_parquet(cls, path: pathlib.Path, name: str) -> "LogFile":
+        """Looks at a Parquet file."""
+        rows = 0
+        with contextlib.suppress(pa.ArrowInvalid):  # whoever reads it will say what is wrong
+            rows = parquet.read_metadata(path).num_rows
+        return cls(path, name, path.stat().st_size, file_sha256(path), False, rows, True, 0, 0, 0)
+
+
+class _Text:
+    """Counts, piece by piece."""
+
+    def __init__(self, delimiter: bytes):
+        self.lines = self.quotes = self.delimiters = self.field_quotes = 0
+        self.plain = True
+        self._delimiter, self._last = delimiter, b"\n"  # as if a line had ended before the first
+        self._begun = False
+
+    def add(self, piece: bytes) -> None:
+        if not self._begun:
+            piece, self._begun = piece.removeprefix(_BOM), True
+        joined = self._last + piece
+        self._last = joined[-1:]
+        self.lines += piece.count(b"\n")
+        returns = joined.count(b"\r") - (self._last == b"\r")
+        self.plain = self.plain and not (b"\x00" in piece or b"\x01" in piece) and returns == joined.count(b"\r\n")
+        self.quotes += piece.count(b'"')
+        if self._delimiter:
+            self.delimiters += piece.count(self._delimiter)
+            if b'"' in joined:
+                opening = (self._delimiter + b'"', b'\n"')
+                closing = (b'"' + self._delimiter, b'"\n', b'"\r')
+                self.field_quotes += sum(map(joined.count, opening + closing))
+
+    def end(self) -> None:
+        self.lines += self._last != b"\n"
+        self.plain = self.plain and self._last != b"\r"
+        self.field_quotes += self._last == b'"'
+
+
+def opened(path: pathlib.Path, compressed: bool) -> BinaryIO:
+    """The file's bytes, decompressed."""
+    return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))
