@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from bert4rec_tf.errors import InputError
 
 _REPORTED = 5
-_TEXT_KEPT = 1000  # characters of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +39,7 @@ def set_aside(rows: Iterable[BadRow], path: pathlib.Path) -> tuple[int, list[Bad
             count += 1
             if len(first) < _REPORTED:
                 first.append(row)
-            entry = dataclasses.asdict(row) | {"text": row.text[:_TEXT_KEPT]}
-            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
     return count, first
 
 

@@ -63,7 +63,7 @@ class DuckDBEngine:
                 return load_batches(
                     self._connection,
                     source.batches(),
-                    "rows",
+                    source.description()["format"],
                     config.data.min_rating,
                     bad_rows,
                     on_batch=lambda rows: bar.update(rows - bar.n),

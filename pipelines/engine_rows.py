@@ -1,9 +1,8 @@
 """Logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
 
-from pipelines.exact_rows import BLANKS, ROW_RULES, USER_ITEM, count_blank_lines
+from pipelines.exact_rows import BLANKS, FIELDS, ROW_RULES, USER_ITEM, count_blank_lines
 from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
 
-_FIELDS = ("user", "item", "timestamp", "rating")
 # Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
 
@@ -24,9 +23,9 @@ def relation(layout: Layout) -> str:
     """
     path = quoted_path(layout.file.path)
     compression = quoted("gzip" if layout.file.compressed else "uncompressed")
-    fields = {name: _column(layout.columns[name]) if name in layout.columns else "NULL" for name in _FIELDS}
+    fields = {name: _column(layout.columns[name]) if name in layout.columns else "NULL" for name in FIELDS}
     if layout.format == "parquet":
-        return _select(f"read_parquet({path})", fields)
+        return _select(f"read_parquet({path}, binary_as_string=true)", fields)
     if layout.format == "jsonl":
         columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(layout.columns.values()))
         rewritten = " OR ".join(f"regexp_full_match({field}, {quoted(_REWRITTEN)})" for field in fields.values())

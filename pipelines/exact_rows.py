@@ -20,6 +20,8 @@ ROW_RULES = {
     "user_item": "must be `user item`",
     "movielens": "must be `user::item::rating::timestamp`, or the four with tabs between",
 }
+FIELDS = ("user", "item", "timestamp", "rating")
+TEXT_KEPT = 1000  # characters of a faulty row
 _USER_ITEM = re.compile(USER_ITEM)
 _BLANK = re.compile(BLANKS)
 
@@ -31,7 +33,7 @@ class Row(NamedTuple):
         line: where it begins, from 1.
         user, item, timestamp, rating: its fields as text; None where it has none.
         fault: what keeps it from being a row of this format; None where nothing does.
-        text: of a faulty row, as it stands in the file.
+        text: of a faulty row, its first 1,000 characters as they stand in the file.
     """
 
     line: int
@@ -41,6 +43,10 @@ class Row(NamedTuple):
     rating: str | None
     fault: str | None
     text: str | None
+
+
+def _faulty(line: int, fault: str, text: str) -> Row:
+    return Row(line, None, None, None, None, fault, text[:TEXT_KEPT])
 
 
 class _Line(NamedTuple):
@@ -94,7 +100,7 @@ def _line_rows(layout: Layout, fields_of: Callable[[str], Fields | str]) -> Iter
             continue
         fields = line_fault or fields_of(stripped)
         if isinstance(fields, str):
-            yield Row(number, None, None, None, None, fields, stripped)
+            yield _faulty(number, fields, stripped)
         else:
             yield Row(number, *fields, None, None)
 
@@ -131,7 +137,7 @@ def _json_fields(text: str, columns: dict[str, str], decode: Callable[[str], Any
     if not isinstance(row, dict):
         return "must be one JSON object"
     fields = []
-    for field in ("user", "item", "timestamp", "rating"):
+    for field in FIELDS:
         value = row.get(columns[field]) if field in columns else None
         if not (value is None or isinstance(value, str)):
             if not isinstance(value, bool):
@@ -150,8 +156,8 @@ def _has_surrogates(text: str) -> bool:
 def _delimited_rows(layout: Layout) -> Iterator[Row]:
     """Rows of RFC 4180. A quote that is never closed spoils the line it stands on and no other."""
     width, delimiter = len(layout.header), DELIMITERS[layout.format]
-    places = [layout.header.index(name) if name in layout.header else -1  # where None will stand
-              for name in (layout.columns.get(field) for field in ("user", "item", "timestamp", "rating"))]  # fmt: skip
+    named = [layout.columns.get(field) for field in FIELDS]
+    places = [None if name is None else layout.header.index(name) for name in named]
     csv.field_size_limit(2 * MAX_LINE_BYTES)
     lines = _lines(layout)
     returned: list[_Line] = []  # read ahead in vain; the next one last
@@ -181,7 +187,7 @@ def _delimited_rows(layout: Layout) -> Iterator[Row]:
             first = taken[0]
             returned.extend(reversed(taken[1:]))
             rows = csv.reader(feed(), delimiter=delimiter, strict=True)
-            yield Row(first.number, None, None, None, None, first.fault or f"must be RFC 4180 ({error})", first.text)
+            yield _faulty(first.number, first.fault or f"must be RFC 4180 ({error})", first.text)
             continue
         if header or not fields:
             header = header and not fields
@@ -191,7 +197,7 @@ def _delimited_rows(layout: Layout) -> Iterator[Row]:
         if fault is None and len(fields) != width:
             fault = f"must have {width} fields, as line 1 has, not {len(fields)}"
         if fault:
-            yield Row(first.number, None, None, None, None, fault, "".join(line.text for line in taken))
+            yield _faulty(first.number, fault, "".join(line.text for line in taken))
         else:
             user, item, timestamp, rating = [None if place is None else fields[place] for place in places]
             yield Row(first.number, user, item, timestamp, rating, None, None)

@@ -5,7 +5,6 @@ the input becomes an event, or is dropped for its rating, or is set aside with i
 """
 
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -16,11 +15,12 @@ from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.engine_rows import all_there, may_read, relation
-from pipelines.exact_rows import read_rows
+from pipelines.exact_rows import Row, read_rows
 from pipelines.log_formats import Layout, LogSource, first_lines, lay_out
 
 ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
 _BATCH_ROWS = 1 << 16
+_BATCH_CHARACTERS = 1 << 24  # of ids, where they are long
 _COLUMNS = ("line", "user_id", "item_id", "timestamp", "rating", "fault", "text")  # in the order of `Row`
 
 # Exact throughout: a division would make doubles of both branches. TIMESTAMP_NS, unlike TIMESTAMP, minds offsets; 'inf'
@@ -163,7 +163,7 @@ def load_batches(
         connection.unregister("batch")
         bad = connection.execute(
             """SELECT line, reason,
-               coalesce(text, to_json({'user_id': user_id, 'item_id': item_id, 'timestamp': timestamp})::VARCHAR)
+               coalesce(text, to_json({'user_id': user_id, 'item_id': item_id, 'timestamp': timestamp})::VARCHAR)[:1000]
                FROM checked WHERE reason IS NOT NULL ORDER BY line"""
         ).fetchall()
         count, first = set_aside((BadRow(name, *row) for row in bad), bad_rows) if bad else (0, [])
@@ -195,7 +195,7 @@ def _insert_whole(
         if all_there(layout, rows):
             connection.commit()
             return Loaded(rows, rows - kept)
-    except (duckdb.InvalidInputException, duckdb.ConversionException):
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
         pass
     except BaseException:
         connection.rollback()
@@ -233,8 +233,18 @@ def _parquet_batches(connection: duckdb.DuckDBPyConnection, layout: Layout) -> I
 
 
 def _text_batches(layout: Layout) -> Iterator[pa.Table]:
-    rows = read_rows(layout)
     schema = pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in _COLUMNS])
-    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), schema, strict=True)]
-        yield pa.table(columns, schema=schema)
+    rows, size = [], 0
+    for row in read_rows(layout):
+        rows.append(row)
+        size += len(row.user or row.text or "") + len(row.item or "")
+        if len(rows) == _BATCH_ROWS or size > _BATCH_CHARACTERS:
+            yield _table(rows, schema)
+            rows, size = [], 0
+    if rows:
+        yield _table(rows, schema)
+
+
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    columns = zip(zip(*rows, strict=True), schema, strict=True)
+    return pa.table([pa.array(values, field.type) for values, field in columns], schema=schema)

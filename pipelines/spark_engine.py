@@ -187,7 +187,7 @@ def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
             "spark.local.dir": str(spill_dir / "spark"),
             "spark.sql.shuffle.partitions": str(2 * num_workers),
             "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
+            "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         }
         for name, value in local.items():
             builder = builder.config(name, value)
@@ -243,7 +243,7 @@ def _read_batches(
     source: MarkovLog | TfdsLog, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
 ) -> Loaded | str:
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
-        return load_batches(connection, source.batches(), "rows", data.min_rating, bad)
+        return load_batches(connection, source.batches(), source.description()["format"], data.min_rating, bad)
 
     return _read(load, spill_dir, memory_limit, 0)
 

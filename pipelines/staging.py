@@ -44,16 +44,20 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
 
 
 def sweep(output_dir: pathlib.Path) -> None:
-    """Removes what a run left that was killed after its records were in place."""
+    """Removes what a run left that was killed after its records were in place; what a running one has stays."""
     output_dir = output_dir.resolve()
-    if any(path.exists() for path in _leftovers(output_dir)):
-        with _only_run(output_dir):
+    if any(path.exists() for path in (_lock(output_dir), *_leftovers(output_dir))):
+        with contextlib.suppress(InputError), _only_run(output_dir):
             _remove(_leftovers(output_dir))
 
 
 def spill_dir(building: pathlib.Path) -> pathlib.Path:
     """Where a run that builds there may leave what does not fit in memory."""
     return building.with_name(f"{building.name}.spill")
+
+
+def _lock(output_dir: pathlib.Path) -> pathlib.Path:
+    return output_dir.with_name(f".{output_dir.name}.lock")
 
 
 def _leftovers(output_dir: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
@@ -69,7 +73,7 @@ def _remove(directories: Iterable[pathlib.Path]) -> None:
 @contextlib.contextmanager
 def _only_run(output_dir: pathlib.Path) -> Iterator[None]:
     """Refuses a second run at the same time; a killed run's lock goes with its process."""
-    lock = output_dir.with_name(f".{output_dir.name}.lock")
+    lock = _lock(output_dir)
     with lock.open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

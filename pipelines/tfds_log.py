@@ -57,7 +57,7 @@ class TfdsLog:
 
         for _, split in sorted(splits.items()):
             for batch in tfds.as_numpy(split.batch(_BATCH_ROWS)):
-                yield pa.table({ours: _column(ours, batch[theirs]) for ours, theirs in columns.items()})
+                yield _table({ours: batch[theirs] for ours, theirs in columns.items()})
 
     @functools.cached_property
     def _loaded(self) -> tuple[dict[str, Any], Any]:
@@ -73,7 +73,18 @@ class TfdsLog:
             ) from None
 
 
-def _column(name: str, values: np.ndarray) -> pa.Array:
-    if name not in ("user_id", "item_id"):
-        return pa.array(values)
-    return pa.array([value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values.tolist()])
+def _table(columns: dict[str, np.ndarray]) -> pa.Table:
+    texts = {name: [_text(value) for value in columns.pop(name).tolist()] for name in ("user_id", "item_id")}
+    faults = [
+        "holds an id that is not UTF-8" if None in ids else None
+        for ids in zip(texts["user_id"], texts["item_id"], strict=True)
+    ]
+    strings = {name: pa.array(values, pa.string()) for name, values in (texts | {"fault": faults}).items()}
+    return pa.table(strings | {name: pa.array(values) for name, values in columns.items()})
+
+
+def _text(value: bytes | int) -> str | None:
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        return None

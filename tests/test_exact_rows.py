@@ -14,9 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.config import DataConfig
+from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines import exact_rows, interactions
+from pipelines.build import DROPPED, build_records
 from pipelines.interactions import Loaded, create_events, load_file
 from pipelines.log_formats import MAX_LINE_BYTES, LogSource
 
@@ -192,6 +193,34 @@ def test_bad_rows_are_set_aside_with_line_and_reason(name: str, content: bytes, 
     _, bad, _ = load(content, name)
     assert [line for line, _ in bad] == [line for line, _ in expected]
     assert all(words in reason for (_, reason), (_, words) in zip(bad, expected, strict=True)), bad
+
+
+@given(raw(FILES["log.csv"]), raw(FILES["log.csv"]), st.sampled_from(["exact", "first", "keep"]))
+@settings(max_examples=60, deadline=None)
+def test_rows_in_are_rows_used_dropped_and_set_aside(one: bytes, other: bytes, duplicates: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for name, content in (("one.csv", one), ("other.csv", other + b"\n" + b"w,i,1\nw,j,2\nw,k,3\n")):
+            (pathlib.Path(directory) / name).write_bytes(content)
+        source = LogSource([f"{directory}/*.csv"])
+        data = DataConfig(min_user_events=2, duplicates=duplicates, max_bad_fraction=1, num_negatives=2)
+        try:
+            built = build_records(source, {}, Config(data=data), f"{directory}/data")
+        except InputError:
+            return
+        counts = built.manifest.counts
+        assert counts["rows_read"] == sum(counts[name] for name in (*DROPPED, "events"))
+        aside = pathlib.Path(directory) / "data/bad_rows.jsonl"
+        assert counts["bad_rows_set_aside"] == (aside.read_bytes().count(b"\n") if aside.exists() else 0)
+
+
+def test_long_ids_are_read_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interactions, "_BATCH_CHARACTERS", 40_000)
+    content = HEADER + b"".join(b'"%d,%s",i,1\n' % (row, b"x" * 10_000) for row in range(20))
+    with mock.patch.object(interactions, "_table", wraps=interactions._table) as table:
+        events, _, _ = load(content, "log.csv")
+    sizes = [len(call.args[0]) for call in table.call_args_list]
+    assert [len(user) for user, _, _ in events] == [10_002] * 10 + [10_003] * 10
+    assert sizes == [4] * 5
 
 
 def test_numbers_in_json_stay_as_they_are_written() -> None:

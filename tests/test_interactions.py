@@ -115,6 +115,8 @@ def test_parquet(tmp_path: pathlib.Path) -> None:
     users, items, times = map(list, zip(*EVENTS, strict=True))
     content = parquet(more=[0, 0, 0], timestamp=[int(time) for time in times], item_id=items, user_id=users)
     assert load_file(tmp_path, "log.parquet", content) == EVENTS
+    as_bytes = parquet(user_id=[b"Zo\xc3\xab"], item_id=["i"], timestamp=[1])  # as some writers have strings
+    assert load_file(tmp_path, "log.parquet", as_bytes) == [("Zo\u00eb", "i", Decimal(1))]
     integers = parquet(user_id=[7], item_id=pa.array([8], pa.int32()), timestamp=[1.5])
     assert load_file(tmp_path, "log.parquet", integers) == [("7", "8", Decimal("1.5"))]
 

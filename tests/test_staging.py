@@ -145,3 +145,20 @@ def test_what_was_replaced_is_swept_after_a_kill_at_the_very_end(output_dir: pat
     (replaced / "file").write_text("old")
     sweep(output_dir)
     assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_the_lock_of_a_run_killed_at_its_very_end_is_swept(output_dir: pathlib.Path) -> None:
+    build(output_dir, "new")
+    output_dir.with_name(".data.lock").write_text("")
+    sweep(output_dir)
+    assert on_disk(output_dir) == {"data/file": "new"}
+
+
+def test_what_another_run_has_is_not_swept(output_dir: pathlib.Path) -> None:
+    build(output_dir, "new")
+    with staged(output_dir, overwrite=True) as building:
+        (building / "file").write_text("newer")
+        sweep(output_dir)
+        assert (building / "file").exists()
+        assert output_dir.with_name(".data.lock").exists()
+    assert on_disk(output_dir) == {"data/file": "newer"}

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from bert4rec_tf.vocabulary import Vocabulary
+from pipelines.tfds_log import _table
 from tfrecords.manifest import Manifest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,3 +58,16 @@ def test_a_stored_dataset_becomes_records(tmp_path: pathlib.Path) -> None:
     assert unknown.returncode == 2
     assert "'no_such_dataset'" in unknown.stderr
     assert "Traceback" not in wrong.stderr + unknown.stderr
+
+
+def test_ids_that_are_not_utf8_are_set_aside() -> None:
+    columns = {
+        "user_id": np.array([b"u", b"\xff", "Zo\u00eb".encode()], object),
+        "item_id": np.array([1, 2, 3]),
+        "timestamp": np.array([5, 6, 7]),
+    }
+    table = _table(columns).to_pydict()
+    assert table["user_id"] == ["u", None, "Zo\u00eb"]
+    assert table["item_id"] == ["1", "2", "3"]
+    assert table["fault"] == [None, "holds an id that is not UTF-8", None]
+    assert table["timestamp"] == [5, 6, 7]

@@ -1,0 +1,47 @@
+"""DuckDB and Spark on the same logs: every file must come out with the same sha256.
+
+python benchmarks/pipeline_engines.py --log=ml-1m.txt --log=/tmp/pipeline_memory/5000000.csv --work_dir=/tmp/engines
+"""
+
+import hashlib
+import pathlib
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_LOGS = flags.DEFINE_multi_string("log", None, "each is built on its own", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "for the records", required=True)
+_ENGINES = ("duckdb", "spark")
+
+
+def main(argv: list[str]) -> None:
+    """Exits with 1 where a file differs."""
+    del argv
+    for log in map(pathlib.Path, _LOGS.value):
+        seconds, hashes = [], []
+        for engine in _ENGINES:
+            output_dir = pathlib.Path(_WORK.value) / log.stem / engine
+            command = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--engine={engine}"]
+            command += [f"--input={log}", f"--output_dir={output_dir}", "--overwrite"]
+            started = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.monotonic() - started)
+            files = sorted(path for path in output_dir.rglob("*") if path.is_file())
+            hashes.append({str(path.relative_to(output_dir)): sha256(path) for path in files})
+        if hashes[0] != hashes[1]:
+            different = sorted(hashes[0].items() ^ hashes[1].items())
+            sys.exit(f"error: {log}: {len(different)} files differ, {different[0][0]} the first")
+        took = ", ".join(f"{engine} {each:.1f} s" for engine, each in zip(_ENGINES, seconds, strict=True))
+        print(f"{log.name}: {len(hashes[0])} files, all equal; {took}")
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    app.run(main)
