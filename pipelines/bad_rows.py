@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from bert4rec_tf.errors import InputError
 
@@ -25,6 +25,10 @@ class BadRow:
     line: int
     reason: str
     text: str
+
+    def __str__(self) -> str:
+        text = self.text if len(self.text) <= 60 else f"{self.text[:60]}…"
+        return f"{self.file}, line {self.line} {self.reason} ({text!r})"
 
 
 def set_aside(rows: Iterable[BadRow], path: pathlib.Path) -> tuple[int, list[BadRow]]:
@@ -56,16 +60,10 @@ def check_bad_rows(count: int, first: list[BadRow], rows_read: int, max_bad_frac
         InputError: more than that fraction is bad.
     """
     if count > max_bad_fraction * rows_read:
-        shown = "; ".join(_shown(first[:_REPORTED]))
+        shown = "; ".join(map(str, first[:_REPORTED]))
         more = f"; and {count - _REPORTED:,} more" if count > _REPORTED else ""
         raise InputError(
             f"Every row must be an interaction, but for a fraction of data.max_bad_fraction={max_bad_fraction:g}. "
             f"Received: {count:,} bad rows of {rows_read:,}: {shown}{more}. Fix: mend or remove them, name another "
             f"--format, or set --max_bad_fraction={-(-1000 * count // rows_read) / 1000:g} to go on without them"
         )
-
-
-def _shown(rows: list[BadRow]) -> Iterator[str]:
-    for row in rows:
-        text = row.text if len(row.text) <= 60 else f"{row.text[:60]}…"
-        yield f"{row.file}, line {row.line} {row.reason} ({text!r})"

@@ -15,6 +15,7 @@ import numpy as np
 from bert4rec_tf.config import MOST_SHARDS, Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
+from pipelines.bad_rows import BadRow
 from pipelines.duckdb_engine import DuckDBEngine
 from pipelines.interactions import Loaded
 from pipelines.log_formats import LogSource
@@ -61,11 +62,13 @@ class Built:
         manifest: of the data directory, or of the one that would be written, without its files.
         written: False where there was nothing to do, or nothing was to be done.
         instances: masked instances to train on.
+        bad_rows: the first few rows that could not be read, where the log was read.
     """
 
     manifest: Manifest
     written: bool
     instances: int
+    bad_rows: tuple[BadRow, ...] = ()
 
 
 def build_records(
@@ -125,7 +128,7 @@ def build_records(
             splits=dict.fromkeys(SPLITS, ()),
         )
         if dry_run:
-            return Built(manifest, False, counted.instances)
+            return Built(manifest, False, counted.instances, loaded.first_bad)
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
         built = []
@@ -142,7 +145,7 @@ def build_records(
             splits={split: tuple(shard.files[split] for shard in built) for split in SPLITS},
         )
         write_manifest(building, manifest)
-    return Built(manifest, True, counted.instances)
+    return Built(manifest, True, counted.instances, loaded.first_bad)
 
 
 @contextlib.contextmanager

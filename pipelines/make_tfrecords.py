@@ -54,6 +54,7 @@ _WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "processes t
 _MEMORY = flags.DEFINE_string("memory_limit", None, "of the engine, e.g. 4GB; past it, it spills beside --output_dir")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an --output_dir that holds something else")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be written, and write nothing")
+_BAD_ROWS_SHOWN = 3
 
 
 @command
@@ -120,8 +121,11 @@ def _report(built: Built, seconds: float) -> None:
     manifest, counts = built.manifest, built.manifest.counts
     for name in ("rows_read", *DROPPED, "events"):
         print(f"{counts[name]:>13,} {name.replace('_', ' ')}")
-    if counts["bad_rows_set_aside"] and built.written:
-        print(f"{'':>13} they are in {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
+        if name == "bad_rows_set_aside":
+            for row in built.bad_rows[:_BAD_ROWS_SHOWN]:
+                print(f"{'':>13} {row}")
+            if built.written and built.bad_rows:
+                print(f"{'':>13} all of them: {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
     print(f"{counts['users']:>13,} users, the longest history {counts['longest_history']:,} events")
     print(f"{counts['items']:>13,} items")
     print(f"{built.instances:>13,} training instances")

@@ -214,6 +214,9 @@ def test_bad_rows_are_kept_beside_the_records(tmp_path: pathlib.Path) -> None:
     assert made.returncode == 0, made.stderr
     assert "2 bad rows set aside" in made.stdout
     assert str(output_dir / "bad_rows.jsonl") in made.stdout
+    dry = run(tmp_path / "dry", f"--input={tmp_path}/logs/*/log.txt", "--max_bad_fraction=0.01", "--dry_run")
+    for printed in (made.stdout, dry.stdout):
+        assert "day=1/log.txt, line 121 must be `user item` ('one')" in printed
     rows = [json.loads(line) for line in (output_dir / "bad_rows.jsonl").read_text().splitlines()]
     assert rows == [
         {"file": "day=1/log.txt", "line": 121, "reason": "must be `user item`", "text": "one"},
