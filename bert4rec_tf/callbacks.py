@@ -16,6 +16,7 @@ from bert4rec_tf.errors import InputError
 from bert4rec_tf.evaluation import Ranks
 from bert4rec_tf.metrics import ranking_metrics
 from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_whole
+from bert4rec_tf.stop_signals import StopSignals
 
 _PACE_STEPS = 10  # steps before the pace is believed
 _SCALAR_STEPS = 50  # between two points of TensorBoard's training curves
@@ -32,10 +33,12 @@ class RunClock(tf.keras.callbacks.Callback):
         progress: of the run.
         num_steps: the last step, whatever the time.
         time_limit_seconds: of the whole run, earlier calls counted in; None: no limit.
+        signals: end the run too.
     """
 
-    def __init__(self, progress: Progress, num_steps: int, time_limit_seconds: float | None):
+    def __init__(self, progress: Progress, num_steps: int, time_limit_seconds: float | None, signals: StopSignals):
         super().__init__()
+        self._signals = signals
         self._progress = progress
         self._num_steps = num_steps
         self._limit = math.inf if time_limit_seconds is None else time_limit_seconds
@@ -74,7 +77,7 @@ class RunClock(tf.keras.callbacks.Callback):
         if math.isfinite(self._limit) and done >= _PACE_STEPS:
             pace = (time.monotonic() - self._started) / done
             self._progress.total_steps.assign(min(self._num_steps, self.step + max(1, round(left / pace))))
-        if self.step >= self._num_steps or left <= 0:
+        if self.step >= self._num_steps or left <= 0 or self._signals.received:
             self.model.stop_training = True
 
     def record(self) -> None:
@@ -102,10 +105,7 @@ class ProgressBar(tf.keras.callbacks.Callback):
         self._bar = tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), mininterval=0.3, file=sys.stderr)
         self._smooth_loss = math.nan
         self._last_line = time.monotonic()
-        self._begin_epoch()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._begin_epoch()
+        self.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self._items += logs["items"]
@@ -140,7 +140,8 @@ class ProgressBar(tf.keras.callbacks.Callback):
         """Leaves the bar as it is."""
         self._bar.close()
 
-    def _begin_epoch(self) -> None:
+    def begin_epoch(self) -> None:
+        """Loss and pace are those from here on."""
         self._items, self._loss, self._weight = 0.0, 0.0, 0.0
         self._since = time.monotonic()
 
@@ -158,11 +159,14 @@ class ProgressBar(tf.keras.callbacks.Callback):
 class Validation(tf.keras.callbacks.Callback):
     """At the end of each epoch: ranks validation users, writes history.jsonl, saves checkpoints, and may stop the run.
 
+    An epoch ends at a multiple of `steps_per_epoch`, wherever the run was taken up, and at the end of the run.
+
     Args:
         rank_users: ranks the validation users with the model as it is.
         model_dir: for history.jsonl.
-        checkpoints, progress, clock, bar: of the run.
-        config: early stopping.
+        checkpoints, progress, clock, bar, signals: of the run.
+        config: early stopping, and how often to save between validations.
+        steps_per_epoch: how often to validate.
         tensorboard: a summary writer.
     """
 
@@ -174,10 +178,13 @@ class Validation(tf.keras.callbacks.Callback):
         progress: Progress,
         clock: RunClock,
         bar: ProgressBar,
+        signals: StopSignals,
         config: TrainingConfig,
+        steps_per_epoch: int,
         tensorboard: tf.summary.SummaryWriter,
     ):
         super().__init__()
+        self._signals, self._steps_per_epoch, self._saved = signals, steps_per_epoch, time.monotonic()
         self._rank_users, self._path, self._checkpoints = rank_users, model_dir / HISTORY_FILE, checkpoints
         self._progress, self._clock, self._bar = progress, clock, bar
         self._config, self._tensorboard = config, tensorboard
@@ -185,7 +192,20 @@ class Validation(tf.keras.callbacks.Callback):
         # A run that was cut off after a line and before its checkpoint comes by that step again.
         self._history = [line for line in lines if json.loads(line)["step"] <= clock.step]
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        at_end = self.model.stop_training and not self._signals.received
+        if at_end or self._clock.step % self._steps_per_epoch == 0:
+            self._validate(-(-self._clock.step // self._steps_per_epoch))
+            self._bar.begin_epoch()
+        elif self._signals.received or time.monotonic() - self._saved > 60 * self._config.checkpoint_minutes:
+            self._save(best=False)
+
+    def _save(self, best: bool) -> None:
+        self._clock.record()
+        self._checkpoints.save(best=best)
+        self._saved = time.monotonic()
+
+    def _validate(self, epoch: int) -> None:
         loss, pace = self._bar.epoch_loss(), self._bar.items_per_second()
         started = time.monotonic()
         ranks = self._rank_users()
@@ -196,8 +216,7 @@ class Validation(tf.keras.callbacks.Callback):
         self._progress.best_ndcg.assign(max(ndcg, float(self._progress.best_ndcg.numpy())))
         self._progress.epochs_since_best.assign(0 if better else self._progress.epochs_since_best + 1)
         self._write(epoch, loss, pace, metrics)
-        self._clock.record()
-        self._checkpoints.save(best=better)
+        self._save(best=better)
         self._clock.set_aside(1.2 * (time.monotonic() - started))
         patience = self._config.early_stopping_epochs
         if patience is not None and int(self._progress.epochs_since_best.numpy()) >= patience:
@@ -206,7 +225,7 @@ class Validation(tf.keras.callbacks.Callback):
 
     def _write(self, epoch: int, loss: float, pace: float, metrics: dict[str, Any]) -> None:
         entry = {
-            "epoch": epoch + 1,
+            "epoch": epoch,
             "step": self._clock.step,
             "loss": loss,
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
@@ -223,7 +242,7 @@ class Validation(tf.keras.callbacks.Callback):
                         tf.summary.scalar(f"validation_{protocol}/{name.replace('@', '_at_')}", value)
         full, sampled = metrics["full"], metrics["sampled"]
         self._bar.say(
-            f"epoch {epoch + 1}, step {self._clock.step:,}: loss {loss:.4f}, validation NDCG@10 {full['ndcg@10']:.4f}, "
+            f"epoch {epoch}, step {self._clock.step:,}: loss {loss:.4f}, validation NDCG@10 {full['ndcg@10']:.4f}, "
             f"HR@10 {full['hr@10']:.4f} (100 negatives: {sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}), "
             f"{self._clock.elapsed_seconds() / 60:.1f} min"
         )

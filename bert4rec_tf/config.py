@@ -143,6 +143,7 @@ class TrainingConfig:
     validation_users: int | None = None  # rank so many users during training; None: all
     early_stopping_epochs: int | None = None  # stop after so many epochs without a better validation; None: never
     checkpoints_to_keep: int = 2
+    checkpoint_minutes: float = 10.0  # minutes without a validation after which a checkpoint is saved all the same
     jit_compile: bool = True  # XLA for the forward and backward pass
     seed: int = 1
 
@@ -151,7 +152,7 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps_per_epoch", "validation_users", "early_stopping_epochs"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "epsilon", "clip_norm"):
+        for name in ("learning_rate", "epsilon", "clip_norm", "checkpoint_minutes"):
             _check(self, name, getattr(self, name) > 0, "above 0")
         for name in ("warmup_steps", "weight_decay"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")

@@ -1,5 +1,6 @@
-"""The one error that a user can mend, and how a command reports it."""
+"""The one error that a user can mend, the ways a command ends, and how it reports them."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -8,6 +9,18 @@ from absl import logging
 
 class InputError(ValueError):
     """A mistake in what the user gave (flags, configuration, files). The message says the rule, the value, the fix."""
+
+
+class Stopped(Exception):  # noqa: N818, no error
+    """The process was told to end, and what it did is saved.
+
+    Attributes:
+        exit_code: 128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
@@ -23,6 +36,8 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
             sys.exit(_report(str(error), code=2))
         except OSError as error:  # a full disk, an unreadable input, a read-only directory
             sys.exit(_report(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2))
+        except Stopped as stopped:
+            sys.exit(_report(f"{stopped}, and saved; the same command again goes on", code=stopped.exit_code))
         except KeyboardInterrupt:
             sys.exit(_report("interrupted; the same command again goes on from what is on disk", code=130))
 

@@ -1,13 +1,16 @@
 """A model directory: what was trained, on what, and its checkpoints.
 
 config.json  vocabulary.jsonl  manifest.json     copies that make the directory stand alone; config.json last
-checkpoints/latest/  checkpoints/best/           TensorFlow checkpoints
+checkpoints/latest/ckpt-400/  …/best/ckpt-200/   TensorFlow checkpoints by step
 history.jsonl  tensorboard/                      one line a validation; scalars
 """
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,12 @@ from tfrecords.manifest import MANIFEST_FILE, Manifest
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.jsonl"
+_STATE = "state"  # what the files of a checkpoint begin with
 # Settings that say how long to go on and what to show: a run may be continued with others.
-_MAY_CHANGE = {"num_steps", "validation_users", "early_stopping_epochs", "checkpoints_to_keep", "jit_compile"}
+_MAY_CHANGE = {
+    "num_steps", "validation_users", "early_stopping_epochs", "checkpoints_to_keep", "checkpoint_minutes",
+    "jit_compile",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Progress(tf.Module):
 
 
 class Checkpoints:
-    """The latest checkpoints of everything, and the best one by validation.
+    """The latest checkpoints of everything, and the best one by validation: a folder each, which appears whole.
 
     Args:
         model_dir: where `checkpoints/` is.
@@ -74,28 +81,38 @@ class Checkpoints:
 
     def __init__(self, model_dir: str | pathlib.Path, tracked: dict[str, Any], to_keep: int):
         directory = pathlib.Path(model_dir) / "checkpoints"
+        self._latest_dir, self._best_dir, self._to_keep = directory / "latest", directory / "best", to_keep
         self._model: Bert4Rec = tracked["model"]
         self._progress: Progress = tracked["progress"]
-        self._latest = tf.train.CheckpointManager(tf.train.Checkpoint(**tracked), str(directory / "latest"), to_keep)
-        best = tf.train.Checkpoint(model=tracked["model"], progress=tracked["progress"])
-        self._best = tf.train.CheckpointManager(best, str(directory / "best"), 1)
+        self._everything = tf.train.Checkpoint(**tracked)
+        self._best = tf.train.Checkpoint(model=tracked["model"], progress=tracked["progress"])
 
     def restore_latest(self) -> bool:
-        """Puts the run back where its latest checkpoint stands; False where there is none.
+        """Puts the run back where its latest whole checkpoint stands; False where there is none.
+
+        A damaged one is set aside, with a warning, for the one before.
 
         Raises:
-            InputError: the checkpoint is damaged, or its state file is gone.
+            InputError: every checkpoint is damaged.
         """
-        path = _newest_checkpoint(pathlib.Path(self._latest.directory))
-        if path is not None:
-            _restore(self._latest.checkpoint, path)
-        return path is not None
+        checkpoints = _checkpoints(self._latest_dir)
+        while checkpoints:
+            newest = checkpoints.pop()
+            try:
+                _restore(self._everything, newest)
+                return True
+            except InputError as error:
+                if not checkpoints:
+                    raise
+                aside = newest.rename(newest.with_name(f"damaged-{newest.name}"))
+                print(f"warning: {error} Going on from the one before; it is kept as {aside}", file=sys.stderr)
+        return False
 
     def save(self, best: bool) -> None:
         """Saves the latest checkpoint, and the best one too if this is it.
 
         Raises:
-            InputError: a weight is not finite; the checkpoints on disk stay as they are.
+            InputError: a weight is not finite or the disk is full; the checkpoints on disk stay as they are.
         """
         for weight in self._model.weights:
             if not np.all(np.isfinite(weight.numpy())):
@@ -105,8 +122,8 @@ class Checkpoints:
                 )
         step = int(self._progress.step.numpy())
         if best:
-            self._best.save(step)
-        self._latest.save(step)
+            _write(self._best, self._best_dir, step, to_keep=1)
+        _write(self._everything, self._latest_dir, step, self._to_keep)
 
 
 def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
@@ -145,10 +162,10 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
     progress = Progress(0)
     checkpoints = directory / "checkpoints"
-    path = _newest_checkpoint(checkpoints / "best") or _newest_checkpoint(checkpoints / "latest")
-    if path is None:
+    found = _checkpoints(checkpoints / "best") or _checkpoints(checkpoints / "latest")
+    if not found:
         raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
-    _restore(tf.train.Checkpoint(model=model, progress=progress), path)
+    _restore(tf.train.Checkpoint(model=model, progress=progress), found[-1])
     return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
 
 
@@ -159,27 +176,46 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _newest_checkpoint(directory: pathlib.Path) -> str | None:
-    # Not tf.train.latest_checkpoint: it takes a checkpoint with a lost file for none at all.
-    state = tf.train.get_checkpoint_state(str(directory))
-    if state is not None:
-        return state.model_checkpoint_path
-    if any(directory.glob("ckpt-*")):
-        raise InputError(
-            f"Checkpoints come with a file `checkpoint` that names the newest. Received: {directory}, where it is lost "
-            "or empty. Fix: restore it, or train anew into another --model_dir"
-        )
-    return None
+def _checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The checkpoints of a folder, by rising step."""
+    found = [path for path in directory.glob("ckpt-*") if path.name.removeprefix("ckpt-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("ckpt-")))
 
 
-def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int, to_keep: int) -> None:
+    """Writes a checkpoint beside its place, moves it there by one rename, and removes those past `to_keep`."""
+    place = directory / f"ckpt-{step}"
+    building = directory / f".{place.name}.building"
+    for left in directory.glob(".ckpt-*"):
+        shutil.rmtree(left)
     try:
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+        checkpoint.write(str(building / _STATE))
+        for file in building.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    except (tf.errors.OpError, OSError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise InputError(
+            f"A checkpoint must fit on the disk of --model_dir. Received: {str(error).splitlines()[0]:.300} "
+            f"at {place}; the last good checkpoint is kept. Fix: free space, and run the same command again"
+        ) from None
+    if place.exists():  # by a run that went on from an earlier step
+        shutil.rmtree(place.rename(directory / f".{place.name}.replaced"))
+    building.rename(place)
+    others = [path for path in _checkpoints(directory) if path != place]
+    for old in others[: max(0, len(others) + 1 - to_keep)]:
+        # Not in place: half a checkpoint that is left of a killed run would be taken for a damaged one.
+        shutil.rmtree(old.rename(directory / f".{old.name}.replaced"))
+
+
+def _restore(checkpoint: tf.train.Checkpoint, path: pathlib.Path) -> None:
+    try:
+        checkpoint.read(str(path / _STATE)).assert_existing_objects_matched().expect_partial()
     # TensorFlow's reader raises IndexError and RuntimeError where a file ends early.
     except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(
             f"{path} must be a whole checkpoint of this model. Received: {error!r:.200}. "
-            "Fix: train again, or restore the directory"
+            "Fix: train again, or restore the directory."
         ) from None
 
 

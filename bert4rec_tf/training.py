@@ -6,16 +6,17 @@ import tensorflow as tf
 
 from bert4rec_tf.callbacks import ProgressBar, RunClock, Validation
 from bert4rec_tf.config import Config, check_settings_match
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, Stopped
 from bert4rec_tf.evaluation import evaluate, make_ranker
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
+from bert4rec_tf.stop_signals import StopSignals
 from bert4rec_tf.vocabulary import Vocabulary
 from tfrecords.manifest import Manifest, verify
 from tfrecords.reader import choose_buckets, steps_per_pass, training_batches
 
-_ENDLESS = 1 << 60  # epochs: the clock ends the run
+_ENDLESS = 1 << 60  # steps: the clock ends the run
 
 
 def train(
@@ -41,6 +42,7 @@ def train(
     Raises:
         InputError: settings that do not fit the records or the model directory, damaged records, or a loss that is not
             finite.
+        Stopped: by Ctrl-C or SIGTERM; the run is saved.
     """
     if time_limit_minutes is not None and time_limit_minutes <= 0:
         raise InputError(f"--time_limit_minutes must be above 0. Received: {time_limit_minutes}")
@@ -107,7 +109,8 @@ def _fit(
     _introduce(manifest, model, [bucket.length for bucket in buckets], steps_per_epoch)
 
     tensorboard = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
-    clock = RunClock(progress, training.num_steps, time_limit_seconds)
+    signals = StopSignals()
+    clock = RunClock(progress, training.num_steps, time_limit_seconds, signals)
     bar = ProgressBar(clock, progress, tensorboard)
     ranker = make_ranker(model.score_next_item)
     validation = Validation(
@@ -117,25 +120,19 @@ def _fit(
         progress,
         clock,
         bar,
+        signals,
         training,
+        steps_per_epoch,
         tensorboard,
     )
     try:
-        model.fit(
-            batches,
-            initial_epoch=first_step // steps_per_epoch,
-            epochs=_ENDLESS,
-            steps_per_epoch=steps_per_epoch,
-            verbose=0,
-            callbacks=[clock, bar, validation],
-        )
-    except KeyboardInterrupt:
-        clock.record()
-        checkpoints.save(best=False)
-        raise
+        with signals:
+            model.fit(batches, steps_per_epoch=_ENDLESS, verbose=0, callbacks=[clock, bar, validation])
     finally:
         bar.close()
         tensorboard.close()
+    if signals.received:
+        raise Stopped(signals.received)
     return True
 
 

@@ -93,34 +93,76 @@ def test_the_same_command_again_continues(
     assert "`model.hidden_size`" in train_again(data_dir, copy, "--set=model.hidden_size=32", code=2)
 
 
-def test_an_interrupted_training_keeps_its_steps(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    flags = [
-        f"--data_dir={data_dir}",
-        f"--model_dir={tmp_path / 'model'}",
-        "--set=training.num_steps=1000000",
-        *SETTINGS,
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *flags],
+def start_training(data_dir: pathlib.Path, model_dir: pathlib.Path, *flags: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "train.py", f"--data_dir={data_dir}", f"--model_dir={model_dir}", *SETTINGS, *flags]
+    return subprocess.Popen(
+        command,
         cwd=ROOT,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         # Where the tests run in the background, their shell has them ignore Ctrl-C, and a child inherits that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
     assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch 1, step 20" in line:
-            break
+    assert any(words in line for line in process.stderr), f"ended without {words!r}"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_told_to_end_saves_its_steps(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, code: int
+) -> None:
+    flags = ["--set=training.num_steps=1000000"]
+    process = start_training(data_dir, tmp_path / "model", *flags)
+    wait_for(process, "epoch 1, step 20")
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    assert process.stderr is not None
     printed = process.stderr.read()
-    assert process.wait(60) == 130, printed
+    assert process.wait(60) == code, printed
+    assert f"stopped by {number.name}, and saved" in printed
     assert "Traceback" not in printed
-    again = run("train.py", *flags, "--time_limit_minutes=0.001")
-    assert "going on" in again or "trained already" in again
-    state = load_model(tmp_path / "model").state
-    assert state["step"] >= 20
+    saved = max(int(path.name.split("-")[1]) for path in (tmp_path / "model/checkpoints/latest").glob("ckpt-*"))
+    assert saved > 20
+    again = train_again(data_dir, tmp_path / "model", *flags, "--time_limit_minutes=0.001")
+    assert f"from step {saved}" in again or "trained already" in again
+
+
+def weights_of(model_dir: pathlib.Path, step: int) -> dict[str, bytes]:
+    """Every variable of the latest checkpoint but the clock."""
+    reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{step}/state"))
+    names = [name for name in reader.get_variable_to_shape_map() if "elapsed" not in name and "_CHECKPOINT" not in name]
+    return {name: reader.get_tensor(name).tobytes() for name in names}
+
+
+def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
+    lines = (model_dir / "history.jsonl").read_text().splitlines()
+    return [(entry["step"], entry["validation"]) for entry in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("masking", ["pregenerated", "resample"])
+def test_kill_9_and_the_same_command_again_change_nothing(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, masking: str
+) -> None:
+    flags = ["--set=training.num_steps=70", "--set=training.steps_per_epoch=30", f"--masking={masking}",
+             "--set=training.checkpoint_minutes=0.001"]  # fmt: skip
+    train_again(data_dir, tmp_path / "unbroken", *flags)
+    process = start_training(data_dir, tmp_path / "killed", *flags)
+    saved = tmp_path / "killed/checkpoints/latest"
+    deadline = time.monotonic() + 120
+    while not any(int(path.name.split("-")[1]) % 30 for path in saved.glob("ckpt-*")):  # between two validations
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert "going on" in train_again(data_dir, tmp_path / "killed", *flags)
+    assert weights_of(tmp_path / "killed", 70) == weights_of(tmp_path / "unbroken", 70)
+    assert history_of(tmp_path / "killed") == history_of(tmp_path / "unbroken")
+    assert [step for step, _ in history_of(tmp_path / "unbroken")] == [30, 60, 70]
 
 
 def test_mirrored_over_two_logical_devices(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:

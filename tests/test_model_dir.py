@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -146,8 +148,11 @@ def test_only_the_latest_are_kept(tmp_path: pathlib.Path) -> None:
     for step in (1, 2, 3, 4):
         run.go_to(step)
         run.checkpoints.save(best=step < 3)
-    kept = {path.name for path in tmp_path.rglob("*.index")}
-    assert kept == {"ckpt-3.index", "ckpt-4.index", "ckpt-2.index"}, "two of the latest, and the best"
+    kept = {path.parent.relative_to(tmp_path / "checkpoints").as_posix() for path in tmp_path.rglob("*.index")}
+    assert kept == {"latest/ckpt-3", "latest/ckpt-4", "best/ckpt-2"}
+    run.go_to(3)  # a run that went on from before: what it saves is what is kept
+    run.checkpoints.save(best=False)
+    assert sorted(path.name for path in (tmp_path / "checkpoints/latest").iterdir()) == ["ckpt-3", "ckpt-4"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -213,7 +218,7 @@ DAMAGES = ["data cut", "data flipped", "data missing", "index cut", "index missi
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_loading_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
     model_dir = trained_dir(tmp_path)
-    damage(model_dir / "checkpoints" / "best", kind)
+    damage(model_dir / "checkpoints/best/ckpt-1", kind)
     with pytest.raises(InputError, match="whole checkpoint"):
         load_model(model_dir)
 
@@ -223,9 +228,54 @@ def test_going_on_from_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, k
     run = start_run(tmp_path)
     run.go_to(1)
     run.checkpoints.save(best=False)
-    damage(tmp_path / "checkpoints" / "latest", kind)
+    damage(tmp_path / "checkpoints/latest/ckpt-1", kind)
     with pytest.raises(InputError, match="checkpoint"):
         start_run(tmp_path).checkpoints.restore_latest()
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: pathlib.Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start_run(tmp_path)
+    for step in (1, 2):
+        run.go_to(step)
+        run.checkpoints.save(best=False)
+    damage(tmp_path / "checkpoints/latest/ckpt-2", kind)
+    again = start_run(tmp_path)
+    assert again.checkpoints.restore_latest()
+    assert int(again.progress.step) == 1
+    assert all(np.all(weight.numpy() == 1) for weight in again.model.weights)
+    said = capsys.readouterr().err
+    assert "warning: " in said
+    assert "ckpt-2 must be a whole checkpoint" in said
+    assert (tmp_path / "checkpoints/latest/damaged-ckpt-2").is_dir()
+    assert start_run(tmp_path).checkpoints.restore_latest()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: pathlib.Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        run = start_run(disk)
+        run.go_to(1)
+        run.checkpoints.save(best=True)
+        before = files_in(disk)
+        (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - 8192))
+        run.go_to(2)
+        with pytest.raises(InputError, match=r"must fit on the disk.*No space.*the last good checkpoint is kept"):
+            run.checkpoints.save(best=True)
+        (disk / "other").unlink()
+        assert files_in(disk) == before
+        run.checkpoints.save(best=True)
+        again = start_run(disk)
+        assert again.checkpoints.restore_latest()
+        assert int(again.progress.step) == 2
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_loading_another_models_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
