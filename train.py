@@ -21,6 +21,8 @@ _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
 _STRATEGY = flags.DEFINE_enum("strategy", "default", STRATEGIES, "tf.distribute strategy")
 _MASKING = flags.DEFINE_enum("masking", None, ["pregenerated", "resample"], "sets training.masking")
+_WARM = flags.DEFINE_string("warm_start_from", None, "a model directory whose weights a new run starts from")
+_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of steps 20 to 30 for TensorBoard")
 _EXPORT = flags.DEFINE_string("export_dir", None, "also export the trained model here, for TF Serving")
 _LIMIT = flags.DEFINE_float("time_limit_minutes", None, "end in good order by then, the schedule fitted to it")
 _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answer")
@@ -33,7 +35,7 @@ def main() -> None:
     if _MASKING.value:
         settings["training"] = settings.get("training", {}) | {"masking": _MASKING.value}
     strategy = make_strategy(_STRATEGY.value)
-    trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value)
+    trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
     state = trained.state
     print(f"{_MODEL.value}: best validation NDCG@10 {state['validation_ndcg@10']:.4f} at step {state['step']:,}")
     if _EXPORT.value:

@@ -88,6 +88,38 @@ class RunClock(tf.keras.callbacks.Callback):
         self._progress.elapsed_seconds.assign(max(seconds, self._limit) if ended_by_limit else seconds)
 
 
+class Profiler(tf.keras.callbacks.Callback):
+    """Writes a trace of a few steps for TensorBoard's profiler, once the first steps have compiled what they need.
+
+    Args:
+        directory: of the TensorBoard logs.
+    """
+
+    _FIRST, _LAST = 20, 30
+
+    def __init__(self, directory: pathlib.Path):
+        super().__init__()
+        self._directory, self._steps, self._runs = str(directory), 0, False
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._steps == self._FIRST:
+            tf.profiler.experimental.start(self._directory)
+            self._runs = True
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        self._steps += 1
+        if self._steps == self._LAST:
+            self._stop()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._runs:
+            tf.profiler.experimental.stop()
+            self._runs = False
+
+
 class ProgressBar(tf.keras.callbacks.Callback):
     """A line with step, loss, items a second, best validation and time left; and the training curves of TensorBoard.
 

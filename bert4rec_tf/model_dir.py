@@ -126,6 +126,11 @@ class Checkpoints:
         _write(self._everything, self._latest_dir, step, self._to_keep)
 
 
+def has_checkpoint(model_dir: str | pathlib.Path) -> bool:
+    """Whether a run in this directory would go on from a checkpoint."""
+    return bool(_checkpoints(pathlib.Path(model_dir) / "checkpoints" / "latest"))
+
+
 def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
     """Makes a model directory, or checks that an existing one belongs to this very run.
 

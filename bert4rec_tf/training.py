@@ -4,15 +4,17 @@ import pathlib
 
 import tensorflow as tf
 
-from bert4rec_tf.callbacks import ProgressBar, RunClock, Validation
+from bert4rec_tf.callbacks import Profiler, ProgressBar, RunClock, Validation
 from bert4rec_tf.config import Config, check_settings_match
 from bert4rec_tf.errors import InputError, Stopped
 from bert4rec_tf.evaluation import evaluate, make_ranker
 from bert4rec_tf.model import build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
+from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
+from bert4rec_tf.projector import write_projector
 from bert4rec_tf.stop_signals import StopSignals
 from bert4rec_tf.vocabulary import Vocabulary
+from bert4rec_tf.warm_start import check_alike, warm_start
 from tfrecords.manifest import Manifest, verify
 from tfrecords.reader import choose_buckets, steps_per_pass, training_batches
 
@@ -25,6 +27,8 @@ def train(
     settings: dict[str, dict],
     strategy: tf.distribute.Strategy,
     time_limit_minutes: float | None = None,
+    warm_start_from: str | None = None,
+    profile: bool = False,
 ) -> TrainedModel:
     """Trains until `training.num_steps`, the time limit or early stopping, whichever comes first.
 
@@ -35,13 +39,15 @@ def train(
             with; those sections otherwise come from the records.
         strategy: from `strategy.make_strategy`.
         time_limit_minutes: of the whole run, earlier calls counted in; the schedule is fitted to it.
+        warm_start_from: a model directory to start from, see `warm_start`; a run that goes on needs it no more.
+        profile: writes a trace of ten steps for TensorBoard.
 
     Returns:
         The model with the weights of its best validation.
 
     Raises:
-        InputError: settings that do not fit the records or the model directory, damaged records, or a loss that is not
-            finite.
+        InputError: settings that do not fit the records, the model directory or the model to start from, damaged
+            records, or a loss that is not finite.
         Stopped: by Ctrl-C or SIGTERM; the run is saved.
     """
     if time_limit_minutes is not None and time_limit_minutes <= 0:
@@ -59,9 +65,14 @@ def train(
         )
     verify(data_dir, manifest)
     vocabulary = Vocabulary.load(data_dir)
+    old = None
+    if warm_start_from is not None and not has_checkpoint(model_dir):
+        old = load_model(warm_start_from)
+        check_alike(config, old.config)
     open_model_dir(model_dir, config, manifest, vocabulary)
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
-    if not _fit(pathlib.Path(data_dir), pathlib.Path(model_dir), config, manifest, vocabulary, strategy, limit):
+    places = pathlib.Path(data_dir), pathlib.Path(model_dir)
+    if not _fit(*places, config, manifest, vocabulary, strategy, limit, old, profile):
         print(f"{model_dir} is trained already. A larger training.num_steps or --time_limit_minutes goes on with it.")
     return load_model(model_dir)
 
@@ -74,6 +85,8 @@ def _fit(
     vocabulary: Vocabulary,
     strategy: tf.distribute.Strategy,
     time_limit_seconds: float | None,
+    old: TrainedModel | None,
+    profile: bool,
 ) -> bool:
     """Runs what is left of the training; False where nothing is."""
     training = config.training
@@ -94,6 +107,13 @@ def _fit(
         if _is_finished(config, progress, time_limit_seconds):
             return False
         print(f"going on with {model_dir} from step {int(progress.step.numpy()):,}")
+    elif old is not None:
+        carried = warm_start(model, vocabulary, old)
+        print(
+            f"starting from a trained model: {carried.shared_items:,} items carried over, {carried.new_items:,} new, "
+            f"{carried.forgotten_items:,} no longer there"
+        )
+        checkpoints.save(best=False)  # from here on the other model is not needed
     buckets = choose_buckets(manifest.length_histogram, training.num_length_buckets)
     first_step = int(progress.step.numpy())
     batches = training_batches(
@@ -127,10 +147,12 @@ def _fit(
     )
     try:
         with signals:
-            model.fit(batches, steps_per_epoch=_ENDLESS, verbose=0, callbacks=[clock, bar, validation])
+            callbacks = [clock, bar, validation, *([Profiler(model_dir / "tensorboard")] if profile else [])]
+            model.fit(batches, steps_per_epoch=_ENDLESS, verbose=0, callbacks=callbacks)
     finally:
         bar.close()
         tensorboard.close()
+    write_projector(model_dir / "tensorboard", model.embedding.item_table.numpy(), vocabulary)
     if signals.received:
         raise Stopped(signals.received)
     return True

@@ -59,7 +59,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def model_dir(data_dir: pathlib.Path) -> pathlib.Path:
     path = data_dir.with_name("model")
     printed = run("train.py", f"--data_dir={data_dir}", f"--model_dir={path}", "--set=training.num_steps=40",
-                  f"--export_dir={path.with_name('exported')}", *SETTINGS)  # fmt: skip
+                  f"--export_dir={path.with_name('exported')}", "--profile", *SETTINGS)  # fmt: skip
     assert "epoch 2, step 40" in printed
     return path
 
@@ -76,6 +76,8 @@ def test_training_writes_its_directory(model_dir: pathlib.Path, data_dir: pathli
     assert json.loads((model_dir / "config.json").read_text())["data"]["max_seq_length"] == 12
     assert (model_dir / "manifest.json").read_bytes() == (data_dir / "manifest.json").read_bytes()
     assert list((model_dir / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((model_dir / "tensorboard/plugins/profile").glob("*/*.xplane.pb"))
+    assert len((model_dir / "tensorboard/items.tsv").read_text().splitlines()) == 60
     (version,) = model_dir.with_name("exported").iterdir()
     assert version.name.isdigit()
     assert (version / "saved_model.pb").is_file()
@@ -143,6 +145,7 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
     return [(entry["step"], entry["validation"]) for entry in map(json.loads, lines)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masking", ["pregenerated", "resample"])
 def test_kill_9_and_the_same_command_again_change_nothing(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, masking: str
@@ -178,6 +181,25 @@ def test_masks_drawn_anew_in_training(data_dir: pathlib.Path, tmp_path: pathlib.
     assert json.loads((model_dir / "config.json").read_text())["training"]["masking"] == "resample"
     refused = train_again(data_dir, model_dir, "--masking=pregenerated", code=2)
     assert "`training.masking` must be that of the run" in refused
+
+
+def test_a_run_starts_from_another_model(
+    model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = ["--set=training.num_steps=20", "--set=training.learning_rate=1e-9"]
+    anew, warm = tmp_path / "anew", tmp_path / "warm"
+    train_again(data_dir, anew, *flags)
+    printed = train_again(data_dir, warm, *flags, f"--warm_start_from={model_dir}")
+    assert "60 items carried over, 0 new, 0 no longer there" in printed
+    before, cold, after = (
+        max(metrics["full"]["ndcg@10"] for _, metrics in history_of(path)) for path in (model_dir, anew, warm)
+    )
+    assert after == pytest.approx(before, abs=1e-6), "hardly anything was learnt since"
+    assert after > cold
+    assert "going on" in train_again(data_dir, warm, "--set=training.num_steps=40", flags[1])
+    other = train_again(data_dir, tmp_path / "x", f"--warm_start_from={model_dir}", "--set=model.num_layers=2", code=2)
+    assert "`model.num_layers` must be that of the model to start from" in other
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:

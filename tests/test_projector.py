@@ -1,0 +1,40 @@
+"""The projector's files have a row an item, whatever stands in its title."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from bert4rec_tf import projector
+from bert4rec_tf.projector import write_projector
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+
+
+def test_rows_are_items(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = Vocabulary(("a\tb", "c\n", 'd"', "e"), np.array([4, 3, 2, 1]), ("A\tTitle\r\n", None, None, "E"))
+    table = np.random.default_rng(1).normal(size=(4 + NUM_SPECIAL_IDS, 3)).astype(np.float32)
+    write_projector(tmp_path, table, vocabulary)
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "items.tsv"), table[NUM_SPECIAL_IDS:], rtol=1e-5)
+    rows = [line.split("\t") for line in (tmp_path / "items_metadata.tsv").read_text().splitlines()]
+    assert rows == [
+        ["item", "item_id", "count"],
+        ["A\\tTitle\\r\\n", "a\\tb", "4"],
+        ["c\\n", "c\\n", "3"],
+        ['d\\"', 'd\\"', "2"],
+        ["E", "e", "1"],
+    ]
+    config = (tmp_path / "projector_config.pbtxt").read_text()
+    assert all((tmp_path / name).name in config for name in ("items.tsv", "items_metadata.tsv"))
+    monkeypatch.setattr(projector, "MOST_ITEMS", 2)
+    write_projector(tmp_path, table, vocabulary)
+    assert len((tmp_path / "items.tsv").read_text().splitlines()) == 2
+    assert len((tmp_path / "items_metadata.tsv").read_text().splitlines()) == 3
+
+
+def test_tensorboard_reads_the_configuration(tmp_path: pathlib.Path) -> None:
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+    write_projector(tmp_path, np.zeros((NUM_SPECIAL_IDS + 1, 2)), Vocabulary(("a",), np.array([1]), (None,)))
+    parsed = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    assert parsed.embeddings[0].tensor_path == "items.tsv"
