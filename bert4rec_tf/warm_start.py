@@ -53,13 +53,12 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
         raise InputError(
             "A warm start needs items that both vocabularies have. Received: a model with none of the records' items"
         )
-    shared_items = shared & (np.arange(len(shared)) >= NUM_SPECIAL_IDS)
     for new_weight, old_weight in (
         (model.embedding.item_table, old.model.embedding.item_table),
         (model.head.output_bias, old.model.head.output_bias),
     ):
         fresh, carried = new_weight.numpy(), old_weight.numpy()[old_ids]
-        moved = carried[NUM_SPECIAL_IDS:] - (fresh[shared_items] if fresh.ndim == 1 else 0)
+        moved = carried[NUM_SPECIAL_IDS:] - (fresh[shared][NUM_SPECIAL_IDS:] if fresh.ndim == 1 else 0)
         values = fresh + moved.mean(axis=0, dtype=np.float64).astype(fresh.dtype)
         values[shared] = carried
         new_weight.assign(values)

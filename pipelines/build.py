@@ -16,16 +16,13 @@ from bert4rec_tf.config import MOST_SHARDS, Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
-from pipelines.duckdb_engine import DuckDBEngine
+from pipelines.duckdb_engine import DuckDBEngine, Source
 from pipelines.interactions import Loaded
-from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences
 from pipelines.shards import SPLITS, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import is_complete, spill_dir, staged, sweep, write_manifest
-from pipelines.synthetic import MarkovLog
-from pipelines.tfds_log import TfdsLog
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
 
 # What becomes of the rows that are read and are no `events`.
@@ -33,7 +30,6 @@ DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dro
 _LEAST_SHARDS = 8
 _EVENTS_IN_A_SHARD = 1_000_000
 
-Source = LogSource | MarkovLog | TfdsLog
 T = TypeVar("T")
 EngineMaker = Callable[[pathlib.Path], contextlib.AbstractContextManager["Engine"]]
 

@@ -1,6 +1,5 @@
 """One machine: DuckDB reads, sorts and counts within a memory limit; worker processes mask and write."""
 
-import contextlib
 import multiprocessing
 import pathlib
 from collections import deque
@@ -21,6 +20,7 @@ from pipelines.sequences import Prepared, ShardSequences, prepare_sequences, str
 from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
 
+Source = LogSource | MarkovLog | TfdsLog
 T = TypeVar("T")
 
 
@@ -39,8 +39,7 @@ class DuckDBEngine:
             InputError: the limit is no size.
         """
         self._num_workers, self._memory_limit, self._num_shards = num_workers, memory_limit, 0
-        self._stack = contextlib.ExitStack()
-        self._connection = self._stack.enter_context(connect(spill_dir, memory_limit))
+        self._connection = connect(spill_dir, memory_limit)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "DuckDBEngine":
@@ -49,13 +48,11 @@ class DuckDBEngine:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
-        self._stack.close()
+        self._connection.close()
         if isinstance(error, duckdb.Error):
             reword(error, self._memory_limit)
 
-    def load(
-        self, source: LogSource | MarkovLog | TfdsLog, config: Config, bad_rows: pathlib.Path, progress: Progress
-    ) -> Loaded:
+    def load(self, source: Source, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
         """Reads the log, file by file."""
         create_events(self._connection)
         if not isinstance(source, LogSource):

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
-from pipelines.duckdb_engine import connect, reword
+from pipelines.duckdb_engine import Source, connect, reword
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
@@ -94,9 +94,7 @@ class SparkEngine:
         if isinstance(error, PySparkException | Py4JError):
             raise InputError(f"Every Spark task must end well within its tries. Received: {_cause(error)}") from None
 
-    def load(
-        self, source: LogSource | MarkovLog | TfdsLog, config: Config, bad_rows: pathlib.Path, progress: Progress
-    ) -> Loaded:
+    def load(self, source: Source, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
         """Reads each file in a task of its own; other sources here."""
         if isinstance(source, LogSource):
             files = range(len(source.files))
@@ -292,16 +290,15 @@ def _map_batches(
         row = {"shard": [shard.shard], "result": [pickle.dumps(function(shard))]}
         return pa.RecordBatch.from_pydict(row, schema=pa.schema([("shard", pa.int32()), ("result", pa.binary())]))
 
-    for batch in batches:
+    for batch in filter(len, batches):
         table = pa.Table.from_batches([batch])
         shards = table["shard"].to_numpy()
         bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
         for first, last in itertools.pairwise(bounds):
-            if waiting and first < last and waiting[0]["shard"][0].as_py() != shards[first]:
+            if waiting and waiting[0]["shard"][0].as_py() != shards[first]:
                 yield done()
                 waiting = []
-            if first < last:
-                waiting.append(table.slice(first, last - first))
+            waiting.append(table.slice(first, last - first))
     if waiting:
         yield done()
 
