@@ -130,7 +130,7 @@ class TrainingConfig:
     batch_size: int = 256  # instances in one update, over all replicas
     # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records.
     masking: Literal["pregenerated", "resample"] = "pregenerated"
-    num_length_buckets: int = 5  # batch shapes: lengths are rounded up to one of so many
+    num_length_buckets: int = 8  # batch shapes: lengths are rounded up to one of so many
     learning_rate: float = 1e-4  # the peak, after warm-up
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # decay to 0 at num_steps
     warmup_steps: int = 100

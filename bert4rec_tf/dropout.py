@@ -1,4 +1,4 @@
-"""Dropout as a pure function of a seed, four draws to a random word."""
+"""Dropout as a pure function of a seed, by a hash of each element's place."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ _SALT_STRIDE = 100_003
 class SeededDropout(tf.keras.layers.Layer):
     """Inverted dropout (Srivastava et al., 2014) that is applied if and only if a seed is given.
 
-    The draws depend on the seed and on this layer's `salt` alone, so a step can be computed again to the bit. Each
-    32-bit random word serves four elements, since on a CPU drawing costs more than multiplying: the rate is rounded to
-    the nearest 1/256 (0.2 becomes 51/256), and what is kept is scaled by exactly that.
+    The draws depend on the seed, this layer's `salt` and the element's place in the whole batch alone: a step can be
+    computed again to the bit, and replicas that share a batch draw what one device would. A draw is a keyed 32-bit hash
+    of the place, a dozen integer operations that XLA fuses into the multiplication; a counter-based generator
+    (Philox, ThreeFry) took a fifth of the training step on a CPU.
 
     Args:
         rate: chance of an element to be dropped, from 0 to below 1.
@@ -24,18 +25,35 @@ class SeededDropout(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.rate = rate
         self.salt = salt
-        self._dropped_of_256 = round(rate * 256)
 
     def call(self, inputs: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Drops elements of `inputs`, float32 of any shape; `dropout_seed`: int32 [2], or None to pass it through."""
-        if dropout_seed is None or self._dropped_of_256 == 0:
+        """Drops elements.
+
+        Args:
+            inputs: float32, of any shape whose first axis is the batch.
+            dropout_seed: int32 [3], two numbers and the place of the first row in the whole batch; None passes `inputs`
+                through.
+        """
+        if dropout_seed is None or self.rate == 0:
             return inputs
-        seed = dropout_seed + tf.constant([self.salt * _SALT_STRIDE, 0])
+        seed = dropout_seed[:2] + tf.constant([self.salt * _SALT_STRIDE, 0])
+        keys = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32)
         size = tf.size(inputs)
-        words = tf.random.stateless_uniform([(size + 3) // 4], seed, minval=None, maxval=None, dtype=tf.int32)
-        draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:size], tf.shape(inputs))
-        kept = tf.cast(draws >= self._dropped_of_256, inputs.dtype)
-        return inputs * kept * (256 / (256 - self._dropped_of_256))
+        row_size = size // tf.maximum(tf.shape(inputs)[0], 1)
+        places = tf.cast(dropout_seed[2] * row_size + tf.range(size), tf.uint32)
+        kept = _hashed(places, keys[0], keys[1]) >= tf.constant(round(self.rate * 2**32), tf.uint32)
+        return inputs * tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype) * (1 / (1 - self.rate))
 
     def get_config(self) -> dict:
         return super().get_config() | {"rate": self.rate, "salt": self.salt}
+
+
+def _hashed(places: tf.Tensor, first_key: tf.Tensor, second_key: tf.Tensor) -> tf.Tensor:
+    """A bijection of 32-bit words for each pair of keys; the constants are those of C. Wellons' lowbias32."""
+    words = _shift_xor(tf.bitwise.bitwise_xor(places, first_key), 16) * tf.constant(0x7FEB352D, tf.uint32)
+    words = (_shift_xor(words, 15) + second_key) * tf.constant(0x846CA68B, tf.uint32)
+    return _shift_xor(words, 16)
+
+
+def _shift_xor(words: tf.Tensor, by: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(words, tf.bitwise.right_shift(words, tf.constant(by, tf.uint32)))

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bert4rec_tf.attention import MultiHeadSelfAttention
+from bert4rec_tf.attention import MultiHeadAttention
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
 from bert4rec_tf.embeddings import paper_initializer
@@ -27,7 +27,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         salt = 2 + index * _SALTS_OF_A_BLOCK
-        self.attention = MultiHeadSelfAttention(config, salt, name="attention")
+        self.attention = MultiHeadAttention(config, salt, name="attention")
         self.attention_dropout = SeededDropout(config.dropout, salt + 1, name="attention_output_dropout")
         self.attention_norm = layer_norm("attention_layer_norm")
         self.feed_forward_in = tf.keras.layers.Dense(
@@ -41,20 +41,40 @@ class EncoderBlock(tf.keras.layers.Layer):
         self.feed_forward_dropout = SeededDropout(config.dropout, salt + 2, name="feed_forward_dropout")
         self.feed_forward_norm = layer_norm("feed_forward_layer_norm")
 
-    def call(self, hidden: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """`hidden`: float32 [B, L, D]; `valid_mask`: bool [B, L], True = a real item. Returns float32 [B, L, D]."""
+    def call(
+        self,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Hidden states after the block.
 
-        def attend(inputs: tf.Tensor) -> tf.Tensor:
-            return self.attention_dropout(self.attention(inputs, valid_mask, dropout_seed), dropout_seed)
+        Args:
+            hidden: float32 [B, L, D].
+            valid_mask: bool [B, L], True = a real item.
+            positions: int32 [B, P], the slots to compute; None: all.
+            dropout_seed: see `SeededDropout`.
 
-        def feed_forward(inputs: tf.Tensor) -> tf.Tensor:
-            inner = tf.nn.gelu(self.feed_forward_in(inputs))
+        Returns:
+            float32 [B, P, D], or [B, L, D] where `positions` is None.
+        """
+
+        def at_positions(states: tf.Tensor) -> tf.Tensor:
+            return states if positions is None else tf.gather(states, positions, batch_dims=1)
+
+        def attend(states: tf.Tensor) -> tf.Tensor:
+            attended = self.attention(at_positions(states), states, valid_mask, dropout_seed)
+            return self.attention_dropout(attended, dropout_seed)
+
+        def feed_forward(states: tf.Tensor) -> tf.Tensor:
+            inner = tf.nn.gelu(self.feed_forward_in(states))
             return self.feed_forward_dropout(self.feed_forward_out(inner), dropout_seed)
 
         if self.config.layer_norm == "pre":
-            hidden += attend(self.attention_norm(hidden))
+            hidden = at_positions(hidden) + attend(self.attention_norm(hidden))
             return hidden + feed_forward(self.feed_forward_norm(hidden))
-        hidden = self.attention_norm(hidden + attend(hidden))
+        hidden = self.attention_norm(at_positions(hidden) + attend(hidden))
         return self.feed_forward_norm(hidden + feed_forward(hidden))
 
 
@@ -70,10 +90,23 @@ class Encoder(tf.keras.layers.Layer):
         self.blocks = [EncoderBlock(config, index, name=f"block_{index}") for index in range(config.num_layers)]
         self.final_norm = layer_norm("final_layer_norm") if config.layer_norm == "pre" else None
 
-    def call(self, hidden: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """`hidden`: float32 [B, L, D]; `valid_mask`: bool [B, L], True = a real item. Returns float32 [B, L, D]."""
-        for block in self.blocks:
-            hidden = block(hidden, valid_mask, dropout_seed)
+    def call(
+        self, hidden: tf.Tensor, valid_mask: tf.Tensor, positions: tf.Tensor, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Hidden states of the last block at some slots; the others are not computed there, for nothing needs them.
+
+        Args:
+            hidden: float32 [B, L, D].
+            valid_mask: bool [B, L], True = a real item.
+            positions: int32 [B, P].
+            dropout_seed: see `SeededDropout`.
+
+        Returns:
+            float32 [B, P, D].
+        """
+        for block in self.blocks[:-1]:
+            hidden = block(hidden, valid_mask, dropout_seed=dropout_seed)
+        hidden = self.blocks[-1](hidden, valid_mask, positions, dropout_seed)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
 

@@ -24,7 +24,7 @@ class Bert4Rec(tf.keras.Model):
         item_ids           int32 [B, L], L <= N, PAD_ID after the last item
         valid_mask         bool [B, L], True = a real item or [MASK]
         masked_positions   int32 [B, P], the slots to score
-        dropout_seed       int32 [2], optional; without it there is no dropout, unless `training` is true
+        dropout_seed       int32 [3], optional, see `SeededDropout`; without it there is no dropout, unless `training`
 
     For `fit`, also `masked_item_ids`, int32 [B, P], and `masked_weights`, float32 [B, P].
 
@@ -58,14 +58,17 @@ class Bert4Rec(tf.keras.Model):
         """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9."""
         seed = inputs.get("dropout_seed")
         if training and seed is None:
-            seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-        hidden = self.encode(inputs["item_ids"], inputs["valid_mask"], seed)
-        at_masks = tf.gather(hidden, inputs["masked_positions"], batch_dims=1)
-        return self.head(at_masks, self.embedding.item_table)
+            seed = tf.concat([tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32), [0]], axis=0)
+        return self.head(
+            self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"], seed),
+            self.embedding.item_table,
+        )
 
-    def encode(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Hidden states of the last layer, float32 [B, L, D]."""
-        return self.encoder(self.embedding(item_ids, dropout_seed), valid_mask, dropout_seed)
+    def encode(
+        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, positions: tf.Tensor, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Hidden states of the last layer at `positions`, float32 [B, P, D]."""
+        return self.encoder(self.embedding(item_ids, dropout_seed), valid_mask, positions, dropout_seed)
 
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
@@ -101,8 +104,7 @@ class Bert4Rec(tf.keras.Model):
     def train_step(self, batch: Batch) -> Batch:
         """One update; the loss is the mean over the masked items of all replicas together."""
         replica = tf.distribute.get_replica_context()
-        step = tf.cast(self.optimizer.iterations, tf.int32) * replica.num_replicas_in_sync
-        seed = tf.stack([tf.constant(self.seed), step + replica.replica_id_in_sync_group])
+        seed = tf.stack([tf.constant(self.seed), tf.cast(self.optimizer.iterations, tf.int32), 0])
         loss, weight, gradients = self._compiled_gradients(batch | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])

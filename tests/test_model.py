@@ -49,11 +49,12 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     }
     for block in range(model.config.num_layers):
         inside = f"encoder/block_{block}"
-        kernel = named[f"{inside}/attention/query_key_value/kernel"].reshape(size, 3, heads, size // heads)
-        bias = named[f"{inside}/attention/query_key_value/bias"].reshape(3, heads, size // heads)
-        for index, letter in enumerate("QKV"):
-            weights[f"{block}.W_{letter}"] = kernel[:, index].transpose(1, 0, 2)
-            weights[f"{block}.b_{letter}"] = bias[index]
+        for layer, letters in (("query", "Q"), ("key_value", "KV")):
+            kernel = named[f"{inside}/attention/{layer}/kernel"].reshape(size, len(letters), heads, size // heads)
+            bias = named[f"{inside}/attention/{layer}/bias"].reshape(len(letters), heads, size // heads)
+            for index, letter in enumerate(letters):
+                weights[f"{block}.W_{letter}"] = kernel[:, index].transpose(1, 0, 2)
+                weights[f"{block}.b_{letter}"] = bias[index]
         layers = {"O": "attention/output_projection", "1": "feed_forward_in", "2": "feed_forward_out"}
         for name, layer in layers.items():
             weights[f"{block}.W_{name}"] = named[f"{inside}/{layer}/kernel"]
@@ -207,9 +208,9 @@ def test_dropout_needs_a_seed_or_training() -> None:
     model, batch = random_model(DROPPING), inputs_of(example_batch())
     plain = model(batch)
     np.testing.assert_array_equal(model(batch, training=False), plain)
-    seeded = [model({**batch, "dropout_seed": tf.constant([3, step])}) for step in (1, 1, 2)]
+    seeded = [model({**batch, "dropout_seed": tf.constant([3, step, 0])}) for step in (1, 1, 2)]
     np.testing.assert_array_equal(seeded[0], seeded[1])
-    np.testing.assert_array_equal(model({**batch, "dropout_seed": tf.constant([3, 1])}, training=True), seeded[0])
+    np.testing.assert_array_equal(model({**batch, "dropout_seed": tf.constant([3, 1, 0])}, training=True), seeded[0])
     unseeded = [model(batch, training=True) for _ in range(2)]
     different = [plain, seeded[0], seeded[2], *unseeded]
     for index, one in enumerate(different):
@@ -246,7 +247,7 @@ def test_weights_start_within_the_papers_range() -> None:
     assert all(np.abs(matrix).max() <= 0.02 for matrix in matrices)
     assert max(np.abs(matrix).max() for matrix in matrices) > 0.019
     same_shape = [matrix for matrix in matrices if matrix.shape == (64, 64)]
-    assert len(same_shape) == 3
+    assert len(same_shape) == 5
     assert not np.array_equal(same_shape[0], same_shape[1])
 
 
