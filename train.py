@@ -36,6 +36,8 @@ def main() -> None:
         settings["training"] = settings.get("training", {}) | {"masking": _MASKING.value}
     strategy = make_strategy(_STRATEGY.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
+    if trained is None:
+        return  # the chief reports
     state = trained.state
     print(f"{_MODEL.value}: best validation NDCG@10 {state['validation_ndcg@10']:.4f} at step {state['step']:,}")
     if _EXPORT.value:

@@ -1,5 +1,6 @@
 """The one error that a user can mend, the ways a command ends, and how it reports them."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -23,6 +24,10 @@ class Stopped(Exception):  # noqa: N818, no error
         self.exit_code = 128 + number
 
 
+class PeerLost(Exception):  # noqa: N818, an event, not this process's error
+    """Another process of the cluster has ended; the run goes on from the last checkpoint when all are started again."""
+
+
 def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
     """Makes a command's `main` what `absl.app.run` takes: a mistake ends in one plain message and exit code 2."""
 
@@ -38,6 +43,9 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
             sys.exit(_report(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2))
         except Stopped as stopped:
             sys.exit(_report(f"{stopped}, and saved; the same command again goes on", code=stopped.exit_code))
+        except PeerLost:
+            _report("another process of the cluster is gone; start all of them again, and the run goes on", code=3)
+            os._exit(3)  # TensorFlow would wait for its peers
         except KeyboardInterrupt:
             sys.exit(_report("interrupted; the same command again goes on from what is on disk", code=130))
 

@@ -104,7 +104,8 @@ class Bert4Rec(tf.keras.Model):
     def train_step(self, batch: Batch) -> Batch:
         """One update; the loss is the mean over the masked items of all replicas together."""
         replica = tf.distribute.get_replica_context()
-        seed = tf.stack([tf.constant(self.seed), tf.cast(self.optimizer.iterations, tf.int32), 0])
+        first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]
+        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32), first_row])
         loss, weight, gradients = self._compiled_gradients(batch | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])

@@ -1,24 +1,26 @@
 """Trains a model on a data directory into a model directory; the same call again goes on where it stopped."""
 
+import math
 import pathlib
+import signal
 
 import tensorflow as tf
 
-from bert4rec_tf.callbacks import Profiler, ProgressBar, RunClock, Validation
+from bert4rec_tf.bookkeeping import Books
 from bert4rec_tf.config import Config, check_settings_match
-from bert4rec_tf.errors import InputError, Stopped
+from bert4rec_tf.errors import InputError, PeerLost, Stopped
 from bert4rec_tf.evaluation import evaluate, make_ranker
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
 from bert4rec_tf.projector import write_projector
+from bert4rec_tf.steps import Agreement, ParameterServerSteps, SynchronousSteps
 from bert4rec_tf.stop_signals import StopSignals
+from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
 from tfrecords.manifest import Manifest, verify
 from tfrecords.reader import choose_buckets, steps_per_pass, training_batches
-
-_ENDLESS = 1 << 60  # steps: the clock ends the run
 
 
 def train(
@@ -29,7 +31,7 @@ def train(
     time_limit_minutes: float | None = None,
     warm_start_from: str | None = None,
     profile: bool = False,
-) -> TrainedModel:
+) -> TrainedModel | None:
     """Trains until `training.num_steps`, the time limit or early stopping, whichever comes first.
 
     Args:
@@ -43,12 +45,13 @@ def train(
         profile: writes a trace of ten steps for TensorBoard.
 
     Returns:
-        The model with the weights of its best validation.
+        The model with the weights of its best validation; None in a process that is not the chief.
 
     Raises:
         InputError: settings that do not fit the records, the model directory or the model to start from, damaged
             records, or a loss that is not finite.
         Stopped: by Ctrl-C or SIGTERM; the run is saved.
+        PeerLost: another process of the cluster is gone.
     """
     if time_limit_minutes is not None and time_limit_minutes <= 0:
         raise InputError(f"--time_limit_minutes must be above 0. Received: {time_limit_minutes}")
@@ -65,97 +68,163 @@ def train(
         )
     verify(data_dir, manifest)
     vocabulary = Vocabulary.load(data_dir)
-    old = None
-    if warm_start_from is not None and not has_checkpoint(model_dir):
-        old = load_model(warm_start_from)
-        check_alike(config, old.config)
-    open_model_dir(model_dir, config, manifest, vocabulary)
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
-    places = pathlib.Path(data_dir), pathlib.Path(model_dir)
-    if not _fit(*places, config, manifest, vocabulary, strategy, limit, old, profile):
-        print(f"{model_dir} is trained already. A larger training.num_steps or --time_limit_minutes goes on with it.")
-    return load_model(model_dir)
-
-
-def _fit(
-    data_dir: pathlib.Path,
-    model_dir: pathlib.Path,
-    config: Config,
-    manifest: Manifest,
-    vocabulary: Vocabulary,
-    strategy: tf.distribute.Strategy,
-    time_limit_seconds: float | None,
-    old: TrainedModel | None,
-    profile: bool,
-) -> bool:
-    """Runs what is left of the training; False where nothing is."""
-    training = config.training
-    tf.keras.utils.set_random_seed(training.seed)
-    with strategy.scope():
-        progress = Progress(training.num_steps)
-        model = build_model(
-            config.model, vocabulary.size, config.data.max_seq_length, vocabulary.log_popularity(), training.seed
-        )
-        optimizer = make_optimizer(training, progress.total_steps)
-        optimizer.build(model.trainable_variables)
-        model.compile(optimizer, jit_compile=training.jit_compile)
-    tracked = {"model": model, "optimizer": optimizer, "progress": progress}
-    checkpoints = Checkpoints(model_dir, tracked, training.checkpoints_to_keep)
-    if checkpoints.restore_latest():
-        if time_limit_seconds is None:
-            progress.total_steps.assign(training.num_steps)
-        if _is_finished(config, progress, time_limit_seconds):
-            return False
-        print(f"going on with {model_dir} from step {int(progress.step.numpy()):,}")
-    elif old is not None:
-        carried = warm_start(model, vocabulary, old)
-        print(
-            f"starting from a trained model: {carried.shared_items:,} items carried over, {carried.new_items:,} new, "
-            f"{carried.forgotten_items:,} no longer there"
-        )
-        checkpoints.save(best=False)  # from here on the other model is not needed
-    buckets = choose_buckets(manifest.length_histogram, training.num_length_buckets)
-    first_step = int(progress.step.numpy())
-    batches = training_batches(
-        data_dir,
-        manifest,
-        buckets,
-        training.batch_size,
-        training.seed,
-        first_step,
-        vocabulary.size if training.masking == "resample" else None,
-    )
-    steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
-    _introduce(manifest, model, [bucket.length for bucket in buckets], steps_per_epoch)
-
-    tensorboard = tf.summary.create_file_writer(str(model_dir / "tensorboard"))
-    signals = StopSignals()
-    clock = RunClock(progress, training.num_steps, time_limit_seconds, signals)
-    bar = ProgressBar(clock, progress, tensorboard)
-    ranker = make_ranker(model.score_next_item)
-    validation = Validation(
-        lambda: evaluate(ranker, data_dir, manifest, "validation", training.validation_users),
-        model_dir,
-        checkpoints,
-        progress,
-        clock,
-        bar,
-        signals,
-        training,
-        steps_per_epoch,
-        tensorboard,
-    )
+    run = _Run(data_dir, model_dir, config, manifest, vocabulary, strategy, limit, profile)
     try:
-        with signals:
-            callbacks = [clock, bar, validation, *([Profiler(model_dir / "tensorboard")] if profile else [])]
-            model.fit(batches, steps_per_epoch=_ENDLESS, verbose=0, callbacks=callbacks)
-    finally:
-        bar.close()
-        tensorboard.close()
-    write_projector(model_dir / "tensorboard", model.embedding.item_table.numpy(), vocabulary)
-    if signals.received:
-        raise Stopped(signals.received)
-    return True
+        run.prepare(warm_start_from)
+        run.train()
+    # What TensorFlow raises where another process has ended, by where it notices.
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError):
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy | tf.distribute.ParameterServerStrategy):
+            raise
+        raise PeerLost from None
+    return load_model(model_dir) if run.chief else None
+
+
+class _Run:
+    """One training: a strategy, a model and where it stands."""
+
+    def __init__(
+        self,
+        data_dir: str,
+        model_dir: str,
+        config: Config,
+        manifest: Manifest,
+        vocabulary: Vocabulary,
+        strategy: tf.distribute.Strategy,
+        time_limit_seconds: float | None,
+        profile: bool,
+    ):
+        self._data_dir, self._model_dir = pathlib.Path(data_dir), pathlib.Path(model_dir)
+        self._config, self._manifest, self._vocabulary = config, manifest, vocabulary
+        self._strategy, self._limit, self._profile = strategy, time_limit_seconds, profile
+        self.chief = is_chief(strategy)
+
+    def prepare(self, warm_start_from: str | None) -> None:
+        """Makes the model, or takes up where an earlier call stopped; the chief alone needs the model directory."""
+        old = None
+        if self.chief:
+            if warm_start_from is not None and not has_checkpoint(self._model_dir):
+                old = load_model(warm_start_from)
+                check_alike(self._config, old.config)
+            open_model_dir(self._model_dir, self._config, self._manifest, self._vocabulary)
+        training = self._config.training
+        tf.keras.utils.set_random_seed(training.seed)
+        with self._strategy.scope():
+            self._progress = Progress(training.num_steps)
+            self._model = build_model(
+                self._config.model,
+                self._vocabulary.size,
+                self._config.data.max_seq_length,
+                self._vocabulary.log_popularity(),
+                training.seed,
+            )
+            self._optimizer = make_optimizer(training, self._progress.total_steps)
+            self._optimizer.build(self._model.trainable_variables)
+            # XLA cannot read weights that are on another machine.
+            self._model.compile(
+                self._optimizer, jit_compile=training.jit_compile and not _on_parameter_servers(self._strategy)
+            )
+        tracked = {"model": self._model, "optimizer": self._optimizer, "progress": self._progress}
+        self._checkpoints = Checkpoints(self._model_dir, tracked, training.checkpoints_to_keep)
+        self._finished = self.chief and self._take_up(old)
+        self._agreement = Agreement(self._strategy, self.chief)
+        self._agreement.take_chiefs([*self._model.variables, *self._optimizer.variables, *self._progress.variables])
+
+    def _take_up(self, old: TrainedModel | None) -> bool:
+        """Goes on from the latest checkpoint, or from another model; True where nothing is left to train."""
+        if self._checkpoints.restore_latest():
+            if self._limit is None:
+                self._progress.total_steps.assign(self._config.training.num_steps)
+            if _is_finished(self._config, self._progress, self._limit):
+                print(
+                    f"{self._model_dir} is trained already. A larger num_steps or --time_limit_minutes goes on with it."
+                )
+                return True
+            print(f"going on with {self._model_dir} from step {int(self._progress.step.numpy()):,}")
+        elif old is not None:
+            carried = warm_start(self._model, self._vocabulary, old)
+            print(
+                f"starting from a trained model: {carried.shared_items:,} items carried over, {carried.new_items:,} "
+                f"new, {carried.forgotten_items:,} no longer there"
+            )
+            self._checkpoints.save(best=False)  # from here on the other model is not needed
+        return False
+
+    def train(self) -> None:
+        """Makes the steps that are left."""
+        training = self._config.training
+        buckets = choose_buckets(self._manifest.length_histogram, training.num_length_buckets)
+        batches = training_batches(
+            self._data_dir,
+            self._manifest,
+            buckets,
+            training.batch_size,
+            training.seed,
+            int(self._progress.step.numpy()),
+            self._vocabulary.size if training.masking == "resample" else None,
+        )
+        distribute = ParameterServerSteps if _on_parameter_servers(self._strategy) else SynchronousSteps
+        steps = distribute(self._model, self._strategy, batches)
+        steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
+        books, signals = None, StopSignals()
+        if self.chief:
+            lengths = "/".join(str(bucket.length) for bucket in buckets)
+            print(
+                f"{self._manifest.instances():,} instances, {self._manifest.counts['items']:,} items, "
+                f"{self._model.count_params():,} weights; batches of lengths {lengths}; "
+                f"validation every {steps_per_epoch:,} steps"
+            )
+            ranker = make_ranker(self._model.score_next_item)
+            books = Books(
+                self._model_dir,
+                training,
+                self._progress,
+                self._checkpoints,
+                lambda: evaluate(ranker, self._data_dir, self._manifest, "validation", training.validation_users),
+                lambda: float(self._optimizer.learning_rate.numpy()),
+                steps_per_epoch,
+                steps.fewest,
+                self._limit,
+                self._finished,
+                self._profile,
+            )
+        try:
+            with signals:
+                self._make_steps(steps, books, signals)
+        finally:
+            if books is not None:
+                books.close()
+        if books is not None and not self._finished:
+            write_projector(self._model_dir / "tensorboard", self._model.embedding.item_table.numpy(), self._vocabulary)
+
+    def _make_steps(
+        self, steps: SynchronousSteps | ParameterServerSteps, books: Books | None, signals: StopSignals
+    ) -> None:
+        """Rounds of steps, each as the chief says, until it says none."""
+        while True:
+            plan = [books.next_steps(), int(self._progress.total_steps.numpy())] if books is not None else [0, 0]
+            number, total_steps, stopped = self._agreement.sum([*plan, int(signals.received is not None)])
+            if number and stopped:
+                if books is not None:
+                    books.save()
+                raise Stopped(signals.received or signal.SIGTERM)
+            if not number:
+                return
+            self._progress.total_steps.assign(total_steps)
+            sums = steps(number)
+            self._progress.step.assign_add(number)
+            if not math.isfinite(sums.loss):
+                raise InputError(
+                    f"The loss must be finite. Received: {sums.loss} by step {int(self._progress.step.numpy()):,}; the "
+                    "last good checkpoint is kept. Fix: lower training.learning_rate, or raise training.warmup_steps"
+                )
+            if books is not None:
+                books.after_steps(sums)
+
+
+def _on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
 
 
 def _is_finished(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:
@@ -164,12 +233,4 @@ def _is_finished(config: Config, progress: Progress, time_limit_seconds: float |
         int(progress.step.numpy()) >= config.training.num_steps
         or (time_limit_seconds is not None and float(progress.elapsed_seconds.numpy()) >= time_limit_seconds)
         or (patience is not None and int(progress.epochs_since_best.numpy()) >= patience)
-    )
-
-
-def _introduce(manifest: Manifest, model: tf.keras.Model, lengths: list[int], steps_per_epoch: int) -> None:
-    print(
-        f"{manifest.instances():,} instances, {manifest.counts['items']:,} items, "
-        f"{model.count_params():,} weights; "
-        f"batches of lengths {'/'.join(map(str, lengths))}; validation every {steps_per_epoch:,} steps"
     )

@@ -1,0 +1,65 @@
+"""Times the training steps of RecBole's BERT4Rec; run by `training_speed.py` in an environment that has RecBole.
+
+Takes a JSON object (see `training_speed.py`) and prints one as its last line.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.model.sequential_recommender import BERT4Rec
+from recbole.utils import init_seed
+
+settings = json.loads(sys.argv[1])
+work = pathlib.Path(tempfile.mkdtemp())
+(work / "log").mkdir()
+with open(settings["log"], encoding="utf-8") as source, (work / "log/log.inter").open("w", encoding="utf-8") as out:
+    out.write("user_id:token\titem_id:token\ttimestamp:float\n")
+    for number, line in enumerate(source):
+        user, item = line.split()
+        out.write(f"{user}\t{item}\t{number}\n")
+config = Config(
+    model="BERT4Rec",
+    dataset="log",
+    config_dict={
+        "data_path": str(work),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "MAX_ITEM_LIST_LENGTH": settings["max_seq_length"],
+        "train_batch_size": settings["batch_size"],
+        "hidden_size": settings["hidden_size"],
+        "inner_size": 4 * settings["hidden_size"],
+        "n_layers": settings["num_layers"],
+        "n_heads": settings["num_heads"],
+        "mask_ratio": settings["masking_rate"],
+        "hidden_dropout_prob": settings["dropout"],
+        "attn_dropout_prob": settings["dropout"],
+        "train_neg_sample_args": None,
+        "loss_type": "CE",
+        "use_gpu": False,
+        "show_progress": False,
+        "seed": 1,
+    },
+)
+init_seed(1, reproducibility=False)
+dataset = create_dataset(config)
+train_data, _, _ = data_preparation(config, dataset)
+model = BERT4Rec(config, train_data.dataset)
+optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+ends: list[float] = []
+# What recbole.trainer.Trainer does in a step on one device.
+for interaction in train_data:
+    optimizer.zero_grad()
+    loss = model.calculate_loss(interaction)
+    loss.backward()
+    optimizer.step()
+    ends.append(time.perf_counter())
+    if len(ends) == settings["steps"]:
+        break
+warm = settings["warm_up_steps"]
+steps = len(ends) - 1 - warm
+print(json.dumps({"sequences_per_second": steps * settings["batch_size"] / (ends[-1] - ends[warm])}))

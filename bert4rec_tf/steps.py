@@ -1,0 +1,163 @@
+"""Optimizer steps under a tf.distribute strategy: several to a call, each batch shared out to the replicas."""
+
+import dataclasses
+import time
+
+import tensorflow as tf
+
+from bert4rec_tf.model import Batch, Bert4Rec
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSums:
+    """What one call came to.
+
+    Attributes:
+        steps: updates made.
+        loss: nats, summed over the masked items.
+        masked_items, items: real ones, padding not counted.
+        input_seconds: of `seconds`, those spent waiting for batches.
+        seconds: of the call.
+    """
+
+    steps: int
+    loss: float
+    masked_items: float
+    items: float
+    input_seconds: float
+    seconds: float
+
+
+class SynchronousSteps:
+    """Steps in which all replicas make one update together, on their shares of one batch.
+
+    Every process reads all batches and takes its own rows of each, so that the joint batch of a step is the same
+    whatever the number of replicas.
+
+    Args:
+        model: compiled, made in the strategy's scope.
+        strategy: any but a parameter server's.
+        batches: of all replicas together, see `tfrecords.reader.training_batches`.
+    """
+
+    fewest = 1  # steps to a call
+
+    def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
+        self._model, self._strategy = model, strategy
+        self._shares = iter(strategy.distribute_datasets_from_function(lambda context: _shares(batches, context)))
+        self._run = tf.function(self._steps)
+
+    def __call__(self, number: int) -> StepSums:
+        """Makes so many updates."""
+        started = time.monotonic()
+        loss, masked_items, items, waited = self._run(tf.constant(number)).numpy().tolist()
+        return StepSums(number, loss, masked_items, items, waited, time.monotonic() - started)
+
+    def _steps(self, number: tf.Tensor) -> tf.Tensor:
+        sums = tf.zeros([4], tf.float64)
+        for _ in tf.range(number):
+            with tf.control_dependencies([sums]):  # the step before has ended
+                asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(self._shares)
+            with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+                waited = tf.timestamp() - asked
+            logs = self._strategy.run(self._model.train_step, (batch,))
+            # All replicas have the same, for they are sums over all.
+            loss, masked_items, items = (
+                tf.cast(self._strategy.experimental_local_results(logs[name])[0], tf.float64)
+                for name in ("loss", "masked_items", "items")
+            )
+            sums += tf.stack([loss * masked_items, masked_items, items, waited])
+        return sums
+
+
+class ParameterServerSteps:
+    """Steps that the workers of a cluster make each on its own, on weights that parameter servers hold.
+
+    The chief reads the batches and sends them along: each is trained on once, whichever worker is lost, and the workers
+    need no records. Updates are asynchronous, so their order, and the result in its last digits, depends on timing.
+
+    Args:
+        model: compiled, made in the strategy's scope.
+        strategy: of the parameter servers.
+        batches: one for each step.
+    """
+
+    def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        self._batches = iter(batches)
+        # Every worker has some to do until the call's last ones.
+        cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+        self.fewest = 8 * cluster.num_tasks("worker")
+
+        @tf.function(reduce_retracing=True)
+        def step(batch: Batch) -> Batch:
+            return strategy.run(model.train_step, (batch,))
+
+        self._step = step
+
+    def __call__(self, number: int) -> StepSums:
+        """Makes so many updates, and waits for the last."""
+        started, waited, results = time.monotonic(), 0.0, []
+        for _ in range(number):
+            asked = time.monotonic()
+            batch = next(self._batches)
+            waited += time.monotonic() - asked
+            results.append(self._coordinator.schedule(self._step, args=(batch,)))
+        self._coordinator.join()
+        logs = [{name: float(value) for name, value in result.fetch().items()} for result in results]
+        loss = sum(log["loss"] * log["masked_items"] for log in logs)
+        masked_items, items = (sum(log[name] for log in logs) for name in ("masked_items", "items"))
+        return StepSums(number, loss, masked_items, items, waited, time.monotonic() - started)
+
+
+class Agreement:
+    """Has all processes of a run do what the chief says; elsewhere than on many workers, there is no other.
+
+    Args:
+        strategy: of the run.
+        chief: whether this is its process.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, chief: bool):
+        self._strategy, self._chief = strategy, chief
+        self._alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+    def sum(self, values: list[int]) -> list[int]:
+        """The sum of what each process gives."""
+        return values if self._alone else self._sum(tf.constant(values, tf.int64)).numpy().tolist()
+
+    def take_chiefs(self, variables: list[tf.Variable]) -> None:
+        """Gives variables the chief's values everywhere."""
+        for variable in [] if self._alone else variables:
+            value = tf.convert_to_tensor(variable)
+            variable.assign(self._sum(value if self._chief else tf.zeros_like(value)))
+
+    @tf.function(reduce_retracing=True)
+    def _sum(self, value: tf.Tensor) -> tf.Tensor:
+        def summed() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            speaks = context.replica_id_in_sync_group % len(self._strategy.extended.worker_devices) == 0
+            mine = tf.where(speaks, value, tf.zeros_like(value))  # one replica for each process
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+        return self._strategy.experimental_local_results(self._strategy.run(summed))[0]
+
+
+def _shares(batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
+    """The rows of each batch that go to the replicas of one process, one element a replica."""
+    replicas, processes = context.num_replicas_in_sync, context.num_input_pipelines
+    if replicas == 1:
+        return batches
+    here = replicas // processes
+    first = context.input_pipeline_id * here
+
+    def of_this_process(batch: Batch) -> tf.data.Dataset:
+        parts = {
+            name: tf.reshape(value, [replicas, value.shape[0] // replicas, tf.shape(value)[1]])[first : first + here]
+            for name, value in batch.items()
+        }
+        return tf.data.Dataset.from_tensor_slices(parts)
+
+    return batches.flat_map(of_this_process).prefetch(2 * here)

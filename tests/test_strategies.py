@@ -1,0 +1,211 @@
+"""tf.distribute strategies as processes on this machine: the same weights as one device, and what a lost process does."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.strategy import is_chief, make_strategy
+
+ROOT = pathlib.Path(__file__).parents[1]
+SETTINGS = [
+    "--set=model.hidden_size=16",
+    "--set=model.num_layers=2",
+    "--set=training.batch_size=32",
+    "--set=training.num_length_buckets=2",
+    "--set=training.steps_per_epoch=20",
+    "--set=training.learning_rate=0.003",
+    "--set=training.jit_compile=false",
+]
+ENDLESS = "--set=training.num_steps=1000000"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("strategies") / "data"
+    command = [sys.executable, "pipelines/make_tfrecords.py", f"--output_dir={path}", "--set=data.max_seq_length=12",
+               "--dataset=synthetic:num_users=300,num_items=60,num_themes=6,min_events=3,max_events=20"]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return path
+
+
+class Cluster:
+    """Processes of train.py, one for each task of a cluster, or one alone."""
+
+    def __init__(self, data_dir: pathlib.Path, model_dir: pathlib.Path, strategy: str, jobs: dict[str, int]):
+        with contextlib.ExitStack() as sockets:  # all open at once, so that no port comes twice
+            ports = {job: [sockets.enter_context(socket.socket()) for _ in range(n)] for job, n in jobs.items()}
+            for each in ports.values():
+                for place in each:
+                    place.bind(("localhost", 0))
+            addresses = {job: [f"localhost:{s.getsockname()[1]}" for s in each] for job, each in ports.items()}
+        self._config = {"cluster": addresses}
+        self._command = [sys.executable, "train.py", f"--data_dir={data_dir}", f"--strategy={strategy}", *SETTINGS]
+        self._model_dir = model_dir
+        self.processes: dict[tuple[str, int], subprocess.Popen[str]] = {}
+
+    def start(self, job: str, index: int, *flags: str) -> "subprocess.Popen[str]":
+        """Starts a task; only the first of the first job may write the model directory."""
+        chief = (job, index) == (next(iter(self._config["cluster"])), 0)
+        model_dir = self._model_dir if chief else self._model_dir.with_name("not-written")
+        environment = os.environ | {"TF_CONFIG": json.dumps(self._config | {"task": {"type": job, "index": index}})}
+        log = self._model_dir.with_name(f"{job}-{index}.log").open("w+")
+        self.processes[job, index] = subprocess.Popen(
+            [*self._command, f"--model_dir={model_dir}", *flags],
+            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        return self.processes[job, index]
+
+    def printed(self, job: str, index: int) -> str:
+        return self._model_dir.with_name(f"{job}-{index}.log").read_text()
+
+    def wait(self, job: str, index: int, code: int = 0) -> str:
+        """What a task printed until it ended."""
+        received = self.processes[job, index].wait(240)
+        printed = self.printed(job, index)
+        assert received == code, printed
+        assert "Traceback" not in printed
+        return printed
+
+    def wait_for(self, job: str, index: int, words: str) -> None:
+        deadline = time.monotonic() + 120
+        while words not in self.printed(job, index):
+            assert self.processes[job, index].poll() is None, self.printed(job, index)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def cluster(data_dir: pathlib.Path, model_dir: pathlib.Path, strategy: str, **jobs: int) -> Iterator[Cluster]:
+    """A cluster of which no process is left behind."""
+    made = Cluster(data_dir, model_dir, strategy, jobs)
+    try:
+        yield made
+    finally:
+        for process in made.processes.values():
+            process.kill()
+            process.wait()
+
+
+def weights_after(model_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{step}/state"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def one_device(data_dir: pathlib.Path) -> dict[str, np.ndarray]:
+    with cluster(data_dir, data_dir.with_name("one"), "default", worker=1) as alone:
+        alone.start("worker", 0, "--set=training.num_steps=3")
+        alone.wait("worker", 0)
+    return weights_after(data_dir.with_name("one"), 3)
+
+
+def assert_same_weights(received: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(received[name], value, atol=1e-5, err_msg=name)
+
+
+def test_mirrored_makes_the_updates_of_one_device(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
+) -> None:
+    # Dropout is on: replicas draw what one device draws for the joint batch.
+    with cluster(data_dir, tmp_path / "model", "mirrored", worker=1) as mirrored:
+        mirrored.start("worker", 0, "--set=training.num_steps=3")
+        mirrored.wait("worker", 0)
+    assert_same_weights(weights_after(tmp_path / "model", 3), one_device)
+
+
+def test_two_workers_make_the_updates_of_one_device(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
+) -> None:
+    with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
+        for index in range(2):
+            workers.start("worker", index, "--set=training.num_steps=3")
+        assert "best validation" in workers.wait("worker", 0)
+        assert "best validation" not in workers.wait("worker", 1)
+    assert_same_weights(weights_after(tmp_path / "model", 3), one_device)
+    assert not (tmp_path / "not-written").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_path: pathlib.Path, killed: int) -> None:
+    with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
+        for index in range(2):
+            workers.start("worker", index, ENDLESS)
+        workers.wait_for("worker", 0, "epoch 2, step 40")
+        workers.processes["worker", killed].kill()
+        assert "another process of the cluster is gone" in workers.wait("worker", 1 - killed, code=3)
+    with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
+        for index in range(2):
+            workers.start("worker", index, ENDLESS)
+        workers.wait_for("worker", 0, "validation NDCG@10")
+        assert "going on with" in workers.printed("worker", 0)
+        # SIGTERM at one worker, as a machine that is taken away gets it, ends all of them in good order.
+        workers.processes["worker", 1].terminate()
+        for index in range(2):
+            assert "stopped by SIGTERM, and saved" in workers.wait("worker", index, code=143)
+
+
+def test_a_parameter_server_cluster_trains(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with cluster(data_dir, tmp_path / "model", "parameter_server", chief=1, worker=2, ps=1) as servers:
+        for job, index in (("ps", 0), ("worker", 0), ("worker", 1)):
+            servers.start(job, index)
+        servers.start("chief", 0, "--set=training.num_steps=40")
+        printed = servers.wait("chief", 0)
+        assert "epoch 2, step 40" in printed
+    weights = weights_after(tmp_path / "model", 40)
+    assert all(np.isfinite(value).all() for value in weights.values())
+    assert not (tmp_path / "not-written").exists()
+
+
+@pytest.mark.slow
+def test_a_parameter_server_run_outlives_a_worker(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with cluster(data_dir, tmp_path / "model", "parameter_server", chief=1, worker=2, ps=1) as servers:
+        for job, index in (("ps", 0), ("worker", 0), ("worker", 1)):
+            servers.start(job, index)
+        servers.start("chief", 0, "--set=training.num_steps=400")
+        servers.wait_for("chief", 0, "epoch 2, step 40")
+        servers.processes["worker", 1].kill()
+        servers.processes["worker", 1].wait()
+        servers.start("worker", 1)
+        assert "step 400" in servers.wait("chief", 0)
+
+
+@pytest.mark.parametrize("name", ["multi_worker_mirrored", "parameter_server"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "",
+        "{",
+        "[]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"evaluator": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}',
+    ],
+)
+def test_a_cluster_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, config: str) -> None:
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(InputError, match=f"--strategy={name} needs TF_CONFIG"):
+        make_strategy(name)
+
+
+def test_a_tpu_that_is_not_there_is_said_to_be_missing() -> None:
+    with pytest.raises(InputError, match="--strategy=tpu needs a TPU"):
+        make_strategy("tpu")
+
+
+def test_one_process_is_its_own_chief() -> None:
+    assert is_chief(make_strategy("default"))
