@@ -130,6 +130,12 @@ class TrainingConfig:
     batch_size: int = 256  # instances in one update, over all replicas
     # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records.
     masking: Literal["pregenerated", "resample"] = "pregenerated"
+    # "softmax" is the paper's, over all items. For large catalogues: "sampled_softmax", over items drawn by popularity,
+    # with the logQ correction; "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn alike. Both update only the
+    # rows of the item table that a step touches.
+    loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
+    sampled_items: int = 1024  # drawn for each step, for all its masked slots
+    gbce_calibration: float = 0.75  # t of gBCE: 0 is plain binary cross-entropy, 1 full calibration
     num_length_buckets: int = 8  # batch shapes: lengths are rounded up to one of so many
     learning_rate: float = 1e-4  # the peak, after warm-up
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # decay to 0 at num_steps
@@ -148,7 +154,7 @@ class TrainingConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "num_length_buckets", "checkpoints_to_keep"):
+        for name in ("num_steps", "batch_size", "num_length_buckets", "checkpoints_to_keep", "sampled_items"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps_per_epoch", "validation_users", "early_stopping_epochs"):
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
@@ -158,6 +164,7 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("beta_1", "beta_2"):
             _check(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        _check(self, "gbce_calibration", 0 <= self.gbce_calibration <= 1, "from 0 to 1")
         _check(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2**31 - 1")
 
 

@@ -18,6 +18,7 @@ from tfrecords.reader import EVALUATION_BATCH, evaluation_batches
 Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
 Ranker = Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 _BATCH_USERS = 256
+_BATCH_SCORES = 1 << 26  # of a batch: fewer users where there are many items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,8 @@ def evaluate(
         InputError: a score is not finite.
     """
     user_ids, full, sampled, trained_items = [], [], [], []
-    for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS, max_users):
+    users = max(1, min(_BATCH_USERS, _BATCH_SCORES // max(1, manifest.counts["items"])))
+    for batch in evaluation_batches(data_dir, manifest, split, users, max_users):
         finite, batch_full, batch_sampled = ranker(batch)
         if not finite:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The Cloze objective (paper section 3.6, equation 8)."""
+"""The Cloze objective (paper section 3.6, equation 8), over all items or over a sample of them."""
 
 import tensorflow as tf
 
@@ -22,3 +22,55 @@ def masked_item_loss(
     """
     negative_log_likelihood = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=masked_item_ids, logits=logits)
     return tf.reduce_sum(negative_log_likelihood * masked_weights), tf.reduce_sum(masked_weights)
+
+
+def sampled_softmax_loss(
+    positive_logits: tf.Tensor, negative_logits: tf.Tensor, log_expected_counts: tf.Tensor, weights: tf.Tensor
+) -> tf.Tensor:
+    """The negative log-likelihood with the softmax's denominator estimated from a sample, summed.
+
+    The other items' part of the denominator is the sum over the drawn ones of exp(logit) / (how often the item is
+    expected among the draws), which is the logQ correction (Bengio & Senecal, IEEE TNN 2008): in the mean over the
+    draws it is the full softmax's. The positive is there for certain, so its own logit is not corrected (as
+    Khrylchenko et al., RecSys 2025, point out; their further weighting is not used). No part of the paper.
+
+    Args:
+        positive_logits: float32 [M], of the masked items.
+        negative_logits: float32 [M, S], of the drawn ones; -1e9 where one is the masked item itself.
+        log_expected_counts: float32 [S].
+        weights: float32 [M], 0 where a slot is padding.
+
+    Returns:
+        float32 scalar, nats.
+    """
+    corrected = tf.concat([positive_logits[:, None], negative_logits - log_expected_counts], axis=1)
+    return tf.reduce_sum((tf.reduce_logsumexp(corrected, axis=1) - positive_logits) * weights)
+
+
+def gbce_loss(positive_logits: tf.Tensor, negative_logits: tf.Tensor, beta: float, weights: tf.Tensor) -> tf.Tensor:
+    """Generalised binary cross-entropy, summed (Petrov & Macdonald, gSASRec, RecSys 2023). No part of the paper.
+
+    -(beta log sigmoid(positive) + sum log(1 - sigmoid(negative))) / (S + 1). Departure from there: the negatives are
+    drawn once for a batch, not for each slot.
+
+    Args:
+        positive_logits: float32 [M], of the masked items.
+        negative_logits: float32 [M, S], of the drawn ones; -1e9 where one is the masked item itself.
+        beta: see `gbce_beta`.
+        weights: float32 [M], 0 where a slot is padding.
+
+    Returns:
+        float32 scalar, nats.
+    """
+    positives = beta * tf.math.log_sigmoid(positive_logits)
+    negatives = tf.reduce_sum(tf.math.log_sigmoid(-negative_logits), axis=1)
+    return -tf.reduce_sum((positives + negatives) * weights) / (negative_logits.shape[1] + 1)
+
+
+def gbce_beta(calibration: float, negatives: int, items: int) -> float:
+    """The power that undoes, with `calibration` 1, the overconfidence that few negatives bring (same paper).
+
+    beta = a (t (1 - 1 / a) + 1 / a), with a = negatives / (items - 1) the share of the items that is drawn.
+    """
+    share = min(1.0, negatives / max(items - 1, 1))
+    return share * (calibration * (1 - 1 / share) + 1 / share)

@@ -40,8 +40,29 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """`hidden`: float32 [B, P, D]; `item_table`: float32 [V, D], the input embedding. Returns logits [B, P, V]."""
         special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
         bias = tf.where(special, _SPECIAL_SCORE, self.output_bias)
+        logits = tf.matmul(self._projected(hidden), item_table, transpose_b=True) + bias
+        return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
+
+    def some_logits(
+        self, hidden: tf.Tensor, item_table: tf.Tensor, own_item_ids: tf.Tensor, item_ids: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits of some items alone; their gradient touches the rows of these items alone.
+
+        Args:
+            hidden: float32 [B, P, D].
+            item_table: float32 [V, D], the input embedding.
+            own_item_ids: int32 [B, P], an item for each slot.
+            item_ids: int32 [S], items for all slots.
+
+        Returns:
+            float32 [B x P] and [B x P, S].
+        """
+        projected, own_item_ids = self._projected(hidden), tf.reshape(own_item_ids, [-1])
+        own = tf.reduce_sum(projected * tf.gather(item_table, own_item_ids), axis=1)
+        others = tf.matmul(projected, tf.gather(item_table, item_ids), transpose_b=True)
+        return own + tf.gather(self.output_bias, own_item_ids), others + tf.gather(self.output_bias, item_ids)
+
+    def _projected(self, hidden: tf.Tensor) -> tf.Tensor:
+        """[B x P, D]: one large product instead of B small ones."""
         projected = self.projection(hidden)
-        shape = tf.shape(projected)
-        flat = tf.reshape(projected, [-1, shape[2]])  # one large product instead of B small ones
-        logits = tf.matmul(flat, item_table, transpose_b=True) + bias
-        return tf.reshape(logits, [shape[0], shape[1], self.vocabulary_size])
+        return tf.reshape(projected, [-1, projected.shape[-1]])

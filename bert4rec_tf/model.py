@@ -11,6 +11,7 @@ from bert4rec_tf.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.encoder import Encoder
 from bert4rec_tf.losses import masked_item_loss
 from bert4rec_tf.masked_item_head import MaskedItemHead
+from bert4rec_tf.sampled_loss import SampledLoss
 from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 Batch = dict[str, tf.Tensor]
@@ -90,9 +91,23 @@ class Bert4Rec(tf.keras.Model):
         }
         return self(inputs)[:, 0]
 
-    def compile(self, optimizer: tf.keras.optimizers.Optimizer, jit_compile: bool = False, **kwargs: Any) -> None:
-        """Prepares `fit`: the loss is the model's own; `jit_compile` compiles the forward and backward pass by XLA."""
+    def compile(
+        self,
+        optimizer: tf.keras.optimizers.Optimizer,
+        jit_compile: bool = False,
+        sampled_loss: SampledLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepares `fit`.
+
+        Args:
+            optimizer: one that leaves untouched rows alone where the loss is sampled, see `make_optimizer`.
+            jit_compile: compiles the forward and backward pass by XLA.
+            sampled_loss: the loss over a sample of the items; None: the softmax over all of them.
+            **kwargs: of `tf.keras.Model.compile`.
+        """
         super().compile(optimizer=optimizer, **kwargs)
+        self._sampled_loss = sampled_loss
         # The update stays outside: replicas exchange gradients before it, which XLA cannot do.
         self._compiled_gradients = tf.function(self._loss_and_gradients, jit_compile=jit_compile, reduce_retracing=True)
 
@@ -106,21 +121,38 @@ class Bert4Rec(tf.keras.Model):
         replica = tf.distribute.get_replica_context()
         first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32), first_row])
-        loss, weight, gradients = self._compiled_gradients(batch | {"dropout_seed": seed})
+        drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(self.optimizer.iterations)
+        loss, weight, gradients = self._compiled_gradients(batch | drawn | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
         weight = tf.maximum(weight, 1.0)
         # apply_gradients sums over the replicas, so each divides by the weight of all.
-        gradients = [gradient / weight for gradient in gradients]
+        gradients = [_divided(gradient, weight) for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return {"loss": loss / weight, "masked_items": weight, "items": items}
 
-    def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
         with tf.GradientTape() as tape:
-            logits = self(batch, training=True)
-            loss, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
+            if self._sampled_loss is None:
+                logits = self(batch, training=True)
+                loss, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
+            else:
+                loss, weight = self._sampled_loss(*self._sampled_logits(batch), batch)
         gradients = tape.gradient(loss, self.trainable_variables)
-        return loss, weight, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if self._sampled_loss is None:  # the table's is dense, with a sparse part from the input
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return loss, weight, gradients
+
+    def _sampled_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        hidden = self.encode(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], batch["dropout_seed"])
+        own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
+        return self.head.some_logits(hidden, self.embedding.item_table, own, sampled)
+
+
+def _divided(gradient: tf.Tensor | tf.IndexedSlices, by: tf.Tensor) -> tf.Tensor | tf.IndexedSlices:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values / by, gradient.indices, gradient.dense_shape)
+    return gradient / by
 
 
 def build_model(

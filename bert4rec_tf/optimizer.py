@@ -1,10 +1,14 @@
 """AdamW with warm-up and decay (paper section 4.3)."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from bert4rec_tf.config import TrainingConfig
+
+_UNDECAYED = ("bias", "layer_norm")
+_ITEM_TABLE = "item_table"
 
 
 class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -34,13 +38,55 @@ class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
         return {"config": self.config, "total_steps": self.total_steps}
 
 
+class LazyAdamW(tf.keras.optimizers.AdamW):
+    """AdamW that leaves rows alone, moments and decay included, which a sparse gradient does not touch.
+
+    Departure from Adam: a row's moments stand still while it is not drawn, and its next update does not know for how
+    long. A step then costs what its batch does, whatever the number of rows.
+    """
+
+    def apply_gradients(self, grads_and_vars: Any, name: str | None = None, **kwargs: Any) -> tf.Variable:
+        """As of any optimizer; rows that come several times are summed before the clipping, as a dense gradient is."""
+        summed = []
+        for gradient, variable in self.aggregate_gradients(grads_and_vars):
+            if isinstance(gradient, tf.IndexedSlices):
+                rows, place = tf.unique(gradient.indices)
+                values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
+                gradient = tf.IndexedSlices(values, rows, gradient.dense_shape)
+            summed.append((gradient, variable))
+        return super().apply_gradients(summed, name=name, skip_gradients_aggregation=True, **kwargs)
+
+    def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
+        """Called by Keras for each variable."""
+        if not isinstance(gradient, tf.IndexedSlices):
+            super().update_step(gradient, variable)
+            return
+        rows, index = gradient.indices, self._index_dict[self._var_key(variable)]
+        mean = self._averaged(self._momentums[index], rows, gradient.values, self.beta_1)
+        square = self._averaged(self._velocities[index], rows, gradient.values**2, self.beta_2)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        correction = tf.sqrt(1 - tf.pow(self.beta_2, step)) / (1 - tf.pow(self.beta_1, step))
+        change = correction * mean / (tf.sqrt(square) + self.epsilon)
+        if _decays(variable):
+            change += self.weight_decay * tf.gather(variable, rows)
+        variable.scatter_sub(tf.IndexedSlices(tf.cast(self.learning_rate, tf.float32) * change, rows))
+
+    @staticmethod
+    def _averaged(moments: tf.Variable, rows: tf.Tensor, values: tf.Tensor, beta: float) -> tf.Tensor:
+        averaged = beta * tf.gather(moments, rows) + (1 - beta) * values
+        moments.scatter_update(tf.IndexedSlices(averaged, rows))
+        return averaged
+
+
 def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras.optimizers.Optimizer:
     """AdamW with decoupled decay on all weights but biases and layer norms, and clipping by the global norm.
 
     Departure from the paper: it says l2 weight decay; like the authors' code, this decouples it (Loshchilov & Hutter,
-    ICLR 2019). Clipping comes after the gradients of all replicas are summed.
+    ICLR 2019). Clipping comes after the gradients of all replicas are summed. With a loss over sampled items it is
+    `LazyAdamW`.
     """
-    optimizer = tf.keras.optimizers.AdamW(
+    kind = tf.keras.optimizers.AdamW if config.loss == "softmax" else LazyAdamW
+    optimizer = kind(
         learning_rate=WarmupThenDecay(config, total_steps),
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,
@@ -48,5 +94,11 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
         epsilon=config.epsilon,
         global_clipnorm=config.clip_norm,
     )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "layer_norm"])
+    # The lazy optimizer decays the rows of the item table itself.
+    by_rows = [] if config.loss == "softmax" else [_ITEM_TABLE]
+    optimizer.exclude_from_weight_decay(var_names=[*_UNDECAYED, *by_rows])
     return optimizer
+
+
+def _decays(variable: tf.Variable) -> bool:
+    return not any(name in variable.name for name in _UNDECAYED)

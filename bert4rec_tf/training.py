@@ -14,6 +14,7 @@ from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
 from bert4rec_tf.projector import write_projector
+from bert4rec_tf.sampled_loss import SampledLoss
 from bert4rec_tf.steps import Agreement, ParameterServerSteps, SynchronousSteps
 from bert4rec_tf.stop_signals import StopSignals
 from bert4rec_tf.strategy import is_chief
@@ -122,9 +123,10 @@ class _Run:
             self._optimizer = make_optimizer(training, self._progress.total_steps)
             self._optimizer.build(self._model.trainable_variables)
             # XLA cannot read weights that are on another machine.
-            self._model.compile(
-                self._optimizer, jit_compile=training.jit_compile and not _on_parameter_servers(self._strategy)
-            )
+            jit_compile = training.jit_compile and not _on_parameter_servers(self._strategy)
+            log_popularity = self._vocabulary.log_popularity()
+            sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
+            self._model.compile(self._optimizer, jit_compile, sampled_loss)
         tracked = {"model": self._model, "optimizer": self._optimizer, "progress": self._progress}
         self._checkpoints = Checkpoints(self._model_dir, tracked, training.checkpoints_to_keep)
         self._finished = self.chief and self._take_up(old)

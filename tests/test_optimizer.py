@@ -89,3 +89,45 @@ def test_steps_equal_adamw_after_clipping_by_the_global_norm(clip_norm: float) -
             values[place] = values[place] - rate * (mean / (np.sqrt(square) + 1e-6) + 0.05 * values[place])
             # Keras adds epsilon before it corrects the bias, the textbook after: 1e-5 of a step.
             np.testing.assert_allclose(variables[place], values[place], atol=5e-5)
+
+
+def pair(clip_norm: float) -> tuple[tf.keras.optimizers.Optimizer, tf.keras.optimizers.Optimizer]:
+    """AdamW and its lazy kin, else alike."""
+    made = []
+    for loss in ("softmax", "gbce"):
+        config = TrainingConfig(loss=loss, learning_rate=0.1, warmup_steps=0, weight_decay=0.05, clip_norm=clip_norm)
+        made.append(make_optimizer(config, tf.Variable(100, dtype=tf.int64)))
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, 1e6], ids=["clipped", "not clipped"])
+@pytest.mark.parametrize("name", ["item_table", "output_bias"])
+def test_the_lazy_one_equals_adamw_where_every_row_is_touched(clip_norm: float, name: str) -> None:
+    plain, lazy = pair(clip_norm)
+    shape, generator = ([5, 3] if name == "item_table" else [5]), np.random.default_rng(1)
+    start = generator.normal(size=shape)
+    variables = [tf.Variable(start, dtype=tf.float32, name=name) for _ in range(2)]
+    others = [tf.Variable([0.5, -1.0], name="kernel") for _ in range(2)]
+    for _ in range(4):
+        # Some rows come several times.
+        rows = np.concatenate([generator.permutation(5), [2, 2, 0]])
+        values = generator.normal(0, 2, [8, *shape[1:]])
+        dense = np.zeros(shape)
+        np.add.at(dense, rows, values)
+        sparse = tf.IndexedSlices(tf.constant(values, tf.float32), tf.constant(rows), tf.constant(shape, tf.int64))
+        for optimizer, gradient, variable, other in zip(
+            (plain, lazy), (tf.constant(dense, tf.float32), sparse), variables, others, strict=True
+        ):
+            optimizer.apply_gradients([(gradient, variable), (tf.constant([0.3, 0.2]), other)])
+        np.testing.assert_allclose(variables[1], variables[0], atol=1e-5)
+        np.testing.assert_allclose(others[1], others[0], atol=1e-6)
+    assert np.abs(variables[0].numpy() - start).max() > 0.1
+
+
+def test_the_lazy_one_leaves_other_rows_alone() -> None:
+    _, lazy = pair(5.0)
+    table = tf.Variable(tf.ones([4, 2]), name="item_table")
+    lazy.apply_gradients([(tf.IndexedSlices(tf.ones([1, 2]), tf.constant([1]), tf.constant([4, 2], tf.int64)), table)])
+    np.testing.assert_array_equal(table.numpy()[[0, 2, 3]], np.ones([3, 2]))
+    # The first step of Adam is the learning rate, and the decay comes to it.
+    np.testing.assert_allclose(table[1], [1 - 0.1 - 0.1 * 0.05] * 2, rtol=1e-4)

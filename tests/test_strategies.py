@@ -1,4 +1,4 @@
-"""tf.distribute strategies as processes on this machine: the same weights as one device, and what a lost process does."""
+"""tf.distribute strategies as processes on this machine: the weights of one device, and what a lost process does."""
 
 import contextlib
 import json
@@ -105,10 +105,16 @@ def weights_after(model_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def one_device(data_dir: pathlib.Path) -> dict[str, np.ndarray]:
-    with cluster(data_dir, data_dir.with_name("one"), "default", worker=1) as alone:
-        alone.start("worker", 0, "--set=training.num_steps=3")
+    return weights_of_three_steps(data_dir, data_dir.with_name("one"), "default")
+
+
+def weights_of_three_steps(
+    data_dir: pathlib.Path, model_dir: pathlib.Path, strategy: str, *flags: str
+) -> dict[str, np.ndarray]:
+    with cluster(data_dir, model_dir, strategy, worker=1) as alone:
+        alone.start("worker", 0, "--set=training.num_steps=3", *flags)
         alone.wait("worker", 0)
-    return weights_after(data_dir.with_name("one"), 3)
+    return weights_after(model_dir, 3)
 
 
 def assert_same_weights(received: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -121,10 +127,18 @@ def test_mirrored_makes_the_updates_of_one_device(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
 ) -> None:
     # Dropout is on: replicas draw what one device draws for the joint batch.
-    with cluster(data_dir, tmp_path / "model", "mirrored", worker=1) as mirrored:
-        mirrored.start("worker", 0, "--set=training.num_steps=3")
-        mirrored.wait("worker", 0)
-    assert_same_weights(weights_after(tmp_path / "model", 3), one_device)
+    assert_same_weights(weights_of_three_steps(data_dir, tmp_path / "model", "mirrored"), one_device)
+
+
+@pytest.mark.slow
+def test_mirrored_makes_the_updates_of_one_device_with_sparse_gradients(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = ["--set=training.loss=sampled_softmax", "--set=training.sampled_items=20", "--set=training.clip_norm=0.1"]
+    mirrored, alone = (
+        weights_of_three_steps(data_dir, tmp_path / strategy, strategy, *flags) for strategy in ("mirrored", "default")
+    )
+    assert_same_weights(mirrored, alone)
 
 
 def test_two_workers_make_the_updates_of_one_device(

@@ -18,11 +18,10 @@ from recbole.utils import init_seed
 settings = json.loads(sys.argv[1])
 work = pathlib.Path(tempfile.mkdtemp())
 (work / "log").mkdir()
-with open(settings["log"], encoding="utf-8") as source, (work / "log/log.inter").open("w", encoding="utf-8") as out:
+log = pathlib.Path(settings["log"]).read_text(encoding="utf-8").split("\n")[:-1]
+with (work / "log/log.inter").open("w", encoding="utf-8") as out:
     out.write("user_id:token\titem_id:token\ttimestamp:float\n")
-    for number, line in enumerate(source):
-        user, item = line.split()
-        out.write(f"{user}\t{item}\t{number}\n")
+    out.writelines(f"{line.replace(' ', chr(9))}\t{number}\n" for number, line in enumerate(log))
 config = Config(
     model="BERT4Rec",
     dataset="log",

@@ -1,0 +1,90 @@
+"""Times a training step, and measures its memory, over few and over many items.
+
+python benchmarks/large_catalogues.py
+"""
+
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from absl import app, flags
+
+_SIZES = flags.DEFINE_list("items", ["10000", "1000000"], "items of the catalogues")
+_LOSSES = flags.DEFINE_list("losses", ["sampled_softmax", "gbce"], "values of training.loss")
+_BATCH, _LENGTH, _PREDICTIONS = 128, 50, 15
+_STEPS = 20
+
+
+def main(_: list[str]) -> None:
+    """Each measurement in a process of its own, so that memory is that of one."""
+    for loss in _LOSSES.value:
+        found = {}
+        for items in map(int, _SIZES.value):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                seconds, beyond, tables = found[items] = pool.apply(measure, (loss, items))
+            print(
+                f"{loss}, {items:,} items: {1e3 * seconds:.1f} ms a step, {beyond / 2**20:,.0f} MiB beyond "
+                f"{tables / 2**20:,.0f} MiB of weights and moments",
+                flush=True,
+            )
+        (few, *_), (many, *_) = (found[size] for size in (min(found), max(found)))
+        (_, few_bytes, _), (_, many_bytes, _) = (found[size] for size in (min(found), max(found)))
+        print(
+            f"{loss}: {many / few:.2f} times the time, {many_bytes / few_bytes:.2f} times the memory beyond the tables"
+        )
+
+
+def measure(loss: str, items: int) -> tuple[float, float, float]:
+    """Median seconds of a step; bytes that the process grew by beyond weights and moments; these."""
+    import numpy as np
+    import tensorflow as tf
+
+    from bert4rec_tf.config import ModelConfig, TrainingConfig
+    from bert4rec_tf.model import build_model
+    from bert4rec_tf.optimizer import make_optimizer
+    from bert4rec_tf.sampled_loss import SampledLoss
+    from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
+
+    size, random = items + NUM_SPECIAL_IDS, np.random.default_rng(1)
+    tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # what TensorFlow takes once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    training = TrainingConfig(loss=loss, batch_size=_BATCH)
+    # As a catalogue's: popularity falls with the rank.
+    log_popularity = -np.log(np.arange(1, size + 1)).astype(np.float32)
+    model = build_model(ModelConfig(dropout=0.2, attention_dropout=0.2), size, _LENGTH)
+    optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))
+    optimizer.build(model.trainable_variables)
+    sampled = None if loss == "softmax" else SampledLoss(training, log_popularity)
+    model.compile(optimizer, jit_compile=True, sampled_loss=sampled)
+    step = tf.function(model.train_step)
+    popular = np.exp(log_popularity[NUM_SPECIAL_IDS:].astype(np.float64))
+    seconds = []
+    for _ in range(_STEPS + 3):
+        item_ids = NUM_SPECIAL_IDS + random.choice(items, [_BATCH, _LENGTH], p=popular / popular.sum())
+        positions = np.sort(random.permuted(np.tile(np.arange(_LENGTH), [_BATCH, 1]), axis=1)[:, :_PREDICTIONS], axis=1)
+        masked = np.take_along_axis(item_ids, positions, axis=1)
+        np.put_along_axis(item_ids, positions, MASK_ID, axis=1)
+        batch = {
+            "item_ids": tf.constant(item_ids, tf.int32),
+            "valid_mask": tf.ones([_BATCH, _LENGTH], tf.bool),
+            "masked_positions": tf.constant(positions, tf.int32),
+            "masked_item_ids": tf.constant(masked, tf.int32),
+            "masked_weights": tf.ones([_BATCH, _PREDICTIONS]),
+        }
+        started = time.perf_counter()
+        float(step(batch)["loss"])
+        seconds.append(time.perf_counter() - started)
+    tables = sum(4 * int(np.prod(variable.shape)) for variable in [*model.variables, *optimizer.variables])
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return statistics.median(seconds[3:]), grown - tables, tables
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,66 @@
+"""The loss over a sample of the items, for catalogues whose full softmax costs too much (no part of the paper)."""
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.config import TrainingConfig
+from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+
+_SALT = 7_919  # sets the draws of the items apart from those of the dropout
+_OWN_LOGIT = -1e9  # of a drawn item that is the masked one
+
+
+class SampledLoss:
+    """Draws items for a step, a function of the seed and the step, and scores the masked items against them.
+
+    "sampled_softmax" draws by popularity, "gbce" all items alike; both with replacement.
+
+    Args:
+        config: which loss, how many items, their seed.
+        log_popularity: float32 [V], see `Vocabulary.log_popularity`.
+    """
+
+    def __init__(self, config: TrainingConfig, log_popularity: np.ndarray):
+        self._config = config
+        shares = np.exp(np.float64(log_popularity))
+        if config.loss == "gbce":
+            shares = np.ones_like(shares)
+        shares[:NUM_SPECIAL_IDS] = 0
+        shares /= shares.sum()
+        items = len(shares) - NUM_SPECIAL_IDS
+        self._beta = gbce_beta(config.gbce_calibration, config.sampled_items, items)
+        # In double precision: the least popular of a million items has a share below single precision's step.
+        self._cumulative = tf.constant(np.cumsum(shares))
+        expected = np.log(np.maximum(shares * config.sampled_items, 1e-30))
+        self._log_expected_counts = tf.constant(expected, tf.float32)
+
+    def draw(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Items and how often each is expected: sampled_item_ids int32 [S], log_expected_counts float32 [S]."""
+        seed = tf.stack([self._config.seed + _SALT, tf.cast(step, tf.int32)])
+        draws = tf.random.stateless_uniform([self._config.sampled_items], seed, dtype=tf.float64)
+        found = tf.searchsorted(self._cumulative, draws, side="right")
+        item_ids = tf.clip_by_value(found, NUM_SPECIAL_IDS, tf.size(self._cumulative) - 1)
+        return {
+            "sampled_item_ids": item_ids,
+            "log_expected_counts": tf.gather(self._log_expected_counts, item_ids),
+        }
+
+    def __call__(
+        self, positive_logits: tf.Tensor, negative_logits: tf.Tensor, batch: dict[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """The loss summed over masked items, float32 scalar.
+
+        Args:
+            positive_logits: float32 [M], of the masked items, M = B x P.
+            negative_logits: float32 [M, S], of the drawn ones.
+            batch: masked_item_ids and masked_weights [B, P], and what `draw` gave.
+        """
+        own = tf.reshape(batch["masked_item_ids"], [-1, 1]) == batch["sampled_item_ids"]
+        negative_logits = tf.where(own, _OWN_LOGIT, negative_logits)
+        weights = tf.reshape(batch["masked_weights"], [-1])
+        if self._config.loss == "gbce":
+            loss = gbce_loss(positive_logits, negative_logits, self._beta, weights)
+        else:
+            loss = sampled_softmax_loss(positive_logits, negative_logits, batch["log_expected_counts"], weights)
+        return loss, tf.reduce_sum(weights)
