@@ -19,6 +19,7 @@ from bert4rec_tf.errors import InputError
 from tfrecords.schema import Ragged
 
 _BATCH_ROWS = 1 << 20
+_MOST_TIME = 1e29  # all that DECIMAL(38, 9) holds; no event comes later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +135,9 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
             break
     if left == 0:
         raise nothing_left(config, events)
-    early = "false" if config.split_time is None else f"time < {decimal(config.split_time)}"
     connection.execute(
         f"""CREATE OR REPLACE TABLE users AS SELECT * FROM users
-        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({early}) AS early_events
+        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({before(config.split_time)}) AS early_events
               FROM sequences GROUP BY user_index) USING (user_index)
         ORDER BY user_index"""
     )
@@ -154,9 +154,12 @@ def nothing_left(config: DataConfig, events: int) -> InputError:
     )
 
 
-def decimal(number: float) -> str:
-    """SQL of a number to compare with times, exact to their nine decimals."""
-    return f"CAST('{number:.9f}' AS DECIMAL(38, 9))"
+def before(moment: float | None) -> str:
+    """SQL of whether an event's time is before a moment, compared exactly, to nine decimals; before None is nothing."""
+    if moment is None:
+        return "false"
+    moment = max(-_MOST_TIME, min(moment, _MOST_TIME))
+    return f"time < CAST('{moment:.9f}' AS DECIMAL(38, 9))"
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -29,7 +29,7 @@ from pipelines.duckdb_engine import Source, connect, reword
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
-from pipelines.sequences import Prepared, ShardSequences, decimal, nothing_left
+from pipelines.sequences import Prepared, ShardSequences, before, nothing_left
 from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
 from tfrecords.schema import Ragged
@@ -128,20 +128,19 @@ class SparkEngine:
                     enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
                     kept = kept.join(enough, column, "left_semi")
             kept = self._written(kept)  # cuts the lineage: a lost task reads, and does not filter all over again
-            left, before = kept.count(), left
+            left, previous = kept.count(), left
             events = kept
-            if left == before:
+            if left == previous:
                 break
         if left == 0:
             raise nothing_left(data, different)
         item_ids = sorted(row.item_id for row in events.select("item_id").distinct().collect())
         users = events.select("user_id").distinct().count()
         hash_ = F.conv(F.substring(F.md5("user_id"), 1, 15), 16, 10).cast("bigint")
-        early = F.lit(False) if data.split_time is None else F.expr(f"time < {decimal(data.split_time)}")
         self._sequences = self._written(
             events.withColumn("key", hash_)
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
-            .withColumn("early", early)
+            .withColumn("early", F.expr(before(data.split_time)))
         )
         self._order = ["shard", "user_id", "time", *(["item_id"] if data.tie_order == "item_id" else []), "row"]
         self._prepared = Prepared(item_ids, users, left, number - different, different - left)

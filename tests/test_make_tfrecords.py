@@ -140,6 +140,7 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (GOOD_LOG, ["--split=temporal", "--split_time=3"], ["timestamps", "log.txt"]),
         (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=99"], ["--split_time", "0 to test"]),
         (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=0"], ["--split_time", "leaves 0 events"]),
+        (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=1e40"], ["--split_time", "0 to test"]),
         (GOOD_LOG + "u\n", ["--max_bad_fraction=0.008"], ["1 bad rows of 121", "--max_bad_fraction=0.009"]),
         (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
