@@ -2,7 +2,8 @@
 
 Users and items become integers here; the tables are
 
-    users(user_index, user_id, shard, key, events, early_events)   sorted by shard and id; `key` is a hash of the id
+    users(user_index, user_id, shard, key, events, early_events, old_events)
+                                                        sorted by shard and id; `key` is a hash of the id
     items(item_index, item_id)                          sorted by id
     sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
 """
@@ -32,6 +33,7 @@ class ShardSequences:
         user_keys: uint64 [users], hashes of the ids that do not depend on machine or engine.
         sequences: for each item of each user, oldest first, its place in the list of all item ids.
         early_events: int64 [users], how many of them came before `data.split_time`.
+        old_events: int64 [users], how many of them came before `data.train_since`; 0 without it.
     """
 
     shard: int
@@ -39,6 +41,7 @@ class ShardSequences:
     user_keys: np.ndarray
     sequences: Ragged
     early_events: np.ndarray
+    old_events: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +140,8 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
         raise nothing_left(config, events)
     connection.execute(
         f"""CREATE OR REPLACE TABLE users AS SELECT * FROM users
-        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({before(config.split_time)}) AS early_events
+        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({before(config.split_time)}) AS early_events,
+                     count(*) FILTER ({before(config.train_since)}) AS old_events
               FROM sequences GROUP BY user_index) USING (user_index)
         ORDER BY user_index"""
     )
@@ -176,7 +180,8 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
     dense[indices] = np.arange(len(indices))
     for shard in range(num_shards):
         users = connection.execute(
-            "SELECT user_id, key, events, early_events FROM users WHERE shard = ? ORDER BY user_index", [shard]
+            "SELECT user_id, key, events, early_events, old_events FROM users WHERE shard = ? ORDER BY user_index",
+            [shard],
         ).to_arrow_table()
         lengths = users["events"].to_numpy()
         values = dense[rows(int(lengths.sum()))]
@@ -186,6 +191,7 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
             users["key"].to_numpy().astype(np.uint64),
             Ragged.from_lengths(values, lengths),
             users["early_events"].to_numpy(),
+            users["old_events"].to_numpy(),
         )
 
 
