@@ -36,6 +36,9 @@ class DataConfig:
     # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
     split_time: float | None = None  # in the unit of the log's timestamps; seconds since 1970 where these are dates
+    # Of the windows, only those with an event at or after this time are trained on, in the same unit; None: all. All
+    # else stays that of the whole log: vocabulary, counts, split, evaluated users.
+    train_since: float | None = None
     # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
     sliding_window: float = 0.5
     num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
@@ -54,6 +57,7 @@ class DataConfig:
             (self.split == "temporal") == (self.split_time is not None and math.isfinite(self.split_time)),
             "a finite number with split=temporal, and null without",
         )
+        _check(self, "train_since", self.train_since is None or math.isfinite(self.train_since), "a finite number")
         _check(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
         _check(self, "num_negatives", 0 <= self.num_negatives, "at least 0")
         _check(

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from bert4rec_tf.config import MOST_SHARDS, Config
+from bert4rec_tf.config import MOST_SHARDS, Config, DataConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
@@ -118,7 +118,7 @@ def build_records(
         manifest = Manifest(
             config=config,
             source=described,
-            counts=_counts(loaded, prepared, counted),
+            counts=_counts(loaded, prepared, counted, config.data),
             length_histogram=(),
             vocabulary_sha256=vocabulary.sha256(),
             splits=dict.fromkeys(SPLITS, ()),
@@ -162,8 +162,9 @@ def _enough_shards(events: int) -> int:
     return min(max(_LEAST_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MOST_SHARDS)
 
 
-def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts) -> dict[str, int]:
+def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts, data: DataConfig) -> dict[str, int]:
     """For the manifest. `rows_read` is the sum of `DROPPED` and `events`."""
+    old_windows = {} if data.train_since is None else {"old_windows_left_out": counted.old_windows}
     return {
         "rows_read": loaded.rows_read,
         "bad_rows_set_aside": loaded.bad,
@@ -178,6 +179,7 @@ def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts) -> dict[st
         "validated_users": counted.validated_users,
         "evaluated_users": counted.evaluated_users,
         "unseen_users": counted.unseen_users,
+        **old_windows,
     }
 
 
@@ -194,6 +196,12 @@ def _check_counts(counted: ShardCounts, config: Config) -> None:
         raise InputError(
             f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log without "
             "one, after the filters. Fix: bring a longer log, or lower --min_item_events or --min_rating"
+        )
+    if not counted.instances:
+        raise InputError(
+            "--train_since must leave a window to train on, one with an event at or after it. Received: "
+            f"{config.data.train_since:.15g}, which leaves none of {counted.old_windows:,}. Fix: name an earlier time, "
+            "in the unit of the log's timestamps; the events held out for validation and test are in no window"
         )
 
 

@@ -98,14 +98,17 @@ def load_file(
         on_batch: called with the number of rows done, where they are read batch by batch.
 
     Raises:
-        InputError: a missing column, a file that is not of its format, or one without times for a split by time.
+        InputError: a missing column, a file that is not of its format, or one without times that needs them.
     """
     min_rating = config.min_rating
     layout = lay_out(source, source.files[number], rated=min_rating is not None)
-    if config.split == "temporal" and not layout.timed:
-        raise InputError(
-            f"--split=temporal needs timestamps. Received: {layout.file.path}, {layout.format} without them"
-        )
+    timed_by = {"--split=temporal": config.split == "temporal", "--train_since": config.train_since is not None}
+    for flag, given in timed_by.items():
+        if given and not layout.timed:
+            raise InputError(
+                f"{flag} needs timestamps. Received: {layout.file.path}, {layout.format} without them. "
+                f"Fix: bring a log with them, or leave {flag} out"
+            )
     first_row = number * ROWS_IN_A_FILE
     if may_read(layout):
         loaded = _insert_whole(connection, layout, first_row, min_rating)

@@ -47,7 +47,10 @@ _DATA_FLAGS = [
     flags.DEFINE_integer("num_shards", None, "sets data.num_shards"),
     flags.DEFINE_integer("seed", None, "sets data.seed"),
 ]
-_SPLIT_TIME = flags.DEFINE_string("split_time", None, "sets data.split_time: a number, or ISO 8601 (UTC)")
+_TIME_FLAGS = [
+    flags.DEFINE_string("split_time", None, "sets data.split_time: a number, or ISO 8601 (UTC)"),
+    flags.DEFINE_string("train_since", None, "sets data.train_since, alike"),
+]
 _OUTPUT = flags.DEFINE_string("output_dir", None, "the data directory to make", required=True)
 _ENGINE = flags.DEFINE_enum("engine", "duckdb", ["duckdb", "spark"], "what sorts and counts; spark: see BUILD.md")
 _WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "processes that mask and write", lower_bound=1)
@@ -62,8 +65,7 @@ def main() -> None:
     """Flags to a configuration, a source and an engine, and one call."""
     settings = read_settings(_CONFIG.value, _SET.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
-    if _SPLIT_TIME.value is not None:
-        given["split_time"] = _split_time(_SPLIT_TIME.value)
+    given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
     settings["data"] = settings.get("data", {}) | given
     config = Config.from_dict(settings, "flags")
     started = time.monotonic()
@@ -91,13 +93,13 @@ def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[E
     return DuckDBEngine(spill_dir, _WORKERS.value, _MEMORY.value)
 
 
-def _split_time(text: str) -> float:
+def _time(name: str, text: str) -> float:
     with contextlib.suppress(ValueError):
         return float(text)
     try:
         time_ = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise InputError(f"--split_time must be a number or an ISO 8601 time. Received: {text!r}") from None
+        raise InputError(f"--{name} must be a number or an ISO 8601 time. Received: {text!r}") from None
     return (time_ if time_.tzinfo else time_.replace(tzinfo=datetime.timezone.utc)).timestamp()
 
 
@@ -128,6 +130,9 @@ def _report(built: Built, seconds: float) -> None:
                 print(f"{'':>13} all of them: {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
     print(f"{counts['users']:>13,} users, the longest history {counts['longest_history']:,} events")
     print(f"{counts['items']:>13,} items")
+    if "old_windows_left_out" in counts:
+        since = manifest.config.data.train_since
+        print(f"{counts['old_windows_left_out']:>13,} old windows left out: no event at or after {since:.15g}")
     print(f"{built.instances:>13,} training instances")
     unseen = f", {counts['unseen_users']:,} of them unseen in training" if counts["unseen_users"] else ""
     print(f"{counts['evaluated_users']:>13,} users to test{unseen}; {counts['validated_users']:,} to validate")

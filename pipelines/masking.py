@@ -38,6 +38,11 @@ class Windows:
         starts = self.training.offsets[self.sequences[windows]] + self.starts[windows]
         return take_slices(self.training.values, starts, self.lengths[windows])
 
+    def reaching(self, places: np.ndarray) -> "Windows":
+        """Those that hold an item at a place of its sequence or past it; `places` is int64 [sequences]."""
+        kept = self.starts + self.lengths > places[self.sequences]
+        return Windows(self.training, self.sequences[kept], self.starts[kept], self.lengths[kept])
+
     def __len__(self) -> int:
         return len(self.sequences)
 

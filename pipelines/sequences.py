@@ -2,7 +2,8 @@
 
 Users and items become integers here; the tables are
 
-    users(user_index, user_id, shard, key, events, early_events)   sorted by shard and id; `key` is a hash of the id
+    users(user_index, user_id, shard, key, events, early_events, old_events)
+                                                        sorted by shard and id; `key` is a hash of the id
     items(item_index, item_id)                          sorted by id
     sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
 """
@@ -19,6 +20,7 @@ from bert4rec_tf.errors import InputError
 from tfrecords.schema import Ragged
 
 _BATCH_ROWS = 1 << 20
+_MOST_TIME = 1e29  # all that DECIMAL(38, 9) holds; no event comes later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ShardSequences:
         user_keys: uint64 [users], hashes of the ids that do not depend on machine or engine.
         sequences: for each item of each user, oldest first, its place in the list of all item ids.
         early_events: int64 [users], how many of them came before `data.split_time`.
+        old_events: int64 [users], how many of them came before `data.train_since`; 0 without it.
     """
 
     shard: int
@@ -38,6 +41,7 @@ class ShardSequences:
     user_keys: np.ndarray
     sequences: Ragged
     early_events: np.ndarray
+    old_events: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +138,10 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
             break
     if left == 0:
         raise nothing_left(config, events)
-    early = "false" if config.split_time is None else f"time < {decimal(config.split_time)}"
     connection.execute(
         f"""CREATE OR REPLACE TABLE users AS SELECT * FROM users
-        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({early}) AS early_events
+        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({before(config.split_time)}) AS early_events,
+                     count(*) FILTER ({before(config.train_since)}) AS old_events
               FROM sequences GROUP BY user_index) USING (user_index)
         ORDER BY user_index"""
     )
@@ -154,9 +158,12 @@ def nothing_left(config: DataConfig, events: int) -> InputError:
     )
 
 
-def decimal(number: float) -> str:
-    """SQL of a number to compare with times, exact to their nine decimals."""
-    return f"CAST('{number:.9f}' AS DECIMAL(38, 9))"
+def before(moment: float | None) -> str:
+    """SQL of whether an event's time is before a moment, compared exactly, to nine decimals; before None is nothing."""
+    if moment is None:
+        return "false"
+    moment = max(-_MOST_TIME, min(moment, _MOST_TIME))
+    return f"time < CAST('{moment:.9f}' AS DECIMAL(38, 9))"
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
@@ -173,7 +180,8 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
     dense[indices] = np.arange(len(indices))
     for shard in range(num_shards):
         users = connection.execute(
-            "SELECT user_id, key, events, early_events FROM users WHERE shard = ? ORDER BY user_index", [shard]
+            "SELECT user_id, key, events, early_events, old_events FROM users WHERE shard = ? ORDER BY user_index",
+            [shard],
         ).to_arrow_table()
         lengths = users["events"].to_numpy()
         values = dense[rows(int(lengths.sum()))]
@@ -183,6 +191,7 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
             users["key"].to_numpy().astype(np.uint64),
             Ragged.from_lengths(values, lengths),
             users["early_events"].to_numpy(),
+            users["old_events"].to_numpy(),
         )
 
 

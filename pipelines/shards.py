@@ -26,8 +26,9 @@ class ShardCounts:
     """What a shard, or several, will hold.
 
     Attributes:
-        training_events: int64 [items], by place in the list of all item ids.
+        training_events: int64 [items], by place in the list of all item ids; those of old windows are among them.
         instances: masked windows to train on, several in a record.
+        old_windows: left out, for none of their events is at or after `data.train_since`.
         validated_users, evaluated_users: records of validation and test.
         unseen_users: evaluated users of whom nothing is trained on.
         longest_history: events of the user who has the most.
@@ -35,6 +36,7 @@ class ShardCounts:
 
     training_events: np.ndarray
     instances: int = 0
+    old_windows: int = 0
     validated_users: int = 0
     evaluated_users: int = 0
     unseen_users: int = 0
@@ -44,6 +46,7 @@ class ShardCounts:
         return ShardCounts(
             self.training_events + other.training_events,
             self.instances + other.instances,
+            self.old_windows + other.old_windows,
             self.validated_users + other.validated_users,
             self.evaluated_users + other.evaluated_users,
             self.unseen_users + other.unseen_users,
@@ -55,9 +58,11 @@ def count_shard(users: ShardSequences, config: Config, num_items: int) -> ShardC
     """Splits a shard's sequences and counts, without masking or writing."""
     split = split_sequences(users.sequences, users.early_events, config.data)
     windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
+    trained_on = windows.reaching(users.old_events)
     return ShardCounts(
         np.bincount(split.training.values, minlength=num_items),
-        len(windows) * (config.masking.duplicate_factor + config.masking.last_item_instances),
+        len(trained_on) * (config.masking.duplicate_factor + config.masking.last_item_instances),
+        len(windows) - len(trained_on),
         len(split.validation.users),
         len(split.test.users),
         int(np.sum(split.training.lengths[split.test.users] == 0)),
@@ -87,7 +92,7 @@ class ShardBuilder:
         """Writes the shard's three files."""
         sequences = Ragged(self.ids[users.sequences.values], users.sequences.offsets)
         split = split_sequences(sequences, users.early_events, self.config.data)
-        records, histogram = self._mask(split, users.user_keys)
+        records, histogram = self._mask(split, users)
         seed = self.config.data.seed
         return BuiltShard(
             files={
@@ -100,13 +105,13 @@ class ShardBuilder:
             events=len(sequences.values),
         )
 
-    def _mask(self, split: Split, user_keys: np.ndarray) -> tuple[ShuffledRecords, list[LengthCount]]:
+    def _mask(self, split: Split, users: ShardSequences) -> tuple[ShuffledRecords, list[LengthCount]]:
         data, vocabulary_size = self.config.data, len(self.counts) + NUM_SPECIAL_IDS
-        windows = cut_windows(split.training, data.max_seq_length, data.sliding_window)
+        windows = cut_windows(split.training, data.max_seq_length, data.sliding_window).reaching(users.old_events)
         records = ShuffledRecords(self.data_dir)
         histogram: Counter[int] = Counter()
         most_masked: Counter[int] = Counter()
-        for chunk in mask_windows(windows, user_keys, self.config.masking, vocabulary_size, data.seed):
+        for chunk in mask_windows(windows, users.user_keys, self.config.masking, vocabulary_size, data.seed):
             number, copies = chunk.masked_counts.shape
             columns: dict[str, Column] = {
                 "item_ids": chunk.item_ids,

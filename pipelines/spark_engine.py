@@ -29,7 +29,7 @@ from pipelines.duckdb_engine import Source, connect, reword
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
-from pipelines.sequences import Prepared, ShardSequences, decimal, nothing_left
+from pipelines.sequences import Prepared, ShardSequences, before, nothing_left
 from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
 from tfrecords.schema import Ragged
@@ -128,20 +128,20 @@ class SparkEngine:
                     enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
                     kept = kept.join(enough, column, "left_semi")
             kept = self._written(kept)  # cuts the lineage: a lost task reads, and does not filter all over again
-            left, before = kept.count(), left
+            left, previous = kept.count(), left
             events = kept
-            if left == before:
+            if left == previous:
                 break
         if left == 0:
             raise nothing_left(data, different)
         item_ids = sorted(row.item_id for row in events.select("item_id").distinct().collect())
         users = events.select("user_id").distinct().count()
         hash_ = F.conv(F.substring(F.md5("user_id"), 1, 15), 16, 10).cast("bigint")
-        early = F.lit(False) if data.split_time is None else F.expr(f"time < {decimal(data.split_time)}")
         self._sequences = self._written(
             events.withColumn("key", hash_)
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
-            .withColumn("early", early)
+            .withColumn("early", F.expr(before(data.split_time)))
+            .withColumn("old", F.expr(before(data.train_since)))
         )
         self._order = ["shard", "user_id", "time", *(["item_id"] if data.tie_order == "item_id" else []), "row"]
         self._prepared = Prepared(item_ids, users, left, number - different, different - left)
@@ -153,16 +153,17 @@ class SparkEngine:
         results = (
             self._sequences.repartition(min(self._num_shards, 4096), "shard")
             .sortWithinPartitions(*self._order)
-            .select("shard", "user_id", "key", "item_id", "early")
+            .select("shard", "user_id", "key", "item_id", "early", "old")
             .mapInArrow(functools.partial(_map_batches, function, item_ids), "shard int, result binary")
         )
         found = {row.shard: row.result for row in results.collect()}
-        nobody = Ragged.from_lengths(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        nothing = np.zeros(0, np.int64)
+        nobody = Ragged.from_lengths(nothing, nothing)
         for shard in range(self._num_shards):
             if shard in found:
                 yield pickle.loads(found[shard])
             else:
-                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, np.zeros(0, np.int64)))
+                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, nothing, nothing))
 
     def _written(self, events: "DataFrame") -> "DataFrame":
         """The events from a file, which outlives any machine."""
@@ -310,11 +311,12 @@ def _shard_of(events: pa.Table, item_ids: pa.Array) -> ShardSequences:
     starts = np.concatenate([[0], np.flatnonzero(changes.to_numpy(zero_copy_only=False)) + 1])
     lengths = np.diff([*starts, len(users)])
     items = pc.index_in(events["item_id"], value_set=item_ids).to_numpy()
-    early = np.add.reduceat(events["early"].to_numpy().astype(np.int64), starts)
+    early, old = (np.add.reduceat(events[name].to_numpy().astype(np.int64), starts) for name in ("early", "old"))
     return ShardSequences(
         events["shard"][0].as_py(),
         users.take(pa.array(starts)).to_pylist(),
         events["key"].to_numpy()[starts].astype(np.uint64),
         Ragged.from_lengths(items, lengths),
         early,
+        old,
     )

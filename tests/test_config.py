@@ -23,6 +23,7 @@ SETTINGS = optional(
     data=optional(
         max_seq_length=st.integers(2, 10**6),
         min_rating=st.none() | FINITE,
+        train_since=st.none() | FINITE,
         tie_order=st.sampled_from(["item_id", "input"]),
         seed=st.integers(0, 2**63 - 1),
     ),
@@ -78,6 +79,9 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"data": {"sliding_window": -0.1}}, "sliding_window"),
         ({"data": {"min_rating": float("nan")}}, "min_rating"),
         ({"data": {"min_rating": float("inf")}}, "min_rating"),
+        ({"data": {"train_since": float("nan")}}, "train_since"),
+        ({"data": {"train_since": float("-inf")}}, "train_since"),
+        ({"data": {"train_since": "2003-01-01"}}, "data.train_since"),
         ({"masking": {"masking_rates": []}}, "masking_rates"),
         ({"masking": {"masking_rates": 1.5}}, "masking_rates"),
         ({"masking": {"masking_rates": [0.1, "x"]}}, "masking.masking_rates"),

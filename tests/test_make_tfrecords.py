@@ -6,18 +6,24 @@ import json
 import os
 import pathlib
 import pty
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
+import tensorflow as tf
 
 from bert4rec_tf.config import Config
+from bert4rec_tf.vocabulary import Vocabulary
 from pipelines import build
 from pipelines.build import build_records
+from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import Manifest
+from tfrecords.schema import MASKED_WINDOW, parse
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py")]
@@ -140,6 +146,12 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (GOOD_LOG, ["--split=temporal", "--split_time=3"], ["timestamps", "log.txt"]),
         (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=99"], ["--split_time", "0 to test"]),
         (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=0"], ["--split_time", "leaves 0 events"]),
+        (TIMED_LOG, ["--format=csv", "--split=temporal", "--split_time=1e40"], ["--split_time", "0 to test"]),
+        (GOOD_LOG, ["--train_since=3"], ["--train_since", "timestamps", "log.txt"]),
+        (TIMED_LOG, ["--format=csv", "--train_since=inf"], ["train_since", "finite", "inf"]),
+        (TIMED_LOG, ["--format=csv", "--train_since=soon"], ["--train_since", "'soon'"]),
+        (TIMED_LOG, ["--format=csv", "--train_since=4"], ["--train_since", "4, which leaves none of 20"]),
+        (TIMED_LOG, ["--format=csv", "--train_since=1e40"], ["--train_since", "1e+40, which leaves none of 20"]),
         (GOOD_LOG + "u\n", ["--max_bad_fraction=0.008"], ["1 bad rows of 121", "--max_bad_fraction=0.009"]),
         (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
@@ -253,6 +265,91 @@ def test_a_split_by_time(tmp_path: pathlib.Path) -> None:
     counts = Manifest.load(tmp_path / "number/data").counts
     assert counts["training_events"] == 20 * 3  # events 0 to 3, the last of them for validation
     assert (counts["validated_users"], counts["evaluated_users"], counts["unseen_users"]) == (20, 23, 3)
+
+
+def random_log(path: pathlib.Path) -> dict[str, list[tuple[int, str]]]:
+    """Writes a log with ties and histories of all lengths; time and item of each user's events, oldest first."""
+    draw = random.Random(5)
+    histories = {
+        f"u{user}": sorted((draw.randrange(100), f"i{draw.randrange(50)}") for _ in range(draw.randrange(1, 30)))
+        for user in range(60)
+    }
+    rows = [f"{user},{item},{time}\n" for user, events in histories.items() for time, item in events]
+    draw.shuffle(rows)
+    path.write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    return histories
+
+
+def train_records(data_dir: pathlib.Path) -> list[bytes]:
+    paths = sorted(str(path) for path in data_dir.glob("train/*"))
+    return list(tf.data.TFRecordDataset(paths).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("split", [{}, {"split": "temporal", "split_time": 80.0}], ids=["leave_one_out", "temporal"])
+@pytest.mark.parametrize("sliding_window", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("since", [0.0, 50.0, 74.5])
+def test_windows_with_an_event_since_then_are_all_that_is_trained_on(
+    tmp_path: pathlib.Path, split: dict[str, object], sliding_window: float, since: float
+) -> None:
+    histories = random_log(tmp_path / "log.csv")
+    settings = split | {"sliding_window": sliding_window, "max_seq_length": 8, "min_user_events": 1, "num_shards": 3}
+    settings["duplicates"] = "keep"
+    made = {}
+    for name, more in (("whole", {}), ("since", {"train_since": since})):
+        config = Config.from_dict({"data": settings | more, "masking": {"duplicate_factor": 2}})
+        made[name] = build_records(LogSource([str(tmp_path / "log.csv")]), {}, config, str(tmp_path / name)).manifest
+
+    kept, left_out = Counter[tuple[str, ...]](), 0
+    step = max(1, int(sliding_window * 8))
+    for events in histories.values():
+        held_out = 2 if len(events) >= 3 else 0
+        if split:
+            early = sum(time < 80 for time, _ in events)
+            held_out = len(events) - early + (early >= 2)
+        training = events[: len(events) - held_out]
+        newest = max(len(training) - 8, 0)
+        for start in {newest} if not sliding_window else {*range(newest, 0, -step), 0}:
+            window = training[start : start + 8]
+            if any(time >= since for time, _ in window):
+                kept[tuple(item for _, item in window)] += 1
+            elif window:
+                left_out += 1
+    item_ids = [None, None, None, *Vocabulary.load(tmp_path / "since").item_ids]
+    records = {name: train_records(tmp_path / name) for name in made}
+    windows = [parse(MASKED_WINDOW, record)["item_ids"].numpy() for record in records["since"]]
+    assert Counter(tuple(item_ids[id_] for id_ in window) for window in windows) == kept
+    assert not Counter(records["since"]) - Counter(records["whole"])  # their masks are those of a run over all
+
+    counts = made["since"].counts
+    assert made["whole"].counts == {name: count for name, count in counts.items() if name != "old_windows_left_out"}
+    assert counts["old_windows_left_out"] == left_out == len(records["whole"]) - len(records["since"])
+    histogram = {row.length: row.instances for row in made["since"].length_histogram}
+    assert histogram == Counter(length for window in windows for length in 3 * [len(window)])
+    rest = [
+        {
+            file: digest
+            for file, digest in hashes(tmp_path / name).items()
+            if file.split("/")[0] not in ("train", "manifest.json")
+        }
+        for name in made
+    ]
+    assert len(rest[0]) == 1 + 2 * 3
+    assert rest[0] == rest[1]
+
+
+def test_training_since_a_time(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "log.csv").write_text(TIMED_LOG)
+    flags = [f"--input={tmp_path / 'log.csv'}", "--set=data.max_seq_length=2"]
+    made = [
+        built(tmp_path / name / "data", *flags, f"--train_since={time_}", f"--num_workers={workers}")
+        for name, time_, workers in (("number", "3", 1), ("date", "1970-01-01T00:00:03Z", 2))
+    ]
+    assert made[0] == made[1]
+    assert Manifest.load(tmp_path / "number/data").counts["old_windows_left_out"] == 40
+    dry = run(tmp_path / "dry", *flags, "--train_since=3", "--dry_run")
+    assert (
+        "           40 old windows left out: no event at or after 3\n          220 training instances\n" in dry.stdout
+    )
 
 
 def test_a_dry_run_counts_what_the_run_then_writes(tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """The manifest: a round trip, and every way in which a directory may not be the one that was written."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -39,6 +40,15 @@ def test_the_file_gives_the_manifest_back(data_dir: pathlib.Path) -> None:
     assert manifest.to_bytes() == (data_dir / MANIFEST_FILE).read_bytes()
     assert manifest.instances() == 3 * manifest.records("train")
     assert manifest.records("test") == LOG.num_users
+
+
+def test_a_setting_younger_than_a_directory_leaves_its_sha256_alone(data_dir: pathlib.Path) -> None:
+    manifest = Manifest.load(data_dir)
+    assert "train_since" not in json.loads(manifest.to_bytes())["config"]["data"]
+    data = dataclasses.replace(manifest.config.data, train_since=3.0)
+    since = dataclasses.replace(manifest, config=dataclasses.replace(manifest.config, data=data))
+    assert Manifest.from_bytes(since.to_bytes(), "here") == since
+    assert since.sha256() != manifest.sha256()
 
 
 def test_the_directory_as_written_is_verified(data_dir: pathlib.Path) -> None:

@@ -71,6 +71,21 @@ def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int,
     assert all_items(newest) == [items[-longest:] for items in lists(sequences_of(lengths)) if items]
 
 
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 45)), max_size=4), st.integers(2, 12), st.floats(0, 1))
+def test_windows_that_reach_a_place_hold_it_or_a_later_one(
+    sequences: list[tuple[int, int]], longest: int, sliding_window: float
+) -> None:
+    lengths, places = [length for length, _ in sequences], [place for _, place in sequences]
+    windows = cut_windows(sequences_of(lengths), longest, sliding_window)
+    rows = zip(windows.sequences.tolist(), windows.starts.tolist(), all_items(windows), strict=True)
+    found = windows.reaching(np.array(places, np.int64))
+    assert list(zip(found.sequences.tolist(), found.starts.tolist(), all_items(found), strict=True)) == [
+        (sequence, start, items)
+        for sequence, start, items in rows
+        if any(place >= places[sequence] for place in range(start, start + len(items)))
+    ]
+
+
 @pytest.mark.skipif(not ML_1M.is_file(), reason=f"{ML_1M} is not there")
 def test_instances_of_ml_1m_are_as_many_as_the_authors_code_makes() -> None:
     log = np.array(gzip.decompress(ML_1M.read_bytes()).split(), np.int64).reshape(-1, 2)

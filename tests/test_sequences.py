@@ -75,6 +75,25 @@ def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], us
         assert sum(map(len, rows)) == count(connection, "users") == len({user for user, _, _ in expected})
 
 
+MOMENTS = st.floats(-1, 5) | st.sampled_from([0.0, 2.0, 2.000000001, 1e40, -1e40])
+
+
+@given(EVENTS.filter(bool), MOMENTS, st.none() | MOMENTS)
+@settings(max_examples=40, deadline=None)
+def test_events_before_a_moment_are_counted(events: list[Event], split_time: float, since: float | None) -> None:
+    config = DataConfig(
+        split="temporal", split_time=split_time, train_since=since, min_user_events=1, duplicates="keep"
+    )
+    with connect(events) as connection:
+        prepare_sequences(connection, config, SHARDS)
+        for shard in stream_shards(connection, SHARDS):
+            times = [[time for user, _, time in events if user == id_] for id_ in shard.user_ids]
+            for found, moment in ((shard.early_events, split_time), (shard.old_events, since)):
+                # Times have nine decimals, and so has a moment before it is compared.
+                expected = [sum(moment is not None and time < round(moment, 9) for time in row) for row in times]
+                assert found.tolist() == expected
+
+
 REPEATED = [("u", "a", 2), ("u", "a", 1), ("u", "a", 2), ("v", "a", 2), ("u", "b", 2), ("u", "a", 1)]
 
 

@@ -61,6 +61,8 @@ class Manifest:
         """The file's content, the same for the same records."""
         settings = self.config.to_dict()
         config = {"data": settings["data"], "masking": settings["masking"]}
+        if config["data"]["train_since"] is None:  # a directory older than this setting keeps its sha256
+            del config["data"]["train_since"]
         values = dataclasses.asdict(self) | {"config": config}
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 

@@ -75,7 +75,7 @@ EVALUATION_USER = (
     Feature("item_ids", "ids", "the user's whole history before the target, oldest first"),
     Feature("negative_item_ids", "ids", "items that the user never met, drawn by popularity, all different"),
     Feature("target_item_id", "id", "the item to be predicted"),
-    Feature("trained_items", "id", "how many of the user's items were trained on"),
+    Feature("trained_items", "id", "how many items the user's training sequence has"),
     Feature("user_id", "text", "the user's id in the log"),
 )
 Schema = tuple[Feature, ...]
