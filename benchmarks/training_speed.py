@@ -12,8 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import app, flags
 
@@ -21,11 +20,12 @@ from bert4rec_tf.config import TrainingConfig
 from tfrecords.manifest import Manifest
 from tfrecords.reader import choose_buckets, steps_per_pass
 
+ROOT = pathlib.Path(__file__).parents[1]
 _LOG = flags.DEFINE_string("log", None, "user_item text, each user's lines in time order", required=True)
 _LENGTH = flags.DEFINE_integer("max_seq_length", None, "N", required=True)
 _RATE = flags.DEFINE_float("masking_rate", None, "the paper's proportion", required=True)
 _WORK = flags.DEFINE_string("work_dir", None, "for records, models and logs; must be new", required=True)
-_COPIES = flags.DEFINE_integer("duplicate_factor", 10, "instances of each window in a pass of ours")
+_COPIES = flags.DEFINE_integer("duplicate_factor", 4, "instances of each window in a pass of ours")
 _PASSES = flags.DEFINE_integer("passes", 3, "of ours; the first one compiles and does not count")
 _RECTOOLS = flags.DEFINE_string("rectools_python", None, "of an environment with rectools[torch]")
 _RECBOLE = flags.DEFINE_string("recbole_python", None, "of an environment with recbole")
