@@ -1,5 +1,7 @@
 """Trains a model on a data directory into a model directory; the same call again goes on where it stopped."""
 
+import hashlib
+import json
 import math
 import pathlib
 import signal
@@ -62,11 +64,7 @@ def train(
         recorded, manifest.config, "the records", f"Rebuild {data_dir} with pipelines/make_tfrecords.py"
     )
     config = Config.from_dict(settings | {name: manifest.config.to_dict()[name] for name in ("data", "masking")})
-    if config.training.batch_size % strategy.num_replicas_in_sync:
-        raise InputError(
-            f"`training.batch_size` must be a multiple of the replicas. Received: {config.training.batch_size} "
-            f"over {strategy.num_replicas_in_sync} replicas"
-        )
+    _check_strategy(strategy, config)
     verify(data_dir, manifest)
     vocabulary = Vocabulary.load(data_dir)
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
@@ -120,10 +118,10 @@ class _Run:
                 self._vocabulary.log_popularity(),
                 training.seed,
             )
-            self._optimizer = make_optimizer(training, self._progress.total_steps)
-            self._optimizer.build(self._model.trainable_variables)
             # XLA cannot read weights that are on another machine.
             jit_compile = training.jit_compile and not _on_parameter_servers(self._strategy)
+            self._optimizer = make_optimizer(training, self._progress.total_steps)
+            self._optimizer.build(self._model.trainable_variables)
             log_popularity = self._vocabulary.log_popularity()
             sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
             self._model.compile(self._optimizer, jit_compile, sampled_loss)
@@ -131,7 +129,22 @@ class _Run:
         self._checkpoints = Checkpoints(self._model_dir, tracked, training.checkpoints_to_keep)
         self._finished = self.chief and self._take_up(old)
         self._agreement = Agreement(self._strategy, self.chief)
+        self._check_same_run()
         self._agreement.take_chiefs([*self._model.variables, *self._optimizer.variables, *self._progress.variables])
+
+    def _check_same_run(self) -> None:
+        """Whether this process has the chief's records and settings.
+
+        Raises:
+            InputError: it has others, and joint batches would be of neither.
+        """
+        described = json.dumps([self._manifest.sha256(), self._config.to_dict()], sort_keys=True)
+        digest = int(hashlib.sha256(described.encode()).hexdigest()[:15], 16)
+        if self._agreement.sum([digest if self.chief else 0]) != [digest]:
+            raise InputError(
+                f"All workers need the same records and settings. Received: in {self._data_dir}, or in this one's "
+                "flags, others than the chief's. Fix: copy the chief's --data_dir, and start all with the same command"
+            )
 
     def _take_up(self, old: TrainedModel | None) -> bool:
         """Goes on from the latest checkpoint, or from another model; True where nothing is left to train."""
@@ -223,6 +236,19 @@ class _Run:
                 )
             if books is not None:
                 books.after_steps(sums)
+
+
+def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
+    batch_size, buckets = config.training.batch_size, config.training.num_length_buckets
+    if batch_size % strategy.num_replicas_in_sync:
+        raise InputError(
+            f"`training.batch_size` must be a multiple of the replicas. Received: {batch_size} "
+            f"over {strategy.num_replicas_in_sync} replicas"
+        )
+    if isinstance(strategy, tf.distribute.TPUStrategy) and buckets != 1:
+        raise InputError(
+            f"`training.num_length_buckets` must be 1 on a TPU, which takes batches of one shape. Received: {buckets}"
+        )
 
 
 def _on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:

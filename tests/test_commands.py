@@ -73,6 +73,7 @@ def test_training_writes_its_directory(model_dir: pathlib.Path, data_dir: pathli
     assert [entry["step"] for entry in history] == [20, 40]
     assert history[-1]["learning_rate"] == pytest.approx(0, abs=2e-4)
     assert 0 < history[-1]["validation"]["full"]["ndcg@10"] < 1
+    assert all(0 < entry["input_wait_share"] < 1 for entry in history)
     assert json.loads((model_dir / "config.json").read_text())["data"]["max_seq_length"] == 12
     assert (model_dir / "manifest.json").read_bytes() == (data_dir / "manifest.json").read_bytes()
     assert list((model_dir / "tensorboard").glob("events.out.tfevents.*"))

@@ -157,6 +157,19 @@ def test_a_pass_holds_every_instance_once_in_the_shapes_of_the_buckets(
         assert batch["masked_item_ids"].shape == batch["masked_weights"].shape == (BATCH_SIZE, predictions)
 
 
+@pytest.mark.parametrize("vocabulary_size", [None, 60])
+def test_one_bucket_has_a_shape_that_is_known_beforehand(
+    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None
+) -> None:
+    (bucket,) = choose_buckets(manifest.length_histogram, 1)
+    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, vocabulary_size=vocabulary_size)
+    assert made.element_spec["item_ids"].shape == [BATCH_SIZE, bucket.length]
+    batch = next(iter(made))
+    for name, spec in made.element_spec.items():
+        assert spec.shape.is_fully_defined()
+        assert spec.shape == batch[name].shape, name
+
+
 def test_dtypes(batches: list[Batch]) -> None:
     assert {name: values.dtype.name for name, values in batches[0].items()} == {
         "item_ids": "int32",

@@ -154,6 +154,15 @@ def test_two_workers_make_the_updates_of_one_device(
 
 
 @pytest.mark.slow
+def test_workers_with_other_settings_are_told(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
+        workers.start("worker", 0, "--set=training.num_steps=3")
+        workers.start("worker", 1, "--set=training.num_steps=3", "--set=training.seed=2")
+        assert "All workers need the same records and settings" in workers.wait("worker", 1, code=2)
+        assert "another process of the cluster is gone" in workers.wait("worker", 0, code=3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_path: pathlib.Path, killed: int) -> None:
     with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:

@@ -98,10 +98,13 @@ def training_batches(
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.splits["train"] if shard.records]
     steps = steps_per_pass(buckets, batch_size)
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
-    predictions = tf.constant([bucket.predictions for bucket in buckets], tf.int64)
     masking = manifest.config.masking
+    widths = [  # P of each bucket
+        bucket.predictions if vocabulary_size is None else most_predictions(bucket.length, masking)
+        for bucket in buckets
+    ]
+    predictions = tf.constant(widths, tf.int64)
     copies = masking.duplicate_factor + masking.last_item_instances
-    most_drawn = tf.constant([most_predictions(bucket.length, masking) for bucket in buckets])
     shows_items = bool(masking.random_item_rate or masking.kept_item_rate)
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -155,7 +158,7 @@ def training_batches(
     def new_masks(epoch: tf.Tensor, size: int, instances: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         keys = hashed_bits(seed, epoch, instances["place"])
         bucket = tf.searchsorted(lengths, tf.shape(instances["item_ids"], tf.int64)[1:])[0]
-        return draw_masks(instances["item_ids"], keys, masking, size, most_drawn[bucket])
+        return draw_masks(instances["item_ids"], keys, masking, size, tf.cast(predictions[bucket], tf.int32))
 
     def bucket_of(instance: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.searchsorted(lengths, tf.size(instance["item_ids"], tf.int64)[None], out_type=tf.int64)[0]
@@ -169,8 +172,9 @@ def training_batches(
     def complete(records: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         missing = batch_size - tf.shape(records["item_ids"])[0]
         filled = {name: tf.pad(value, [[0, missing], [0, 0]]) for name, value in records.items()}
-        for value in filled.values():
-            value.set_shape([batch_size, None])
+        for name, value in filled.items():
+            width = buckets[0].length if name == "item_ids" else widths[0]
+            value.set_shape([batch_size, width if len(buckets) == 1 else None])
         return filled | {
             "valid_mask": filled["item_ids"] != PAD_ID,
             "masked_weights": tf.cast(filled["masked_item_ids"] != PAD_ID, tf.float32),

@@ -1,0 +1,131 @@
+"""What a run shows while it goes on: a line, TensorBoard's training curves, and on request a trace."""
+
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from bert4rec_tf.model_dir import Progress
+from bert4rec_tf.run_clock import RunClock
+from bert4rec_tf.steps import StepSums
+
+_SCALAR_STEPS = 50  # between two points of TensorBoard's training curves
+_LOG_SECONDS = 15.0
+
+
+class ProgressBar:
+    """A line with step, loss, pace, best validation and time left; and the training curves of TensorBoard.
+
+    On a terminal the line is drawn in place; in a log file a new one is written every quarter of a minute.
+
+    Args:
+        clock: of the run.
+        progress: of the run.
+        learning_rate: as it is now.
+        tensorboard: a summary writer.
+    """
+
+    def __init__(
+        self,
+        clock: RunClock,
+        progress: Progress,
+        learning_rate: Callable[[], float],
+        tensorboard: tf.summary.SummaryWriter,
+    ):
+        self._clock, self._progress = clock, progress
+        self._learning_rate, self._tensorboard = learning_rate, tensorboard
+        self._bar = tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), mininterval=0.3, file=sys.stderr)
+        self._smooth_loss = math.nan
+        self._last_line = time.monotonic()
+        self.begin_epoch()
+
+    def after_steps(self, sums: StepSums) -> None:
+        """Draws the line, and writes a point of the curves."""
+        self._items += sums.items
+        self._loss += sums.loss
+        self._weight += sums.masked_items
+        self._input_seconds += sums.input_seconds
+        self._seconds += sums.seconds
+        loss = sums.loss / max(sums.masked_items, 1.0)
+        old = self._smooth_loss if math.isfinite(self._smooth_loss) else loss
+        self._smooth_loss = loss + 0.95**sums.steps * (old - loss)
+        self._bar.set_description_str(self._line(), refresh=False)
+        self._bar.update()
+        if self._bar.disable and time.monotonic() - self._last_line > _LOG_SECONDS:
+            self.say(self._line())
+            self._last_line = time.monotonic()
+        if self._clock.step // _SCALAR_STEPS > (self._clock.step - sums.steps) // _SCALAR_STEPS:
+            with self._tensorboard.as_default(step=self._clock.step):
+                tf.summary.scalar("loss", self._smooth_loss)
+                tf.summary.scalar("learning_rate", self._learning_rate())
+                tf.summary.scalar("items_per_second", self.items_per_second())
+                tf.summary.scalar("input_wait_share", self.input_wait_share())
+
+    def items_per_second(self) -> float:
+        """Real items trained on, padding not counted, since the epoch began."""
+        return self._items / max(time.monotonic() - self._since, 1e-9)
+
+    def input_wait_share(self) -> float:
+        """The share of the steps' time spent waiting for batches, since the epoch began."""
+        return self._input_seconds / max(self._seconds, 1e-9)
+
+    def epoch_loss(self) -> float:
+        """Mean over the epoch's masked items."""
+        return self._loss / max(self._weight, 1.0)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+    def begin_epoch(self) -> None:
+        """Loss and pace are those from here on."""
+        self._items, self._loss, self._weight = 0.0, 0.0, 0.0
+        self._seconds, self._input_seconds = 0.0, 0.0
+        self._since = time.monotonic()
+
+    def _line(self) -> str:
+        left = self._clock.seconds_left()
+        ends = "" if math.isinf(left) else f", {max(left, 0) / 60:.1f} min left"
+        best = float(self._progress.best_ndcg.numpy())
+        seen = f", best NDCG@10 {best:.4f}" if best >= 0 else ""
+        return (
+            f"step {self._clock.step:,}/{int(self._progress.total_steps.numpy()):,}, loss {self._smooth_loss:.4f}, "
+            f"{self.items_per_second():,.0f} items/s, "
+            f"{self.input_wait_share():.1%} waiting for input{seen}{ends}"
+        )
+
+
+class Profiler:
+    """Writes a trace of some steps for TensorBoard's profiler, once the first steps have compiled what they need.
+
+    Args:
+        directory: of the TensorBoard logs.
+    """
+
+    _FIRST, _LAST = 20, 30
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory, self._steps, self._runs = str(directory), 0, False
+
+    def after_steps(self, sums: StepSums) -> None:
+        """Starts before the 21st step, and stops after the 30th or a little later."""
+        self._steps += sums.steps
+        if self._runs and self._steps >= self._LAST:
+            self.close()
+        elif not self._runs and self._FIRST <= self._steps < self._LAST:
+            tf.profiler.experimental.start(self._directory)
+            self._runs = True
+
+    def close(self) -> None:
+        """Writes what there is."""
+        if self._runs:
+            tf.profiler.experimental.stop()
+            self._runs = False

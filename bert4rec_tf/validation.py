@@ -1,0 +1,113 @@
+"""Validation and checkpoints between steps."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from bert4rec_tf.config import TrainingConfig
+from bert4rec_tf.evaluation import Ranks
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_whole
+from bert4rec_tf.progress_bar import ProgressBar
+from bert4rec_tf.run_clock import RunClock
+
+
+class Validation:
+    """At the end of each epoch: ranks validation users, writes history.jsonl, saves checkpoints, and may stop the run.
+
+    An epoch ends at a multiple of `steps_per_epoch`, wherever the run was taken up, and at the end of the run.
+
+    Args:
+        rank_users: ranks the validation users with the model as it is.
+        model_dir: for history.jsonl.
+        checkpoints, progress, clock, bar: of the run.
+        learning_rate: as it is now.
+        config: early stopping, and how often to save between validations.
+        steps_per_epoch: how often to validate.
+        tensorboard: a summary writer.
+    """
+
+    def __init__(
+        self,
+        rank_users: Callable[[], Ranks],
+        model_dir: pathlib.Path,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        clock: RunClock,
+        bar: ProgressBar,
+        learning_rate: Callable[[], float],
+        config: TrainingConfig,
+        steps_per_epoch: int,
+        tensorboard: tf.summary.SummaryWriter,
+    ):
+        self._learning_rate, self._steps_per_epoch, self._saved = learning_rate, steps_per_epoch, time.monotonic()
+        self._rank_users, self._path, self._checkpoints = rank_users, model_dir / HISTORY_FILE, checkpoints
+        self._progress, self._clock, self._bar = progress, clock, bar
+        self._config, self._tensorboard = config, tensorboard
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        # A run that was cut off after a line and before its checkpoint comes by that step again.
+        self._history = [line for line in lines if json.loads(line)["step"] <= clock.step]
+
+    def after_steps(self) -> None:
+        """Validates and saves at the end of an epoch and of the run, and saves in between where that takes long."""
+        if self._clock.ended or self._clock.step % self._steps_per_epoch == 0:
+            self._validate(-(-self._clock.step // self._steps_per_epoch))
+            self._bar.begin_epoch()
+        elif time.monotonic() - self._saved > 60 * self._config.checkpoint_minutes:
+            self.save(best=False)
+
+    def save(self, best: bool) -> None:
+        """Writes a checkpoint of where the run stands."""
+        self._clock.record()
+        self._checkpoints.save(best=best)
+        self._saved = time.monotonic()
+
+    def _validate(self, epoch: int) -> None:
+        measured = {
+            "loss": self._bar.epoch_loss(),
+            "learning_rate": self._learning_rate(),
+            "items_per_second": round(self._bar.items_per_second(), 1),
+            "input_wait_share": round(self._bar.input_wait_share(), 4),
+        }
+        started = time.monotonic()
+        ranks = self._rank_users()
+        metrics = {"full": ranking_metrics(ranks.full), "sampled": ranking_metrics(ranks.sampled)}
+        ndcg = metrics["full"]["ndcg@10"]
+        better = ndcg > float(self._progress.best_ndcg.numpy())
+        self._progress.validation_ndcg.assign(ndcg)
+        self._progress.best_ndcg.assign(max(ndcg, float(self._progress.best_ndcg.numpy())))
+        self._progress.epochs_since_best.assign(0 if better else self._progress.epochs_since_best + 1)
+        self._write(epoch, measured, metrics)
+        self.save(best=better)
+        self._clock.set_aside(1.2 * (time.monotonic() - started))
+        patience = self._config.early_stopping_epochs
+        if patience is not None and int(self._progress.epochs_since_best.numpy()) >= patience:
+            self._bar.say(f"no better validation in {patience} epochs: stopping early")
+            self._clock.ended = True
+
+    def _write(self, epoch: int, measured: dict[str, float], metrics: dict[str, Any]) -> None:
+        entry = {
+            "epoch": epoch,
+            "step": self._clock.step,
+            **measured,
+            "elapsed_seconds": round(self._clock.elapsed_seconds(), 1),
+            "validation": metrics,
+        }
+        self._history.append(json.dumps(entry))
+        write_whole(self._path, "\n".join(self._history) + "\n")
+        with self._tensorboard.as_default(step=self._clock.step):
+            for protocol, values in metrics.items():
+                for name, value in values.items():
+                    if name != "ci95":
+                        tf.summary.scalar(f"validation_{protocol}/{name.replace('@', '_at_')}", value)
+        full, sampled = metrics["full"], metrics["sampled"]
+        self._bar.say(
+            f"epoch {epoch}, step {self._clock.step:,}: loss {measured['loss']:.4f}, "
+            f"validation NDCG@10 {full['ndcg@10']:.4f}, HR@10 {full['hr@10']:.4f} "
+            f"(100 negatives: {sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}), "
+            f"{self._clock.elapsed_seconds() / 60:.1f} min"
+        )
