@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist=loadfile
+	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
 test-slow: $(VENV)/.installed-spark
 	$(BIN)/python -m pytest -m slow -n 2 --dist=loadfile

@@ -169,9 +169,7 @@ def test_kill_9_and_the_same_command_again_change_nothing(
     assert [step for step, _ in history_of(tmp_path / "unbroken")] == [30, 60, 70]
 
 
-def test_mirrored_over_two_logical_devices(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    printed = train_again(data_dir, tmp_path / "model", "--strategy=mirrored", "--set=training.num_steps=20")
-    assert "step 20" in printed
+def test_replicas_share_a_batch_evenly(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     odd = train_again(data_dir, tmp_path / "odd", "--strategy=mirrored", "--set=training.batch_size=33", code=2)
     assert "`training.batch_size` must be a multiple of the replicas" in odd
 
