@@ -50,8 +50,9 @@ def sampled_softmax_loss(
 def gbce_loss(positive_logits: tf.Tensor, negative_logits: tf.Tensor, beta: float, weights: tf.Tensor) -> tf.Tensor:
     """Generalised binary cross-entropy, summed (Petrov & Macdonald, gSASRec, RecSys 2023). No part of the paper.
 
-    -(beta log sigmoid(positive) + sum log(1 - sigmoid(negative))) / (S + 1). Departure from there: the negatives are
-    drawn once for a batch, not for each slot.
+    -(beta log sigmoid(positive) + sum log(1 - sigmoid(negative))). Departures from there: the negatives are drawn once
+    for a batch, not for each slot, and the sum is not divided by S + 1, which leaves gradients that Adam's epsilon
+    swallows.
 
     Args:
         positive_logits: float32 [M], of the masked items.
@@ -64,7 +65,7 @@ def gbce_loss(positive_logits: tf.Tensor, negative_logits: tf.Tensor, beta: floa
     """
     positives = beta * tf.math.log_sigmoid(positive_logits)
     negatives = tf.reduce_sum(tf.math.log_sigmoid(-negative_logits), axis=1)
-    return -tf.reduce_sum((positives + negatives) * weights) / (negative_logits.shape[1] + 1)
+    return -tf.reduce_sum((positives + negatives) * weights)
 
 
 def gbce_beta(calibration: float, negatives: int, items: int) -> float:

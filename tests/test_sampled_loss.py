@@ -56,7 +56,7 @@ def test_gbce_is_the_papers_equation() -> None:
     def sigmoid(x: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-x))
 
-    each = -(np.log(sigmoid(positives) ** 0.3) + np.log(1 - sigmoid(negatives)).sum(axis=1)) / 7
+    each = -(np.log(sigmoid(positives) ** 0.3) + np.log(1 - sigmoid(negatives)).sum(axis=1))
     positives_, negatives_, weights_ = as_tensors(positives, negatives, WEIGHTS)
     np.testing.assert_allclose(gbce_loss(positives_, negatives_, 0.3, weights_), np.sum(each * WEIGHTS), rtol=1e-5)
 
