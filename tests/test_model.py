@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_bert4rec import Weights, log_softmax, masked_logits
+from ring_log import ring_batch
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model import Bert4Rec, build_model
@@ -311,24 +312,13 @@ def test_xla_computes_the_same_step(config: ModelConfig) -> None:
 
 
 def test_plain_fit_learns_a_tiny_log() -> None:
-    # Every item is followed by the next higher one, in a ring.
-    starts = np.random.default_rng(4).integers(0, 10, 64)
-    items = NUM_SPECIAL_IDS + (starts[:, None] + np.arange(6)) % 10
-    positions = np.random.default_rng(5).integers(0, 6, [64, 1])
-    shown = items.copy()
-    np.put_along_axis(shown, positions, MASK_ID, axis=1)
-    records = {
-        "item_ids": shown.astype(np.int32),
-        "valid_mask": np.ones([64, 6], bool),
-        "masked_positions": positions.astype(np.int32),
-        "masked_item_ids": np.take_along_axis(items, positions, axis=1).astype(np.int32),
-        "masked_weights": np.ones([64, 1], np.float32),
-    }
     tf.keras.utils.set_random_seed(1)
     config = ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2)
     model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
     model.compile(tf.keras.optimizers.Adam(0.01))
-    history = model.fit(tf.data.Dataset.from_tensor_slices(records).batch(64).repeat(60), verbose=0, epochs=2).history
+    history = model.fit(
+        tf.data.Dataset.from_tensor_slices(ring_batch()).batch(64).repeat(60), verbose=0, epochs=2
+    ).history
     assert history["loss"][-1] < 0.5
     assert history["masked_items"] == [64, 64]
     assert history["items"] == [64 * 6, 64 * 6]

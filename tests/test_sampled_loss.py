@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_bert4rec import log_softmax
+from ring_log import ring_batch
 
 from bert4rec_tf.config import ModelConfig, TrainingConfig
 from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.optimizer import make_optimizer
 from bert4rec_tf.sampled_loss import SampledLoss
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
 GENERATOR = np.random.default_rng(1)
 WEIGHTS = np.array([1, 1, 0, 1], np.float32)
@@ -103,26 +104,14 @@ def test_a_drawn_item_that_is_the_masked_one_does_not_count(loss: str) -> None:
 
 
 def ring_model(loss: str, jit_compile: bool = False) -> tuple[Bert4Rec, dict[str, np.ndarray]]:
-    """A model over 40 items, and a batch of windows in which each item is followed by the next one of a ring of ten."""
-    starts = np.random.default_rng(4).integers(0, 10, 64)
-    items = NUM_SPECIAL_IDS + (starts[:, None] + np.arange(6)) % 10
-    positions = np.random.default_rng(5).integers(0, 6, [64, 1])
-    shown = items.copy()
-    np.put_along_axis(shown, positions, MASK_ID, axis=1)
-    batch = {
-        "item_ids": shown.astype(np.int32),
-        "valid_mask": np.ones([64, 6], bool),
-        "masked_positions": positions.astype(np.int32),
-        "masked_item_ids": np.take_along_axis(items, positions, axis=1).astype(np.int32),
-        "masked_weights": np.ones([64, 1], np.float32),
-    }
+    """A model over 40 items, and a batch over ten of them."""
     tf.keras.utils.set_random_seed(1)
     model = build_model(ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2), 43, 8)
     training = TrainingConfig(loss=loss, sampled_items=16, learning_rate=0.01, warmup_steps=0, schedule="constant")
     optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))
     made = SampledLoss(training, np.log(np.concatenate([np.ones(13), np.full(30, 0.02)])).astype(np.float32))
     model.compile(optimizer, jit_compile, None if loss == "softmax" else made)
-    return model, batch
+    return model, ring_batch()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
