@@ -34,8 +34,7 @@ def main(_: list[str]) -> None:
                 f"{tables / 2**20:,.0f} MiB of weights and moments",
                 flush=True,
             )
-        (few, *_), (many, *_) = (found[size] for size in (min(found), max(found)))
-        (_, few_bytes, _), (_, many_bytes, _) = (found[size] for size in (min(found), max(found)))
+        (few, few_bytes, _), (many, many_bytes, _) = found[min(found)], found[max(found)]
         print(
             f"{loss}: {many / few:.2f} times the time, {many_bytes / few_bytes:.2f} times the memory beyond the tables"
         )
@@ -65,9 +64,10 @@ def measure(loss: str, items: int) -> tuple[float, float, float]:
     model.compile(optimizer, jit_compile=True, sampled_loss=sampled)
     step = tf.function(model.train_step)
     popular = np.exp(log_popularity[NUM_SPECIAL_IDS:].astype(np.float64))
+    popular /= popular.sum()
     seconds = []
     for _ in range(_STEPS + 3):
-        item_ids = NUM_SPECIAL_IDS + random.choice(items, [_BATCH, _LENGTH], p=popular / popular.sum())
+        item_ids = NUM_SPECIAL_IDS + random.choice(items, [_BATCH, _LENGTH], p=popular)
         positions = np.sort(random.permuted(np.tile(np.arange(_LENGTH), [_BATCH, 1]), axis=1)[:, :_PREDICTIONS], axis=1)
         masked = np.take_along_axis(item_ids, positions, axis=1)
         np.put_along_axis(item_ids, positions, MASK_ID, axis=1)

@@ -1,7 +1,6 @@
 """AdamW with warm-up and decay (paper section 4.3)."""
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
@@ -45,16 +44,12 @@ class LazyAdamW(tf.keras.optimizers.AdamW):
     long. A step then costs what its batch does, whatever the number of rows.
     """
 
-    def apply_gradients(self, grads_and_vars: Any, name: str | None = None, **kwargs: Any) -> tf.Variable:
-        """As of any optimizer; rows that come several times are summed before the clipping, as a dense gradient is."""
-        summed = []
-        for gradient, variable in self.aggregate_gradients(grads_and_vars):
-            if isinstance(gradient, tf.IndexedSlices):
-                rows, place = tf.unique(gradient.indices)
-                values = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
-                gradient = tf.IndexedSlices(values, rows, gradient.dense_shape)
-            summed.append((gradient, variable))
-        return super().apply_gradients(summed, name=name, skip_gradients_aggregation=True, **kwargs)
+    def _clip_gradients(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
+        # Rows that come several times are summed before the clipping, as in a dense gradient; Keras does it after.
+        return super()._clip_gradients(super()._deduplicate_sparse_grad(grads))
+
+    def _deduplicate_sparse_grad(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
+        return grads
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """Called by Keras for each variable."""

@@ -40,7 +40,7 @@ class SampledLoss:
         seed = tf.stack([self._config.seed + _SALT, tf.cast(step, tf.int32)])
         draws = tf.random.stateless_uniform([self._config.sampled_items], seed, dtype=tf.float64)
         found = tf.searchsorted(self._cumulative, draws, side="right")
-        item_ids = tf.clip_by_value(found, NUM_SPECIAL_IDS, tf.size(self._cumulative) - 1)
+        item_ids = tf.minimum(found, tf.size(self._cumulative) - 1)  # the sum may round to below 1
         return {
             "sampled_item_ids": item_ids,
             "log_expected_counts": tf.gather(self._log_expected_counts, item_ids),

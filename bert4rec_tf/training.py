@@ -107,7 +107,7 @@ class _Run:
                 old = load_model(warm_start_from)
                 check_alike(self._config, old.config)
             open_model_dir(self._model_dir, self._config, self._manifest, self._vocabulary)
-        training = self._config.training
+        training, log_popularity = self._config.training, self._vocabulary.log_popularity()
         tf.keras.utils.set_random_seed(training.seed)
         with self._strategy.scope():
             self._progress = Progress(training.num_steps)
@@ -115,14 +115,13 @@ class _Run:
                 self._config.model,
                 self._vocabulary.size,
                 self._config.data.max_seq_length,
-                self._vocabulary.log_popularity(),
+                log_popularity,
                 training.seed,
             )
             # XLA cannot read weights that are on another machine.
             jit_compile = training.jit_compile and not _on_parameter_servers(self._strategy)
             self._optimizer = make_optimizer(training, self._progress.total_steps)
             self._optimizer.build(self._model.trainable_variables)
-            log_popularity = self._vocabulary.log_popularity()
             sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
             self._model.compile(self._optimizer, jit_compile, sampled_loss)
         tracked = {"model": self._model, "optimizer": self._optimizer, "progress": self._progress}
