@@ -11,7 +11,7 @@ from absl import app, flags
 
 from bert4rec_tf.config import read_settings
 from bert4rec_tf.errors import command
-from bert4rec_tf.serving import export
+from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training import train
 
@@ -41,7 +41,7 @@ def main() -> None:
     state = trained.state
     print(f"{_MODEL.value}: best validation NDCG@10 {state['validation_ndcg@10']:.4f} at step {state['step']:,}")
     if _EXPORT.value:
-        print(f"wrote {export(_MODEL.value, _EXPORT.value, _TOP_K.value)}")
+        print(f"wrote {export(_MODEL.value, _EXPORT.value, Publishing(_TOP_K.value))}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _PUBLIC = {
     "Recommender": "bert4rec_tf.serving",
     "Vocabulary": "bert4rec_tf.vocabulary",
     "evaluate": "bert4rec_tf.evaluation",
-    "export": "bert4rec_tf.serving",
+    "export": "bert4rec_tf.publishing",
     "load_model": "bert4rec_tf.model_dir",
     "train": "bert4rec_tf.training",
 }

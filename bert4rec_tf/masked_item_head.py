@@ -40,7 +40,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """`hidden`: float32 [B, P, D]; `item_table`: float32 [V, D], the input embedding. Returns logits [B, P, V]."""
         special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
         bias = tf.where(special, _SPECIAL_SCORE, self.output_bias)
-        logits = tf.matmul(self._projected(hidden), item_table, transpose_b=True) + bias
+        logits = tf.matmul(self.project(hidden), item_table, transpose_b=True) + bias
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 
     def some_logits(
@@ -57,12 +57,19 @@ class MaskedItemHead(tf.keras.layers.Layer):
         Returns:
             float32 [B x P] and [B x P, S].
         """
-        projected, own_item_ids = self._projected(hidden), tf.reshape(own_item_ids, [-1])
+        projected, own_item_ids = self.project(hidden), tf.reshape(own_item_ids, [-1])
         own = tf.reduce_sum(projected * tf.gather(item_table, own_item_ids), axis=1)
         others = tf.matmul(projected, tf.gather(item_table, item_ids), transpose_b=True)
         return own + tf.gather(self.output_bias, own_item_ids), others + tf.gather(self.output_bias, item_ids)
 
-    def _projected(self, hidden: tf.Tensor) -> tf.Tensor:
-        """[B x P, D]: one large product instead of B small ones."""
+    def project(self, hidden: tf.Tensor) -> tf.Tensor:
+        """GELU(h W^P + b^P), whose inner product with an item's embedding, plus its bias, is the item's logit.
+
+        Args:
+            hidden: float32 [B, P, D].
+
+        Returns:
+            float32 [B x P, D]: one large product with the table then does instead of B small ones.
+        """
         projected = self.projection(hidden)
         return tf.reshape(projected, [-1, projected.shape[-1]])

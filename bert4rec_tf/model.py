@@ -75,21 +75,35 @@ class Bert4Rec(tf.keras.Model):
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
 
         Args:
-            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over
-                too; of the items that remain, the last N - 1 count.
+            histories: as for `encode_next_item`.
 
         Returns:
             float32 [B, V], -1e9 for special ids. A row does not depend on its padding or on the other rows.
         """
+        return self(self._asking_for_next_item(histories))[:, 0]
+
+    def encode_next_item(self, histories: tf.Tensor) -> tf.Tensor:
+        """What `score_next_item` compares with the items: an item's logit is this . its embedding + its bias.
+
+        Args:
+            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over
+                too; of the items that remain, the last N - 1 count.
+
+        Returns:
+            float32 [B, D].
+        """
+        inputs = self._asking_for_next_item(histories)
+        return self.head.project(self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"]))
+
+    def _asking_for_next_item(self, histories: tf.Tensor) -> Batch:
         items = tf.ragged.boolean_mask(histories, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
         lengths = tf.cast(items.row_lengths(), tf.int32)
         item_ids = tf.concat([items, tf.fill([tf.shape(histories)[0], 1], MASK_ID)], axis=1).to_tensor(PAD_ID)
-        inputs = {
+        return {
             "item_ids": item_ids,
             "valid_mask": tf.sequence_mask(lengths + 1, tf.shape(item_ids)[1]),
             "masked_positions": lengths[:, None],
         }
-        return self(inputs)[:, 0]
 
     def compile(
         self,

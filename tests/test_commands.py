@@ -79,8 +79,7 @@ def test_training_writes_its_directory(model_dir: pathlib.Path, data_dir: pathli
     assert list((model_dir / "tensorboard").glob("events.out.tfevents.*"))
     assert list((model_dir / "tensorboard/plugins/profile").glob("*/*.xplane.pb"))
     assert len((model_dir / "tensorboard/items.tsv").read_text().splitlines()) == 60
-    (version,) = model_dir.with_name("exported").iterdir()
-    assert version.name.isdigit()
+    (version,) = model_dir.with_name("exported").glob("[0-9]*")
     assert (version / "saved_model.pb").is_file()
 
 
@@ -296,6 +295,12 @@ def test_what_is_served_is_what_was_evaluated(
             assert (answer.index(names[target]) + 1 if names[target] in answer else top_k + 1) == min(rank, top_k + 1)
             seen_at_least_once += rank <= top_k
     assert seen_at_least_once > 10
-    asked = run("serving/ask.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
-    assert "top 20" in asked
-    assert "item-0001" not in asked.split("top 20")[1]
+    asked = run("serving/client.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
+    assert "top 10" in asked
+    assert "item-0001" not in asked.split("top 10")[1]
+    assert "needs a version to return to" in run("export.py", "rollback", f"--export_dir={tmp_path}", code=2)
+    assert "--model_dir must name a model" in run("export.py", f"--export_dir={tmp_path}", code=2)
+    gated = ("--max_regression=0.01", f"--data_dir={data_dir}", "--keep_versions=2")
+    run("export.py", f"--model_dir={model_dir}", f"--export_dir={tmp_path}", *gated)
+    withdrawn = run("export.py", "rollback", f"--export_dir={tmp_path}")
+    assert f"{version.name} is served again" in withdrawn

@@ -1,6 +1,6 @@
 """What is served: a SavedModel, saved, loaded again and held against plain Python."""
 
-import json
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
 from bert4rec_tf.config import Config, DataConfig, ModelConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec, build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, open_model_dir
-from bert4rec_tf.serving import Recommender, export
+from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
-from tfrecords.manifest import Manifest
 
 CONFIG = Config(
     data=DataConfig(max_seq_length=6), model=ModelConfig(hidden_size=8, num_heads=2, num_layers=2, feed_forward_size=16)
@@ -26,14 +24,15 @@ MAX_SEQ_LENGTH = CONFIG.data.max_seq_length
 TOP_K = 5
 ITEM_IDS = (
     "tab\tbed", "line\nend", "\u2028", " ", "0", "🍕", "👩\u200d👧", "\u00e9", "e\u0301", "[MASK]", "[PAD]", "[UNK]",
-    "nul\0", "\0", "x" * 10_240, '"quoted\\"', "ひ", "a", "A", "a ",
+    "nul\0", "\0", "x" * 65_535, '"quoted\\"', "ひ", "a", "A", "a ",
 )  # fmt: skip
 # Many counts are equal, so popularity ties are common.
 VOCABULARY = Vocabulary(ITEM_IDS, np.array([9, 9, 8, 5, 5, 5, 5] + [2] * 8 + [0] * 5), (None,) * len(ITEM_IDS))
-UNKNOWN = ["unknown", "tab", "E\u0301", "x" * 10_239, "nul", "\ufeff0"]
+UNKNOWN = ["unknown", "tab", "E\u0301", "x" * 65_534, "nul", "\ufeff0"]
 
+LONG = "x" * 65_536
 Answer = tuple[list[list[str]], np.ndarray]
-Recommend = Callable[[list[list[str]]], Answer]
+Score = Callable[[list[str]], np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -47,41 +46,62 @@ def model() -> Bert4Rec:
 
 
 @pytest.fixture(scope="module")
-def score(model: Bert4Rec) -> Callable[[tf.Tensor], tf.Tensor]:
-    return tf.function(model.score_next_item, input_signature=[tf.TensorSpec([1, None], tf.int32)])
+def score(model: Bert4Rec) -> Score:
+    """Scores of all items after a history, by the model itself."""
+    graph = tf.function(model.score_next_item, input_signature=[tf.TensorSpec([1, None], tf.int32)])
+
+    def of(history: list[str]) -> np.ndarray:
+        known = [ITEM_IDS.index(item_id) + NUM_SPECIAL_IDS for item_id in history if item_id in ITEM_IDS]
+        scores = graph(tf.constant([known])).numpy()[0] if known else VOCABULARY.log_popularity()
+        return scores[NUM_SPECIAL_IDS:]
+
+    return of
 
 
-@pytest.fixture(scope="module")
-def saved(model: Bert4Rec, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("serving") / "saved"
-    recommender = Recommender(model, VOCABULARY, TOP_K)
-    tf.saved_model.save(recommender, str(path), signatures={"serving_default": recommender.recommend})
+@pytest.fixture(scope="module", params=["exact", "ivf"])
+def saved(request: pytest.FixtureRequest, model: Bert4Rec, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """An inverted file that probes all of its cells must answer as the exact index does."""
+    path = tmp_path_factory.mktemp("serving") / request.param
+    scores = item_scores(model, VOCABULARY)
+    index = InvertedFileIndex(scores, num_cells=4) if request.param == "ivf" else None
+    recommender = Recommender(model, VOCABULARY, TOP_K, index)
+    tf.saved_model.save(recommender, str(path), signatures=recommender.signatures())
     return path
 
 
 @pytest.fixture(scope="module")
-def recommend(saved: pathlib.Path) -> Recommend:
-    """The loaded signature, from lists of ids to lists of ids and scores."""
+def served(saved: pathlib.Path) -> Callable[..., dict[str, np.ndarray]]:
+    """Asks a signature of the loaded model; lists of ids in, arrays out."""
     loaded = tf.saved_model.load(str(saved))
-    return lambda rows: answer(loaded.signatures["serving_default"], rows)
+
+    def ask(signature: str, **inputs: list) -> dict[str, np.ndarray]:
+        function = loaded.signatures[signature]
+        _, specs = function.structured_input_signature
+        tensors = {name: tensor(value, specs[name].dtype) for name, value in inputs.items()}
+        defaults = {
+            "k": tf.constant([TOP_K]),
+            "drop_seen": tf.constant([True]),
+            "excluded_item_ids": tf.constant([], tf.string, [1, 0]),
+            "allowed_item_ids": tf.constant([], tf.string, [1, 0]),
+        }
+        missing = {name: value for name, value in defaults.items() if name in specs and name not in tensors}
+        return {name: value.numpy() for name, value in function(**tensors, **missing).items()}
+
+    return ask
 
 
-@pytest.fixture(scope="module")
-def recommend_all(model: Bert4Rec) -> Recommend:
-    """Four places more than there are items."""
-    recommender = Recommender(model, VOCABULARY, len(ITEM_IDS) + 4)
-    return lambda rows: answer(recommender.recommend, rows)
-
-
-def answer(signature: Callable, rows: list[list[str]]) -> Answer:
+def tensor(value: list | int, dtype: tf.DType) -> tf.Tensor:
+    if dtype != tf.string or not isinstance(value[0] if value else [], list):
+        return tf.constant(value, dtype)
     # Through bytes: an array of str would lose trailing NULs.
-    flat = [item_id.encode() for row in rows for item_id in row]
-    request = tf.reshape(tf.constant(flat, tf.string), [len(rows), len(rows[0]) if rows else 0])
-    outputs = signature(item_ids=request)
-    assert set(outputs) == {"item_ids", "scores"}
-    assert outputs["item_ids"].shape == outputs["scores"].shape
-    item_ids = [[item_id.decode() for item_id in row] for row in outputs["item_ids"].numpy().tolist()]
-    return item_ids, outputs["scores"].numpy()
+    flat = [item_id.encode() for row in value for item_id in row]
+    return tf.reshape(tf.constant(flat, tf.string), [len(value), len(value[0]) if value else 0])
+
+
+def rows_of(answer: dict[str, np.ndarray]) -> Answer:
+    assert set(answer) == {"item_ids", "scores"}
+    assert answer["item_ids"].shape == answer["scores"].shape
+    return [[item_id.decode() for item_id in row] for row in answer["item_ids"].tolist()], answer["scores"]
 
 
 def rectangle(rows: list[list[str]], side: str) -> list[list[str]]:
@@ -89,37 +109,100 @@ def rectangle(rows: list[list[str]], side: str) -> list[list[str]]:
     return [row + [""] * (length - len(row)) if side == "right" else [""] * (length - len(row)) + row for row in rows]
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Rows of `recommend`, already rectangles."""
+
+    histories: list[list[str]]
+    k: int
+    drop_seen: bool
+    excluded: list[list[str]]
+    allowed: list[list[str]]
+
+
 @st.composite
-def requests(draw: st.DrawFn) -> list[list[str]]:
-    """Up to four histories of known and unknown ids, repeated ones and "" anywhere, up to three times N long."""
+def requests(draw: st.DrawFn) -> Request:
+    """Up to four rows of known and unknown ids, repeated ones and "" anywhere, up to three times N long."""
     few_ids = draw(st.lists(st.sampled_from([*ITEM_IDS, *UNKNOWN, ""]), min_size=1, unique=True))
-    history = st.lists(st.sampled_from(few_ids), max_size=3 * MAX_SEQ_LENGTH)
-    return rectangle(draw(st.lists(history, min_size=1, max_size=4)), draw(st.sampled_from(["left", "right"])))
+    num_rows = draw(st.integers(1, 4))
+
+    def rows(longest: int) -> list[list[str]]:
+        row = st.lists(st.sampled_from(few_ids), max_size=longest)
+        return rectangle(
+            draw(st.lists(row, min_size=num_rows, max_size=num_rows)), draw(st.sampled_from(["left", "right"]))
+        )
+
+    lists = [rows(3 * MAX_SEQ_LENGTH), rows(draw(st.sampled_from([0, 8]))), rows(draw(st.sampled_from([0, 8])))]
+    return Request(lists[0], draw(st.integers(1, len(ITEM_IDS) + 4)), draw(st.booleans()), *lists[1:])
 
 
-def scores_by_hand(score: Callable[[tf.Tensor], tf.Tensor], history: list[str]) -> dict[str, float]:
-    """The score of every item that is not in the history."""
-    known = [ITEM_IDS.index(item_id) + NUM_SPECIAL_IDS for item_id in history if item_id in ITEM_IDS]
-    scores = VOCABULARY.log_popularity()
-    if known:
-        scores = score(tf.constant([known])).numpy()[0]
-    by_id = dict(zip(ITEM_IDS, scores[NUM_SPECIAL_IDS:].tolist(), strict=True))
-    return {item_id: score for item_id, score in by_id.items() if item_id not in set(history)}
+def check_row(request: Request, row: int, item_ids: list[str], scores: np.ndarray, score: Score) -> None:
+    """Holds one row of an answer against plain Python."""
+    history, allowed = request.histories[row], set(request.allowed[row]) - {""}
+    dropped = (set(history) if request.drop_seen else set()) | set(request.excluded[row])
+    by_id = dict(zip(ITEM_IDS, score(history).tolist(), strict=True))
+    expected = {
+        item_id: value
+        for item_id, value in by_id.items()
+        if item_id not in dropped and (not allowed or item_id in allowed)
+    }
+    found = [item_id for item_id in item_ids if item_id]
+    assert len(found) == min(request.k, len(expected))
+    assert item_ids == found + [""] * (len(item_ids) - len(found)), "what is missing comes last"
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(expected), "never a special, a seen, an excluded, or a forbidden item"
+    assert np.all(scores[len(found) :] == -np.inf)
+    assert np.all(np.isfinite(scores[: len(found)]))
+    assert np.all(np.diff(scores[: len(found)]) <= 0)
+    best = sorted(expected.values(), reverse=True)[: len(found)]
+    np.testing.assert_allclose(scores[: len(found)], best, atol=1e-4)
+    np.testing.assert_allclose([expected[item_id] for item_id in found], best, atol=1e-4)
 
 
-def test_signature_keeps_its_contract(saved: pathlib.Path) -> None:
+def check_requests(served: Callable, score: Score, request: Request) -> None:
+    item_ids, scores = rows_of(
+        served(
+            "recommend",
+            item_ids=request.histories,
+            k=request.k,
+            drop_seen=request.drop_seen,
+            excluded_item_ids=request.excluded,
+            allowed_item_ids=request.allowed,
+        )
+    )
+    assert scores.shape == (len(request.histories), min(request.k, len(ITEM_IDS)))
+    for row in range(len(request.histories)):
+        check_row(request, row, item_ids[row], scores[row], score)
+
+
+def test_signatures_keep_their_contract(saved: pathlib.Path) -> None:
     loaded = tf.saved_model.load(str(saved))
-    assert list(loaded.signatures) == ["serving_default"]
-    signature = loaded.signatures["serving_default"]
-    _, inputs = signature.structured_input_signature
-    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in inputs.items()} == {
-        "item_ids": (tf.string, [None, None])
+    ids, vectors = ("string", [None, None]), ("float32", [None, 8])
+    of_k = {"item_ids": ("string", [None, TOP_K]), "scores": ("float32", [None, TOP_K])}
+    of_any_k = {"item_ids": ids, "scores": ("float32", [None, None])}
+    lists = {"item_ids": ids, "excluded_item_ids": ids, "allowed_item_ids": ids}
+    expected = {
+        "serving_default": ({"item_ids": ids}, of_k),
+        "recommend": ({**lists, "k": ("int32", None), "drop_seen": ("bool", None)}, of_any_k),
+        "rank": (
+            {"item_ids": ids, "candidate_item_ids": ids},
+            {"scores": ("float32", [None, None]), "known": ("bool", [None, None])},
+        ),
+        "examples": ({"examples": ("string", [None])}, of_k),
+        "encode": ({"item_ids": ids}, {"vectors": vectors}),
     }
-    outputs = signature.structured_outputs
-    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in outputs.items()} == {
-        "item_ids": (tf.string, [None, TOP_K]),
-        "scores": (tf.float32, [None, TOP_K]),
-    }
+
+    def described(specs: dict[str, tf.TensorSpec]) -> dict[str, tuple]:
+        return {
+            name: (spec.dtype.name, spec.shape.as_list() if spec.shape.rank is not None else None)
+            for name, spec in specs.items()
+        }
+
+    assert set(loaded.signatures) == set(expected)
+    for name, (inputs, outputs) in expected.items():
+        signature = loaded.signatures[name]
+        assert described(signature.structured_input_signature[1]) == inputs
+        assert described(signature.structured_outputs) == outputs
 
 
 def test_graph_has_no_xla_and_no_python(saved: pathlib.Path) -> None:
@@ -133,110 +216,149 @@ def test_graph_has_no_xla_and_no_python(saved: pathlib.Path) -> None:
 
 
 @settings(deadline=None, max_examples=80)
-@given(rows=requests())
-def test_answers_equal_plain_python(score: Callable, recommend: Recommend, rows: list[list[str]]) -> None:
-    all_item_ids, all_scores = recommend(rows)
-    for history, item_ids, scores in zip(rows, all_item_ids, all_scores, strict=True):
-        expected = scores_by_hand(score, history)
-        found = [item_id for item_id in item_ids if item_id]
-        assert len(found) == min(TOP_K, len(expected))
-        assert item_ids == found + [""] * (TOP_K - len(found)), "what is missing comes last"
-        assert len(set(found)) == len(found)
-        assert set(found) <= set(expected), "never a special, never a seen item"
-        assert np.all(scores[len(found) :] == -np.inf)
-        assert np.all(np.isfinite(scores[: len(found)]))
-        assert np.all(np.diff(scores[: len(found)]) <= 0)
-        best = sorted(expected.values(), reverse=True)[:TOP_K]
-        np.testing.assert_allclose(scores[: len(found)], best, atol=1e-4)
-        np.testing.assert_allclose([expected[item_id] for item_id in found], best, atol=1e-4)
+@given(request=requests())
+def test_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
+    check_requests(served, score, request)
 
 
-@pytest.mark.parametrize("history", [[], [""], ["", "", ""], ["unknown"], ["", "unknown", "nul"]])
-def test_without_a_known_item_popularity_answers(recommend: Recommend, history: list[str]) -> None:
-    item_ids, scores = recommend([history])
-    assert item_ids == [list(ITEM_IDS[:TOP_K])], "ties by the order of the vocabulary"
-    np.testing.assert_array_equal(scores[0], VOCABULARY.log_popularity()[NUM_SPECIAL_IDS:][:TOP_K])
+@pytest.mark.slow
+@settings(deadline=None, max_examples=10_000)
+@given(request=requests())
+def test_ten_thousand_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
+    check_requests(served, score, request)
 
 
-def test_no_column_and_no_row(recommend: Recommend) -> None:
-    item_ids, scores = recommend([[], [], []])
-    assert item_ids == [list(ITEM_IDS[:TOP_K])] * 3
-    assert np.isfinite(scores).all()
-    item_ids, scores = recommend([])
-    assert item_ids == []
-    assert scores.shape == (0, TOP_K)
-
-
-def test_the_last_items_that_fit_are_the_context_and_all_are_seen(recommend_all: Recommend) -> None:
-    history = [*ITEM_IDS[3:15], "unknown", "a", "a", "unknown", ""]
-    known = [item_id for item_id in history if item_id in ITEM_IDS]
-    answers = []
-    for row in (history, known[-(MAX_SEQ_LENGTH - 1) :]):
-        (item_ids,), (scores,) = recommend_all([row])
-        answers.append(dict(zip(item_ids, scores, strict=True)))
-    whole, last = answers
-    assert set(whole) == {*ITEM_IDS, ""} - set(history) | {""}
-    for item_id in set(whole) - {""}:
-        assert whole[item_id] == pytest.approx(last[item_id], abs=1e-5)
-
-
-def test_a_row_is_answered_as_if_it_were_alone(recommend: Recommend) -> None:
-    rows = [["0", "a", "A"], ["[MASK]"], list(ITEM_IDS[:14]), ["unknown"], [], ["🍕", "", "é", "0"]]
-    together, scores = recommend(rectangle(rows, "left"))
-    for index, row in enumerate(rows):
-        alone, alone_scores = recommend([row])
-        assert together[index] == alone[0]
-        np.testing.assert_allclose(scores[index], alone_scores[0], atol=1e-5)
-
-
-def test_ids_are_compared_byte_by_byte(recommend_all: Recommend) -> None:
-    # NFC is not NFD, "[MASK]" is an item like any other, and "nul" is not "nul" with a NUL after it.
-    for item_id in ITEM_IDS:
-        (item_ids,), _ = recommend_all([[item_id]])
-        assert set(item_ids) == {*ITEM_IDS, ""} - {item_id}
-
-
-def test_more_places_than_items_are_filled_up(recommend_all: Recommend) -> None:
-    (item_ids, of_none), (scores, scores_of_none) = recommend_all(rectangle([["a", "0"], list(ITEM_IDS)], "right"))
-    left = len(ITEM_IDS) - 2
-    assert sorted(item_ids[:left]) == sorted(set(ITEM_IDS) - {"a", "0"})
-    assert np.isfinite(scores[:left]).all()
-    assert item_ids[left:] == [""] * 6
-    assert np.all(scores[left:] == -np.inf)
-    assert of_none == [""] * len(of_none), "everything was seen"
-    assert np.all(scores_of_none == -np.inf)
-
-
-def test_export_writes_a_whole_version_above_all_others(
-    model: Bert4Rec, recommend: Recommend, tmp_path: pathlib.Path
-) -> None:
-    model_dir, export_dir = tmp_path / "model", tmp_path / "exports"
-    manifest = Manifest(CONFIG, {}, {"items": len(ITEM_IDS)}, (), VOCABULARY.sha256(), {"train": ()})
-    open_model_dir(model_dir, CONFIG, manifest, VOCABULARY)
-    Checkpoints(model_dir, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
-    from_the_future = export_dir / "99999999999"
-    from_the_future.mkdir(parents=True)
-    version = export(str(model_dir), str(export_dir), TOP_K)
-    assert version == export_dir / "100000000000"
-    assert sorted(export_dir.iterdir()) == [version, from_the_future]
-    assert Vocabulary.load(version / "assets.extra").item_ids == ITEM_IDS
-    described = json.loads((version / "assets.extra" / "metadata.json").read_text())
-    assert described["top_k"] == TOP_K
-    assert Config.from_dict(described["config"]) == CONFIG
-    rows = [["a", "🍕", "tab\tbed"]]
-    item_ids, scores = answer(tf.saved_model.load(str(version)).signatures["serving_default"], rows)
-    expected_ids, expected_scores = recommend(rows)
+@settings(deadline=None, max_examples=40)
+@given(request=requests())
+def test_fixed_k_and_examples_answer_as_recommend(served: Callable, request: Request) -> None:
+    whole = rows_of(served("recommend", item_ids=request.histories))
+    fixed = rows_of(served("serving_default", item_ids=request.histories))
+    assert whole[0] == fixed[0]
+    np.testing.assert_allclose(whole[1], fixed[1], atol=1e-5)
+    lists = {"item_ids": request.histories, "excluded_item_ids": request.excluded, "allowed_item_ids": request.allowed}
+    examples = []
+    for row in range(len(request.histories)):
+        # Without the padding: the rows are of different lengths, and some features are missing.
+        features = {name: [item_id for item_id in rows[row] if item_id] for name, rows in lists.items()}
+        examples.append(example({name: values for name, values in features.items() if values}))
+    item_ids, scores = rows_of(served("examples", examples=examples))
+    expected_ids, expected_scores = rows_of(
+        served(
+            "recommend",
+            item_ids=request.histories,
+            excluded_item_ids=request.excluded,
+            allowed_item_ids=request.allowed,
+        )
+    )
     assert item_ids == expected_ids
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("top_k", [0, -1])
-def test_export_refuses_a_top_k_below_one(tmp_path: pathlib.Path, top_k: int) -> None:
-    with pytest.raises(InputError, match="top_k"):
-        export(str(tmp_path), str(tmp_path / "exports"), top_k)
+def example(features: dict[str, list[str]]) -> bytes:
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[item_id.encode() for item_id in values]))
+                for name, values in features.items()
+            }
+        )
+    ).SerializeToString()
 
 
-def test_export_refuses_a_directory_without_a_model(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match="model_dir"):
-        export(str(tmp_path), str(tmp_path / "exports"), TOP_K)
-    assert not (tmp_path / "exports").exists()
+@settings(deadline=None, max_examples=40)
+@given(request=requests(), candidates=st.lists(st.sampled_from([*ITEM_IDS, *UNKNOWN, ""]), max_size=12))
+def test_rank_scores_in_the_order_given(
+    served: Callable, score: Score, request: Request, candidates: list[str]
+) -> None:
+    answer = served("rank", item_ids=request.histories, candidate_item_ids=[candidates])
+    for row, history in enumerate(request.histories):
+        by_id = dict(zip(ITEM_IDS, score(history).tolist(), strict=True))
+        expected = [by_id.get(item_id, -np.inf) for item_id in candidates]
+        np.testing.assert_allclose(answer["scores"][row], expected, atol=1e-4)
+        assert answer["known"][row].tolist() == [item_id in by_id for item_id in candidates]
+
+
+def test_encode_gives_what_the_scores_are_made_of(served: Callable, score: Score, model: Bert4Rec) -> None:
+    histories = rectangle([["0", "a", "A"], ["[MASK]"], list(ITEM_IDS[:14])], "left")
+    vectors = served("encode", item_ids=histories)["vectors"]
+    table, bias = model.embedding.item_table.numpy(), model.head.output_bias.numpy()
+    scores = (vectors @ table.T + bias)[:, NUM_SPECIAL_IDS:]
+    np.testing.assert_allclose(scores, [score(history) for history in histories], atol=1e-4)
+
+
+@pytest.mark.parametrize("history", [[], [""], ["", "", ""], ["unknown"], ["", "unknown", "nul"]])
+def test_without_a_known_item_popularity_answers(served: Callable, history: list[str]) -> None:
+    item_ids, scores = rows_of(served("serving_default", item_ids=[history]))
+    assert item_ids == [list(ITEM_IDS[:TOP_K])], "ties by the order of the vocabulary"
+    np.testing.assert_array_equal(scores[0], VOCABULARY.log_popularity()[NUM_SPECIAL_IDS:][:TOP_K])
+    assert np.isfinite(served("encode", item_ids=[history])["vectors"]).all()
+
+
+def test_no_column_and_no_row(served: Callable) -> None:
+    item_ids, scores = rows_of(served("serving_default", item_ids=[[], [], []]))
+    assert item_ids == [list(ITEM_IDS[:TOP_K])] * 3
+    assert np.isfinite(scores).all()
+    for signature in ("serving_default", "recommend"):
+        item_ids, scores = rows_of(served(signature, item_ids=[]))
+        assert item_ids == []
+        assert scores.shape == (0, TOP_K)
+
+
+def test_the_last_items_that_fit_are_the_context_and_all_are_seen(served: Callable) -> None:
+    history = [*ITEM_IDS[3:15], "unknown", "a", "a", "unknown", ""]
+    known = [item_id for item_id in history if item_id in ITEM_IDS]
+    answers = []
+    for row in (history, known[-(MAX_SEQ_LENGTH - 1) :]):
+        (item_ids,), (scores,) = rows_of(served("recommend", item_ids=[row], k=len(ITEM_IDS)))
+        answers.append(dict(zip(item_ids, scores, strict=True)))
+    whole, last = answers
+    assert set(whole) == {*ITEM_IDS, ""} - set(history) | {""}
+    for item_id in set(whole) - {""}:
+        assert whole[item_id] == last[item_id], "to the bit"
+
+
+def test_a_row_is_answered_as_if_it_were_alone(served: Callable) -> None:
+    rows = [["0", "a", "A"], ["[MASK]"], list(ITEM_IDS[:14]), ["unknown"], [], ["🍕", "", "é", "0"]]
+    together, scores = rows_of(served("serving_default", item_ids=rectangle(rows, "left")))
+    for index, row in enumerate(rows):
+        alone, alone_scores = rows_of(served("serving_default", item_ids=[row]))
+        assert together[index] == alone[0]
+        np.testing.assert_allclose(scores[index], alone_scores[0], atol=1e-5)
+
+
+def test_ids_are_compared_byte_by_byte(served: Callable) -> None:
+    # NFC is not NFD, "[MASK]" is an item like any other, and "nul" is not "nul" with a NUL after it.
+    for item_id in ITEM_IDS:
+        (item_ids,), _ = rows_of(served("recommend", item_ids=[[item_id]], k=100))
+        assert set(item_ids) == {*ITEM_IDS, ""} - {item_id}
+
+
+def test_each_row_may_have_its_own_k_and_flag(served: Callable) -> None:
+    item_ids, scores = rows_of(
+        served("recommend", item_ids=[["a", "0"]] * 3, k=[2, 4, 1_000_000], drop_seen=[True, True, False])
+    )
+    assert [sum(item_id != "" for item_id in row) for row in item_ids] == [2, 4, len(ITEM_IDS)]
+    assert item_ids[0][:2] == item_ids[1][:2]
+    assert {"a", "0"} <= set(item_ids[2])
+    assert (np.isfinite(scores) == (np.array(item_ids, object) != "")).all()
+
+
+@pytest.mark.parametrize("k", [0, -1, [3, 0], -(2**31)])
+def test_k_below_one_is_refused(served: Callable, k: int | list[int]) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`k` must be at least 1"):
+        served("recommend", item_ids=[["a"], ["0"]], k=k)
+
+
+def test_shapes_that_do_not_fit_are_refused(served: Callable) -> None:
+    for wrong in ({"k": [1, 2, 3]}, {"excluded_item_ids": [["a"]] * 3}, {"drop_seen": [True] * 3}):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            served("recommend", item_ids=[["a"], ["0"]], **wrong)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="arse"):
+        served("examples", examples=[b"no example"])
+
+
+def test_any_number_of_exclusions_is_exact(served: Callable) -> None:
+    many = [f"unknown {number}" for number in range(20_000)] + list(ITEM_IDS[:-3])
+    (item_ids,), (scores,) = rows_of(served("recommend", item_ids=[["a "]], excluded_item_ids=[many], k=5))
+    assert set(item_ids) == {*ITEM_IDS[-3:-1], ""}
+    assert np.isfinite(scores).sum() == 2

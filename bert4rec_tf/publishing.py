@@ -1,0 +1,275 @@
+"""Versions of a model where TF Serving looks for them: they appear whole, replace each other, and are taken back.
+
+exports/ml-1m/1764000000/       a version: an integer, larger for each new one
+exports/ml-1m/models.config     for --model_config_file: labels `stable`, the newest version, and `previous`
+exports/ml-1m/.withdrawn-…/     what `rollback` took back
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.gate import compare, histories_of
+from bert4rec_tf.inverted_file import InvertedFileIndex
+from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
+from bert4rec_tf.retrieval import ExactIndex
+from bert4rec_tf.serving import Recommender, item_scores
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
+from bert4rec_tf.warm_up import replay_warm_up, write_warm_up
+
+METADATA_FILE = "assets.extra/metadata.json"
+MODELS_CONFIG = "models.config"
+_WITHDRAWN = ".withdrawn-"
+_RECALL_USERS = 256
+_RECALL_K = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Publishing:
+    """What of a model is published, and when not.
+
+    Attributes:
+        top_k: K of the answers.
+        index: "exact" or "ivf".
+        min_recall: of "ivf": as many cells are probed as recall@100 needs to reach this.
+        data_dir: records whose users measure recall and regression.
+        max_regression: refuse a model whose NDCG@10 is lower than the served one's by more than this share of it.
+        keep_versions: of older versions, so many stay beside the new one, itself counted; None: all.
+    """
+
+    top_k: int = 10
+    index: str = "exact"
+    min_recall: float = 0.95
+    data_dir: str | None = None
+    max_regression: float | None = None
+    keep_versions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise InputError(f"--top_k must be at least 1. Received: {self.top_k}")
+        if self.index not in ("exact", "ivf"):
+            raise InputError(f"--index must be exact or ivf. Received: {self.index!r}")
+        if not 0 < self.min_recall <= 1:
+            raise InputError(f"--min_recall must be above 0, and at most 1. Received: {self.min_recall}")
+        if self.max_regression is not None and not 0 <= self.max_regression < 1:
+            raise InputError(f"--max_regression must be at least 0 and below 1. Received: {self.max_regression}")
+        if self.keep_versions is not None and self.keep_versions < 1:
+            raise InputError(f"--keep_versions must be at least 1. Received: {self.keep_versions}")
+        if self.data_dir is None and (self.index == "ivf" or self.max_regression is not None):
+            raise InputError(
+                "--index=ivf and --max_regression measure with users' histories. Received: no --data_dir. "
+                "Fix: --data_dir=DIR, made by pipelines/make_tfrecords.py"
+            )
+
+
+def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.Path:
+    """Writes the best checkpoint of `model_dir` as the next version below `export_dir`, by rename.
+
+    Before it appears, the version has answered each of its warm-up requests, and has stood the comparison with the one
+    that is served, if `publishing` asks for it.
+
+    Returns:
+        The version's directory, an integer that is larger than every other one's.
+
+    Raises:
+        InputError: no trained model, a regression beyond `max_regression`, or another export at work.
+    """
+    trained = load_model(model_dir)
+    root = pathlib.Path(export_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        for left in root.glob(".tmp-*"):  # of an export that was killed
+            shutil.rmtree(left)
+        served = versions(root)
+        taken = [int(path.name.removeprefix(_WITHDRAWN)) for path in [*served, *_withdrawn(root)]]
+        version = root / str(max([int(time.time()), *(number + 1 for number in taken)]))
+        # TF Serving loads any directory with an integer for a name, whole or not: this one has a dot.
+        building = root / f".tmp-{version.name}"
+        try:
+            metadata = _write(trained, building, publishing)
+            if publishing.max_regression is not None and served:
+                metadata["gate"] = _gate(building, served[-1], str(publishing.data_dir), publishing.max_regression)
+            write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
+            _sync(building)
+            building.rename(version)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        if publishing.keep_versions is not None:
+            for old in [*_withdrawn(root), *versions(root)[: -publishing.keep_versions]]:
+                _remove(old)
+        write_models_config(root)
+    return version
+
+
+def rollback(export_dir: str) -> tuple[str, str]:
+    """Takes the newest version back: TF Serving then returns to the one before.
+
+    It is kept as `.withdrawn-VERSION`, and its number is never used again.
+
+    Returns:
+        The numbers of the version that was withdrawn and of the one that is served now.
+
+    Raises:
+        InputError: there is no version to return to.
+    """
+    root = pathlib.Path(export_dir)
+    if not root.is_dir():
+        raise InputError(f"--export_dir must hold versions written by export.py. Received: {root}, no directory")
+    with _alone(root):
+        served = versions(root)
+        if len(served) < 2:
+            raise InputError(
+                f"A rollback needs a version to return to. Received: {root}, which holds {len(served)}. "
+                "Fix: export another model"
+            )
+        served[-1].rename(root / f"{_WITHDRAWN}{served[-1].name}")
+        write_models_config(root)
+    return served[-1].name, served[-2].name
+
+
+def versions(root: pathlib.Path) -> list[pathlib.Path]:
+    """The versions of an export directory, oldest first."""
+    found = [path for path in root.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _withdrawn(root: pathlib.Path) -> list[pathlib.Path]:
+    return list(root.glob(f"{_WITHDRAWN}*"))
+
+
+@contextlib.contextmanager
+def _alone(root: pathlib.Path) -> Iterator[None]:
+    """One export or rollback at a time; a killed one's lock goes with its process."""
+    with (root / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"One command at a time publishes to a directory. Received: {root}, which another one is using. "
+                "Fix: wait for it to end"
+            ) from None
+        yield
+
+
+def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing) -> dict[str, Any]:
+    """Everything of a version but its metadata, which it returns."""
+    scores = item_scores(trained.model, trained.vocabulary)
+    exact, described = ExactIndex(scores), {"kind": "exact"}
+    index: ExactIndex | InvertedFileIndex = exact
+    if publishing.index == "ivf":
+        index = InvertedFileIndex(scores)
+        described = _choose_probes(trained, index, exact, publishing)
+    recommender = Recommender(trained.model, trained.vocabulary, publishing.top_k, index)
+    # No option beyond the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
+    tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
+    extra = building / "assets.extra"
+    extra.mkdir()
+    (extra / VOCABULARY_FILE).write_bytes(trained.vocabulary.to_bytes())
+    _write_item_vectors(extra / "item_vectors.parquet", trained)
+    write_warm_up(building, trained.vocabulary, trained.config.data.max_seq_length)
+    replay_warm_up(building)
+    return {
+        "top_k": publishing.top_k,
+        "index": described,
+        "config": trained.config.to_dict(),
+        "training": trained.state,
+    }
+
+
+def _choose_probes(
+    trained: TrainedModel, index: InvertedFileIndex, exact: ExactIndex, publishing: Publishing
+) -> dict[str, Any]:
+    """Sets the fewest cells to probe that reach the recall, by halving; returns what was measured."""
+    k = min(_RECALL_K, len(trained.vocabulary.item_ids))
+    queries, expected = [], []
+    for rows, _ in histories_of(str(publishing.data_dir), "validation", 16, _RECALL_USERS):
+        ids = trained.vocabulary.ids_of([item_id for row in rows for item_id in row])
+        histories = tf.constant(ids, tf.int32, [len(rows), len(rows[0])])
+        queries.append((trained.model.encode_next_item(histories), tf.ones([len(rows)], tf.bool), histories))
+        expected += _found(exact.top(*queries[-1], k))
+    search = tf.function(lambda query, known, dropped: index.top(query, known, dropped, k), reduce_retracing=True)
+
+    def recall(probes: int) -> float:
+        index.probes.assign(probes)
+        found = [ids for query in queries for ids in _found(search(*query))]
+        return sum(len(a & b) / max(1, len(b)) for a, b in zip(found, expected, strict=True)) / len(expected)
+
+    low, high = 1, index.num_cells  # all of them are exact
+    while low < high:
+        middle = (low + high) // 2
+        if recall(middle) >= publishing.min_recall:
+            high = middle
+        else:
+            low = middle + 1
+    measured = recall(high)
+    counted = {"cells": index.num_cells, "probes": high, "users": len(expected)}
+    return {"kind": "ivf", f"recall@{k}": round(measured, 4), **counted}
+
+
+def _found(top: tuple[tf.Tensor, tf.Tensor]) -> list[set[int]]:
+    scores, ids = (values.numpy().tolist() for values in top)
+    return [
+        {item for score, item in zip(*row, strict=True) if math.isfinite(score)}
+        for row in zip(scores, ids, strict=True)
+    ]
+
+
+def _gate(candidate: pathlib.Path, served: pathlib.Path, data_dir: str, max_regression: float) -> dict[str, Any]:
+    found = compare(candidate, served, data_dir)
+    if found.regression > max_regression:
+        raise InputError(
+            f"A new model may fall behind the served one by --max_regression={max_regression} of its NDCG@10. "
+            f"Received: {found.candidate:.4f} against {found.served:.4f} of version {found.served_version}, "
+            f"{found.regression:.1%} less, over {found.users:,} users. Nothing was published. Fix: train a better "
+            "model, or raise --max_regression"
+        )
+    return dataclasses.asdict(found) | {"max_regression": max_regression}
+
+
+def _write_item_vectors(path: pathlib.Path, trained: TrainedModel) -> None:
+    """What an outside index needs: score = `encode`'s vector . vector + bias."""
+    table = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), table.shape[1])
+    bias = pa.array(trained.model.head.output_bias.numpy()[NUM_SPECIAL_IDS:])
+    item_ids = pa.array(list(trained.vocabulary.item_ids), pa.string())
+    pq.write_table(pa.table({"item_id": item_ids, "vector": vectors, "bias": bias}), path)
+
+
+def write_models_config(root: pathlib.Path) -> None:
+    """The model, its two newest versions and their labels, as TF Serving's text protobuf."""
+    name, served = root.resolve().name, versions(root)
+    labels = {"stable": served[-1].name, "previous": served[-2:][0].name}
+    lines = [
+        "# Written by export.py; in the image, the versions are below /models.",
+        "model_config_list {",
+        "  config {",
+    ]
+    lines += [f"    name: {json.dumps(name)}", f"    base_path: {json.dumps(f'/models/{name}')}"]
+    lines += ['    model_platform: "tensorflow"', "    model_version_policy { latest { num_versions: 2 } }"]
+    lines += [f'    version_labels {{ key: "{label}" value: {version} }}' for label, version in labels.items()]
+    write_whole(root / MODELS_CONFIG, "\n".join([*lines, "  }", "}", ""]))
+
+
+def _sync(directory: pathlib.Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _remove(version: pathlib.Path) -> None:
+    # Not in place: TF Serving would look at what is left of it.
+    shutil.rmtree(version.rename(version.with_name(f".tmp-removed-{version.name.removeprefix(_WITHDRAWN)}")))

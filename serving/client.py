@@ -1,0 +1,195 @@
+"""Asks TF Serving, over gRPC or REST, or an exported SavedModel without a server. Needs nothing of the project.
+
+python serving/client.py --server=localhost:8500 --model=ml-1m --item_id=161 --item_id=378           gRPC
+python serving/client.py --server=http://localhost:8501 --model=ml-1m --item_id=161 --item_id=378    REST
+python serving/client.py --export_dir=exports/ml-1m --item_id=161 --item_id=378                      no server
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import grpc
+import requests
+from absl import app, flags
+from urllib3.util.retry import Retry
+
+_SERVER = flags.DEFINE_string("server", None, "host:port for gRPC, http://host:port for REST; without: --export_dir")
+_MODEL = flags.DEFINE_string("model", None, "the model's name at the server")
+_LABEL = flags.DEFINE_string("label", None, "of the version to ask: stable or previous; without: the newest")
+_EXPORT = flags.DEFINE_string("export_dir", None, "written by export.py: the titles, and without --server the model")
+_ITEMS = flags.DEFINE_multi_string("item_id", [], "an item of the history; repeatable, newest last")
+_EXCLUDED = flags.DEFINE_multi_string("excluded_item_id", [], "never answered; repeatable")
+_ALLOWED = flags.DEFINE_multi_string("allowed_item_id", [], "only these are answered; repeatable")
+_K = flags.DEFINE_integer("k", 10, "items in the answer")
+_KEEP_SEEN = flags.DEFINE_bool("keep_seen", False, "let items of the history be answered")
+_TIMEOUT = flags.DEFINE_float("timeout_seconds", 1.0, "for an answer, the retries of gRPC included")
+_RETRIES = flags.DEFINE_integer("retries", 3, "where the server cannot be reached", lower_bound=0, upper_bound=4)
+_SHOWN_ITEMS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Items, best first, with their scores.
+
+    Attributes:
+        version: that answered; None over REST, which does not say.
+        item_ids: string, without the "" of places left over.
+        scores: as long.
+    """
+
+    version: str | None
+    item_ids: list[str]
+    scores: list[float]
+
+
+class ServingError(Exception):
+    """The server refused the request, or could not be reached in time."""
+
+
+def recommend(
+    server: str, model: str, inputs: dict[str, Any], label: str | None = None, timeout: float = 1.0, retries: int = 3
+) -> Answer:
+    """Asks the `recommend` signature for one history.
+
+    Args:
+        server: "host:port" for gRPC, "http://host:port" for REST.
+        model: its name.
+        inputs: all of the signature's inputs, see `recommend_inputs`.
+        label: of the version; None: the newest.
+        timeout: seconds.
+        retries: at most 4, and only where no answer came.
+
+    Raises:
+        ServingError: no answer; the message says why.
+    """
+    ask = _over_rest if "://" in server else _over_grpc
+    version, item_ids, scores = ask(server, model, inputs, label, timeout, retries)
+    found = [(item_id, score) for item_id, score in zip(item_ids, scores, strict=True) if item_id]
+    return Answer(version, [item_id for item_id, _ in found], [score for _, score in found])
+
+
+def recommend_inputs(
+    item_ids: list[str],
+    k: int,
+    drop_seen: bool = True,
+    excluded: list[str] | None = None,
+    allowed: list[str] | None = None,
+) -> dict[str, Any]:
+    """Inputs of `recommend` for one history; over REST none may be left out."""
+    lists = {"item_ids": [item_ids], "excluded_item_ids": [excluded or []], "allowed_item_ids": [allowed or []]}
+    return {**lists, "k": [k], "drop_seen": [drop_seen]}
+
+
+def _over_grpc(
+    server: str, model: str, inputs: dict[str, Any], label: str | None, timeout: float, retries: int
+) -> tuple[str, list[str], list[float]]:
+    import tensorflow as tf
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest
+    from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+
+    request = PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = model, "recommend"
+    if label:
+        request.model_spec.version_label = label
+    dtypes = {"k": tf.int32, "drop_seen": tf.bool}
+    for name, value in inputs.items():
+        shape = [len(value), *([len(value[0])] if isinstance(value[0], list) else [])]
+        proto = tf.make_tensor_proto(value, dtypes.get(name, tf.string), shape)
+        request.inputs[name].CopyFrom(proto)
+    again = {"maxAttempts": retries + 1, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+             "retryableStatusCodes": ["UNAVAILABLE"]}  # fmt: skip
+    policy = {"methodConfig": [{"name": [{}], "retryPolicy": again}]} if retries else {}
+    with grpc.insecure_channel(server, [("grpc.service_config", json.dumps(policy))]) as channel:
+        try:
+            response = PredictionServiceStub(channel).Predict(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise ServingError(f"{error.code().name}: {error.details()}") from None
+    found = {name: tf.make_ndarray(value)[0].tolist() for name, value in response.outputs.items()}
+    item_ids = [item_id.decode("utf-8") for item_id in found["item_ids"]]
+    return str(response.model_spec.version.value), item_ids, found["scores"]
+
+
+def _over_rest(
+    server: str, model: str, inputs: dict[str, Any], label: str | None, timeout: float, retries: int
+) -> tuple[None, list[str], list[float]]:
+    version = f"/labels/{label}" if label else ""
+    url = f"{server.rstrip('/')}/v1/models/{model}{version}:predict"
+    again = Retry(
+        total=retries, backoff_factor=0.1, status_forcelist=[503], allowed_methods=["POST"], raise_on_status=False
+    )
+    with requests.Session() as session:
+        session.mount(server, requests.adapters.HTTPAdapter(max_retries=again))
+        try:
+            response = session.post(url, json={"signature_name": "recommend", "inputs": inputs}, timeout=timeout)
+            content = response.json()  # "-Infinity", as TF Serving writes it, is taken
+        except requests.RequestException as error:
+            raise ServingError(str(error)) from None
+    if not response.ok:
+        raise ServingError(f"{response.status_code}: {content.get('error', content)}")
+    return None, content["outputs"]["item_ids"][0], content["outputs"]["scores"][0]
+
+
+def _without_server(export_dir: str, inputs: dict[str, Any]) -> Answer:
+    import tensorflow as tf
+
+    version = _newest(export_dir)
+    signature = tf.saved_model.load(str(version)).signatures["recommend"]
+    _, specs = signature.structured_input_signature
+    tensors = {
+        name: tf.reshape(tf.constant(value, specs[name].dtype), [1, -1] if name.endswith("item_ids") else [-1])
+        for name, value in inputs.items()
+    }
+    found = {name: value[0].numpy().tolist() for name, value in signature(**tensors).items()}
+    pairs = [
+        (item_id.decode("utf-8"), score) for item_id, score in zip(found["item_ids"], found["scores"], strict=True)
+    ]
+    pairs = [pair for pair in pairs if pair[0]]
+    return Answer(version.name, [item_id for item_id, _ in pairs], [score for _, score in pairs])
+
+
+def main(argv: list[str]) -> None:
+    """Asks, and prints the answer with titles where they are known."""
+    del argv
+    inputs = recommend_inputs(_ITEMS.value, _K.value, not _KEEP_SEEN.value, _EXCLUDED.value, _ALLOWED.value)
+    titles = _titles(_EXPORT.value) if _EXPORT.value else {}
+    try:
+        if _SERVER.value and _MODEL.value:
+            answer = recommend(_SERVER.value, _MODEL.value, inputs, _LABEL.value, _TIMEOUT.value, _RETRIES.value)
+        elif _EXPORT.value and not _SERVER.value:
+            answer = _without_server(_EXPORT.value, inputs)
+        else:
+            sys.exit(f"error: Give --server with --model, or --export_dir. Received: {_SERVER.value}, {_MODEL.value}")
+    except ServingError as error:
+        sys.exit(f"error: {_SERVER.value} gave no answer. {error}")
+    print(f"version {answer.version or 'unsaid'}; a history of {len(_ITEMS.value)} items, the newest last:")
+    if len(_ITEMS.value) > _SHOWN_ITEMS:
+        print("              ...")
+    for item_id in _ITEMS.value[-_SHOWN_ITEMS:]:
+        print(f"              {titles.get(item_id, item_id)}")
+    print(f"top {len(answer.item_ids)}:")
+    for place, (item_id, score) in enumerate(zip(answer.item_ids, answer.scores, strict=True), 1):
+        print(f"{place:>4} {score:>8.3f} {titles.get(item_id, item_id)}")
+
+
+def _titles(export_dir: str) -> dict[str, str]:
+    lines = (_newest(export_dir) / "assets.extra" / "vocabulary.jsonl").read_bytes().split(b"\n")[:-1]
+    entries = [json.loads(line) for line in lines]
+    return {entry["item_id"]: f"{entry['item_id']}  {entry.get('title', '')}".rstrip() for entry in entries}
+
+
+def _newest(export_dir: str) -> pathlib.Path:
+    root = pathlib.Path(export_dir)
+    versions = sorted((path for path in root.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name))
+    if not versions:
+        sys.exit(f"error: --export_dir must hold a version written by export.py. Received: {root}")
+    return versions[-1]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,267 @@
+"""Versions: whole, warm, gated, labelled, taken back."""
+
+import fcntl
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from bert4rec_tf import publishing
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.model import build_model
+from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.publishing import Publishing, export, rollback
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
+from pipelines.build import build_records
+from pipelines.synthetic import MarkovLog
+from tfrecords.manifest import Manifest
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = Config.from_dict(
+    {
+        "data": {"max_seq_length": 8, "min_user_events": 1, "num_negatives": 5},
+        "model": {"hidden_size": 8, "num_heads": 2, "num_layers": 1, "initializer_range": 1.0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("publishing") / "data"
+    log = MarkovLog(
+        num_users=150, num_items=60, num_themes=4, min_events=5, max_events=12, successors=(0.1,), noise=0.6
+    )
+    build_records(log, {}, CONFIG, str(path))
+    return path
+
+
+def a_model(data_dir: pathlib.Path, name: str, good: bool) -> pathlib.Path:
+    """A model directory: good, with the popularity order for every user, or bad, with its opposite."""
+    vocabulary = Vocabulary.load(data_dir)
+    path = data_dir.with_name(name)
+    open_model_dir(path, CONFIG, Manifest.load(data_dir), vocabulary)
+    model = build_model(CONFIG.model, vocabulary.size, CONFIG.data.max_seq_length)
+    model.head.output_bias.assign(100 * vocabulary.log_popularity() * (1 if good else -1))
+    Checkpoints(path, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def good(data_dir: pathlib.Path) -> pathlib.Path:
+    return a_model(data_dir, "good", good=True)
+
+
+@pytest.fixture(scope="module")
+def bad(data_dir: pathlib.Path) -> pathlib.Path:
+    return a_model(data_dir, "bad", good=False)
+
+
+@pytest.fixture(scope="module")
+def exported(good: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """One version, to be looked at and copied, not to be changed."""
+    return export(str(good), str(tmp_path_factory.mktemp("exported") / "shop"), Publishing(top_k=7))
+
+
+def exports_with(exported: pathlib.Path, root: pathlib.Path, *numbers: int) -> pathlib.Path:
+    """An export directory with copies of a version, as older ones."""
+    for number in numbers:
+        shutil.copytree(exported, root / str(number))
+    return root
+
+
+def names(root: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.name not in (".lock", "models.config"))
+
+
+def test_a_version_stands_alone(good: pathlib.Path, exported: pathlib.Path, data_dir: pathlib.Path) -> None:
+    extra = exported / "assets.extra"
+    assert Vocabulary.load(extra).item_ids == Vocabulary.load(data_dir).item_ids
+    described = json.loads((extra / "metadata.json").read_text())
+    assert described["top_k"] == 7
+    assert described["index"] == {"kind": "exact"}
+    assert Config.from_dict(described["config"]) == CONFIG
+    assert described["training"]["step"] == 0
+    assert names(exported.parent) == [exported.name]
+
+
+def test_it_answers_as_the_checkpoint_does(good: pathlib.Path, exported: pathlib.Path) -> None:
+    trained = load_model(good)
+    history = trained.vocabulary.item_ids[5:9]
+    answer = tf.saved_model.load(str(exported)).signatures["serving_default"](item_ids=tf.constant([history]))
+    scores = trained.model.score_next_item(tf.constant([trained.vocabulary.ids_of(list(history))])).numpy()[0]
+    scores[trained.vocabulary.ids_of(list(history))] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:7]
+    expected = [trained.vocabulary.item_ids[item - NUM_SPECIAL_IDS] for item in best]
+    assert answer["item_ids"].numpy()[0].astype(str).tolist() == expected
+    np.testing.assert_allclose(answer["scores"].numpy()[0], scores[best], rtol=1e-5)
+
+
+def test_item_vectors_give_the_scores(exported: pathlib.Path) -> None:
+    table = pq.read_table(exported / "assets.extra" / "item_vectors.parquet")
+    vectors = np.array(table["vector"].to_pylist(), np.float32)
+    assert vectors.shape == (len(Vocabulary.load(exported / "assets.extra").item_ids), 8)
+    item_ids = table["item_id"].to_pylist()
+    signatures = tf.saved_model.load(str(exported)).signatures
+    history = tf.constant([item_ids[:3]])
+    query = signatures["encode"](item_ids=history)["vectors"].numpy()[0]
+    ranked = signatures["rank"](item_ids=history, candidate_item_ids=tf.constant([item_ids]))
+    np.testing.assert_allclose(vectors @ query + table["bias"].to_numpy(), ranked["scores"].numpy()[0], rtol=1e-4)
+
+
+def test_warm_up_asks_every_signature_at_every_batch_size(exported: pathlib.Path) -> None:
+    asked = set()
+    for record in tf.data.TFRecordDataset(str(exported / WARM_UP_FILE)):
+        request = PredictionLog.FromString(record.numpy()).predict_log.request
+        sizes = {
+            value.tensor_shape.dim[0].size for name, value in request.inputs.items() if name != "excluded_item_ids"
+        }
+        asked |= {(request.model_spec.signature_name, max(sizes))}
+    signatures = tf.saved_model.load(str(exported)).signatures
+    assert asked == {(signature, size) for signature in signatures for size in BATCH_SIZES}
+    batching = (ROOT / "serving" / "batching_parameters.txt").read_text()
+    for size in BATCH_SIZES:
+        assert f"allowed_batch_sizes: {size}\n" in batching
+
+
+def test_a_version_that_cannot_answer_is_not_published(
+    good: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_variables(version: pathlib.Path) -> None:
+        (version / "variables" / "variables.index").unlink()
+        replay_warm_up(version)
+
+    monkeypatch.setattr(publishing, "replay_warm_up", without_variables)
+    with pytest.raises((tf.errors.OpError, OSError, ValueError)):
+        export(str(good), str(tmp_path / "shop"), Publishing())
+    assert names(tmp_path / "shop") == []
+
+
+def test_numbers_only_rise_and_leftovers_go(good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    root = exports_with(exported, tmp_path / "shop", 99999999999)
+    (root / ".tmp-99999999990").mkdir()
+    (root / ".withdrawn-99999999999999").mkdir()
+    assert export(str(good), str(root), Publishing()).name == "100000000000000"
+    assert names(root) == [".withdrawn-99999999999999", "100000000000000", "99999999999"]
+
+
+def test_old_versions_are_deleted_only_if_asked(
+    good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    root = exports_with(exported, tmp_path / "shop", 1, 2, 10)
+    (root / ".withdrawn-3").mkdir()
+    newest = export(str(good), str(root), Publishing(keep_versions=2))
+    assert names(root) == ["10", newest.name]
+
+
+def test_labels_follow_the_versions(good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def labels() -> dict[str, int]:
+        parsed = text_format.Parse((root / "models.config").read_text(), ModelServerConfig())
+        (config,) = parsed.model_config_list.config
+        assert (config.name, config.base_path, config.model_platform) == ("my shop", "/models/my shop", "tensorflow")
+        assert config.model_version_policy.latest.num_versions == 2
+        return dict(config.version_labels)
+
+    root = tmp_path / "my shop"
+    first = export(str(good), str(root), Publishing())
+    assert labels() == {"stable": int(first.name), "previous": int(first.name)}
+    exports_with(exported, root, int(first.name) + 5)
+    second = export(str(good), str(root), Publishing())
+    assert labels() == {"stable": int(second.name), "previous": int(first.name) + 5}
+    assert rollback(str(root)) == (second.name, str(int(first.name) + 5))
+    assert labels() == {"stable": int(first.name) + 5, "previous": int(first.name)}
+    assert names(root) == [f".withdrawn-{second.name}", first.name, str(int(first.name) + 5)]
+
+
+def test_rollback_needs_a_version_to_return_to(exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="no directory"):
+        rollback(str(tmp_path / "shop"))
+    root = exports_with(exported, tmp_path / "shop", 5)
+    with pytest.raises(InputError, match="which holds 1"):
+        rollback(str(root))
+    assert names(root) == ["5"]
+
+
+def test_one_command_at_a_time(exported: pathlib.Path, good: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    root = exports_with(exported, tmp_path / "shop", 5, 6)
+    with (root / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="One command at a time"):
+            export(str(good), str(root), Publishing())
+        with pytest.raises(InputError, match="One command at a time"):
+            rollback(str(root))
+    assert names(root) == ["5", "6"]
+
+
+def test_the_gate_refuses_a_worse_model(
+    good: pathlib.Path, bad: pathlib.Path, data_dir: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    root = tmp_path / "shop"
+    gated = Publishing(data_dir=str(data_dir), max_regression=0.05)
+    first = export(str(bad), str(root), gated)  # nothing is served yet
+    assert "gate" not in json.loads((first / "assets.extra" / "metadata.json").read_text())
+    better = export(str(good), str(root), gated)
+    gate = json.loads((better / "assets.extra" / "metadata.json").read_text())["gate"]
+    assert gate["candidate"] > 2 * gate["served"]
+    assert (gate["users"], gate["served_version"]) == (150, first.name)
+    with pytest.raises(
+        InputError, match=rf"{gate['served']:.4f} against {gate['candidate']:.4f}.*% less, over 150 users"
+    ):
+        export(str(bad), str(root), gated)
+    assert names(root) == sorted([first.name, better.name])
+    worse = export(str(bad), str(root), Publishing(data_dir=str(data_dir), max_regression=0.99))
+    assert names(root) == sorted([first.name, better.name, worse.name])
+
+
+def test_the_gate_names_a_served_version_that_cannot_be_asked(
+    good: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "shop" / "5").mkdir(parents=True)
+    with pytest.raises(InputError, match="served version must answer"):
+        export(str(good), str(tmp_path / "shop"), Publishing(data_dir=str(data_dir), max_regression=0.05))
+    assert names(tmp_path / "shop") == ["5"]
+
+
+def test_an_inverted_file_probes_what_its_recall_needs(
+    good: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    described = {}
+    for recall in (0.3, 1.0):
+        version = export(
+            str(good), str(tmp_path / "shop"), Publishing(index="ivf", min_recall=recall, data_dir=str(data_dir))
+        )
+        described[recall] = json.loads((version / "assets.extra" / "metadata.json").read_text())["index"]
+        assert described[recall]["recall@60"] >= recall
+        assert described[recall]["users"] == 150
+    assert described[0.3]["probes"] < described[1.0]["probes"] <= described[1.0]["cells"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"top_k": 0}, "--top_k must be at least 1"),
+        ({"index": "scann"}, "--index must be exact or ivf"),
+        ({"index": "ivf"}, "no --data_dir"),
+        ({"max_regression": 0.1}, "no --data_dir"),
+        ({"max_regression": -0.1, "data_dir": "x"}, "--max_regression must be at least 0"),
+        ({"keep_versions": 0}, "--keep_versions must be at least 1"),
+        ({"min_recall": 0.0}, "--min_recall must be above 0"),
+    ],
+)
+def test_wrong_settings_are_named(wrong: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Publishing(**wrong)
+
+
+def test_a_directory_without_a_model_changes_nothing(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="model_dir"):
+        export(str(tmp_path), str(tmp_path / "exports"), Publishing())
+    assert not (tmp_path / "exports").exists()

@@ -1,0 +1,33 @@
+"""Small exported versions, whose items tell which version they are of."""
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.inverted_file import InvertedFileIndex
+from bert4rec_tf.model import build_model
+from bert4rec_tf.serving import Recommender, item_scores
+from bert4rec_tf.vocabulary import Vocabulary
+from bert4rec_tf.warm_up import write_warm_up
+
+NUM_ITEMS = 12
+TOP_K = 4
+MAX_SEQ_LENGTH = 6
+
+
+def write_version(path: pathlib.Path, prefix: str, index: str = "exact") -> pathlib.Path:
+    """Writes a version with random weights and the items `prefix`0, `prefix`1 ..., by falling popularity."""
+    item_ids, counts = tuple(f"{prefix}{number}" for number in range(NUM_ITEMS)), np.arange(NUM_ITEMS, 0, -1)
+    vocabulary = Vocabulary(item_ids, counts, ("A title",) * NUM_ITEMS)
+    tf.random.set_seed(1)
+    model = build_model(ModelConfig(hidden_size=8, initializer_range=1.0), vocabulary.size, MAX_SEQ_LENGTH)
+    cells = InvertedFileIndex(item_scores(model, vocabulary), num_cells=3) if index == "ivf" else None
+    recommender = Recommender(model, vocabulary, TOP_K, cells)
+    building = path.with_name(f".tmp-{path.name}")
+    tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
+    (building / "assets.extra").mkdir()
+    (building / "assets.extra" / "vocabulary.jsonl").write_bytes(vocabulary.to_bytes())
+    write_warm_up(building, vocabulary, MAX_SEQ_LENGTH)
+    return building.rename(path)
