@@ -15,9 +15,9 @@ from absl import app, flags
 ROOT = pathlib.Path(__file__).parents[1]
 _WORK = flags.DEFINE_string("work_dir", None, "for log, records and model", required=True)
 _STEPS = flags.DEFINE_integer("steps", 12_000, "of training")
-_USERS, _EVENTS = 400_000, 50
-_THEMES, _ITEMS_OF_A_THEME, _THEMES_OF_A_FIELD = 10_000, 100, 100
-_STAYS, _STAYS_IN_FIELD = 0.8, 0.9
+_USERS, _EVENTS = 500_000, 50
+_THEMES, _ITEMS_OF_A_THEME, _THEMES_OF_A_FIELD = 1_020, 1_000, 20
+_STAYS, _STAYS_IN_FIELD = 0.9, 0.8
 
 
 def main(_: list[str]) -> None:
@@ -36,7 +36,7 @@ def main(_: list[str]) -> None:
         "training.loss=sampled_softmax",
         "training.sampled_items=1024",
     ]
-    settings += [f"training.num_steps={_STEPS.value}", "training.batch_size=128", "training.learning_rate=0.01"]
+    settings += [f"training.num_steps={_STEPS.value}", "training.batch_size=128", "training.learning_rate=0.004"]
     settings += ["training.steps_per_epoch=2500", "training.validation_users=256"]
     assignments = [f"--set={setting}" for setting in settings]
     run("pipelines/make_tfrecords.py", f"--input={log}", "--user_column=user_id", "--item_column=item_id",
@@ -54,7 +54,7 @@ def run(*command: str) -> None:
 def write_log(path: pathlib.Path) -> None:
     """Users walk over themes: most steps stay in the theme, most others in its field; items of a theme by Zipf."""
     random = np.random.default_rng(1)
-    chances = 1 / (np.arange(_ITEMS_OF_A_THEME) + 10.0)
+    chances = 1 / (np.arange(_ITEMS_OF_A_THEME) + 5.0)
     theme, events = random.integers(_THEMES, size=_USERS), []
     for _ in range(_EVENTS):
         stays, in_field = random.random(_USERS) < _STAYS, random.random(_USERS) < _STAYS_IN_FIELD

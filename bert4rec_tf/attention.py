@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
-from bert4rec_tf.embeddings import paper_initializer
+from bert4rec_tf.projection import Projection
 
 # Added to the scores of padding: its weight after the softmax is 0 to the last bit, and a row of padding stays finite.
 _PADDING_SCORE = -1e9
@@ -27,12 +27,10 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         size = config.hidden_size
-        self.query = tf.keras.layers.Dense(size, kernel_initializer=paper_initializer(config), name="query")
+        self.query = Projection(size, config, name="query")
         # W^K and W^V side by side: one product instead of two.
-        self.key_value = tf.keras.layers.Dense(2 * size, kernel_initializer=paper_initializer(config), name="key_value")
-        self.output_projection = tf.keras.layers.Dense(
-            size, kernel_initializer=paper_initializer(config), name="output_projection"
-        )
+        self.key_value = Projection(2 * size, config, name="key_value")
+        self.output_projection = Projection(size, config, name="output_projection")
         self.dropout = SeededDropout(config.attention_dropout, salt, name="dropout")
 
     def call(

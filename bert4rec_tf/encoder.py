@@ -7,7 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.attention import MultiHeadAttention
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
-from bert4rec_tf.embeddings import paper_initializer
+from bert4rec_tf.projection import Projection
 
 _SALTS_OF_A_BLOCK = 10
 
@@ -30,14 +30,9 @@ class EncoderBlock(tf.keras.layers.Layer):
         self.attention = MultiHeadAttention(config, salt, name="attention")
         self.attention_dropout = SeededDropout(config.dropout, salt + 1, name="attention_output_dropout")
         self.attention_norm = layer_norm("attention_layer_norm")
-        self.feed_forward_in = tf.keras.layers.Dense(
-            config.feed_forward_size or 4 * config.hidden_size,
-            kernel_initializer=paper_initializer(config),
-            name="feed_forward_in",
-        )
-        self.feed_forward_out = tf.keras.layers.Dense(
-            config.hidden_size, kernel_initializer=paper_initializer(config), name="feed_forward_out"
-        )
+        inner = config.feed_forward_size or 4 * config.hidden_size
+        self.feed_forward_in = Projection(inner, config, activation=tf.nn.gelu, name="feed_forward_in")
+        self.feed_forward_out = Projection(config.hidden_size, config, name="feed_forward_out")
         self.feed_forward_dropout = SeededDropout(config.dropout, salt + 2, name="feed_forward_dropout")
         self.feed_forward_norm = layer_norm("feed_forward_layer_norm")
 
@@ -68,8 +63,7 @@ class EncoderBlock(tf.keras.layers.Layer):
             return self.attention_dropout(attended, dropout_seed)
 
         def feed_forward(states: tf.Tensor) -> tf.Tensor:
-            inner = tf.nn.gelu(self.feed_forward_in(states))
-            return self.feed_forward_dropout(self.feed_forward_out(inner), dropout_seed)
+            return self.feed_forward_dropout(self.feed_forward_out(self.feed_forward_in(states)), dropout_seed)
 
         if self.config.layer_norm == "pre":
             hidden = at_positions(hidden) + attend(self.attention_norm(hidden))

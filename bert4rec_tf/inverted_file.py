@@ -34,6 +34,7 @@ class InvertedFileIndex(tf.Module):
         order = np.argsort(cells, kind="stable")
         ends = np.cumsum(np.bincount(cells, minlength=num_cells))
         self.num_cells = num_cells
+        self._num_items = len(vectors)
         self._centres = _stored(centres, "centres")
         self._ends = _stored(ends.astype(np.int32), "ends")
         self._ids = _stored((order + NUM_SPECIAL_IDS).astype(np.int32), "ids")
@@ -48,7 +49,7 @@ class InvertedFileIndex(tf.Module):
         queries = tf.pad(query, [[0, 0], [0, 1]], constant_values=1.0)
         width = tf.shape(dropped)[1]
         # Popularity is the order of the ids: the first ones suffice, whatever is dropped of them.
-        first = tf.range(NUM_SPECIAL_IDS, tf.minimum(NUM_SPECIAL_IDS + k + width, len(self._ids) + NUM_SPECIAL_IDS))
+        first = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(k + width, self._num_items))
         popular = tf.tile(first[None, :], [tf.shape(query)[0], 1])
         popular_scores, popular_ids = top_of(popular, query, known, dropped, k, self._scores)
         dropped = tf.sort(tf.pad(dropped, [[0, 0], [0, 1]]), axis=1)  # never empty

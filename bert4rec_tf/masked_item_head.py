@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.embeddings import paper_initializer
+from bert4rec_tf.projection import Projection
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
 # The softmax is over items: [PAD], [MASK] and [UNK] never take part.
@@ -26,9 +26,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
-        self.projection = tf.keras.layers.Dense(
-            config.hidden_size, activation=tf.nn.gelu, kernel_initializer=paper_initializer(config), name="projection"
-        )
+        self.projection = Projection(config.hidden_size, config, activation=tf.nn.gelu, name="projection")
         from_popularity = config.output_bias == "log_popularity" and log_popularity is not None
         self._bias_start = tf.keras.initializers.Constant(log_popularity) if from_popularity else "zeros"
 

@@ -1,0 +1,110 @@
+"""Times an exported version on one core, under C++'s LoadSavedModel, against the encoder's matrix products alone.
+
+python benchmarks/serving_latency.py --version=exports/ml-1m/1764000000 --data_dir=data/ml-1m
+"""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+
+import cpp_runner
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from bert4rec_tf.config import Config, ModelConfig
+from bert4rec_tf.gate import histories_of
+
+_VERSION = flags.DEFINE_string("version", None, "an exported version", required=True)
+_DATA = flags.DEFINE_string("data_dir", None, "records whose test users are asked for", required=True)
+_REPEATS = flags.DEFINE_integer("repeats", 40, "of each request")
+_USERS = 256
+_LARGE = 64
+
+
+class MatrixProducts(tf.Module):
+    """The products of the encoder for one history of N slots, and nothing else, on weights that nothing folds away."""
+
+    def __init__(self, config: ModelConfig, length: int):
+        super().__init__()
+        size, heads = config.hidden_size, config.num_heads
+        inner = config.feed_forward_size or 4 * size
+        self._products = []
+        for block in range(config.num_layers):
+            asking = 1 if block == config.num_layers - 1 else length
+            part = size // heads
+            for left, right in (
+                ([asking, size], [size, size]),  # query
+                ([length, size], [size, 2 * size]),  # key and value
+                ([heads, asking, part], [heads, part, length]),
+                ([heads, asking, length], [heads, length, part]),
+                ([asking, size], [size, size]),  # output
+                ([asking, size], [size, inner]),
+                ([asking, inner], [inner, size]),
+            ):
+                self._products.append((tf.Variable(tf.random.normal(left)), tf.Variable(tf.random.normal(right))))
+        self._products.append((tf.Variable(tf.random.normal([1, size])), tf.Variable(tf.random.normal([size, size]))))
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32, "x")])
+    def all(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Every product once; a number of each is the output."""
+        found = [tf.reshape(tf.matmul(left, right), [-1])[0] for left, right in self._products]
+        return {"y": tf.stack(found) + x}
+
+
+def main(_: list[str]) -> None:
+    """One run: the products, one user at a time, and 64 users at a time."""
+    version = pathlib.Path(_VERSION.value)
+    config = Config.from_dict(json.loads((version / "assets.extra" / "metadata.json").read_text())["config"])
+    length = config.data.max_seq_length
+    histories = [row for rows, _ in histories_of(_DATA.value, "test", 64, _USERS) for row in rows]
+    histories = [[item_id for item_id in row if item_id] for row in histories]
+    whole = [row[-(length - 1) :] for row in histories if len(row) >= length - 1][:25]
+    with tempfile.TemporaryDirectory() as work:
+        program = cpp_runner.build(pathlib.Path(work))
+        products = MatrixProducts(config.model, length)
+        tf.saved_model.save(products, f"{work}/products", signatures={"all": products.all})
+        (alone,) = timed(program, pathlib.Path(work) / "products", [("all", {"x": np.float32(0)})], 1000)
+        # In turn, so that a slow spell of the machine is not one side's alone.
+        one = np.concatenate(timed(program, version, [asking([row]) for row in whole], _REPEATS.value))
+        p50, p99 = np.percentile(one, [50, 99])
+        print(f"matrix products of the encoder, {length} slots: p50 {np.median(alone):.0f} us")
+        print(f"one user, {length - 1} items: p50 {p50:.0f} us ({p50 / np.median(alone):.2f} times the products)")
+        print(f"                  p99 {p99:.0f} us ({p99 / p50:.2f} times p50); {len(one):,} requests")
+        for name, rows in (("real histories", histories), (f"{length - 1} items each", whole * 11)):
+            rows = rows[:_USERS]
+            single = sum(np.median(times) for times in timed(program, version, [asking([row]) for row in rows], 5))
+            batches = [asking(rows[first : first + _LARGE]) for first in range(0, len(rows), _LARGE)]
+            joint = sum(np.median(times) for times in timed(program, version, batches, 5))
+            print(
+                f"{name}: {1e6 * len(rows) / single:.0f} users/s one by one, {1e6 * len(rows) / joint:.0f} by "
+                f"{_LARGE} ({single / joint:.2f} times)"
+            )
+
+
+def timed(program: pathlib.Path, version: pathlib.Path, requests: list, repeats: int) -> list[np.ndarray]:
+    """Microseconds of each request's repetitions, on one core and one thread."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    try:
+        answers, times = cpp_runner.run(program, version, requests, repeats)
+    finally:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    for answer in answers:
+        assert isinstance(answer, dict), answer
+    return [np.array(row) for row in times]
+
+
+def asking(rows: list[list[str]]) -> tuple[str, dict[str, object]]:
+    """`serving_default` for some histories."""
+    width = max(map(len, rows))
+    return "serving_default", {"item_ids": [row + [""] * (width - len(row)) for row in rows]}
+
+
+if __name__ == "__main__":
+    app.run(main)

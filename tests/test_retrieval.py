@@ -1,0 +1,131 @@
+"""Exact and approximate search, against NumPy and against tensorflow-recommenders."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert4rec_tf.inverted_file import InvertedFileIndex
+from bert4rec_tf.retrieval import ExactIndex, ItemScores, contains, top_of
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+
+NUM_ITEMS, D = 200, 8
+V = NUM_ITEMS + NUM_SPECIAL_IDS
+
+
+def item_scores(clusters: int | None = None) -> ItemScores:
+    random = np.random.default_rng(1)
+    table = random.normal(size=[V, D])
+    if clusters:
+        table = random.normal(size=[clusters, D])[random.integers(clusters, size=V)] + 0.1 * table
+    log_popularity = -np.log(np.arange(1, V + 1))  # falls with the id, as in a vocabulary
+    return ItemScores(
+        tf.Variable(table.astype(np.float32)),
+        tf.Variable(random.normal(size=[V]).astype(np.float32)),
+        log_popularity.astype(np.float32),
+    )
+
+
+SCORES = item_scores()
+QUERIES = np.random.default_rng(2).normal(size=[3, D]).astype(np.float32)
+KNOWN = np.array([True, False, True])
+
+
+def by_hand(dropped: np.ndarray, k: int, allowed: np.ndarray | None = None) -> list[list[int]]:
+    """The best ids, by a sort of everything."""
+    table, bias = SCORES.item_table.numpy(), SCORES.output_bias.numpy()
+    popular = -np.log(np.arange(1, V + 1)).astype(np.float32)
+    found = []
+    for row in range(len(QUERIES)):
+        scores = table @ QUERIES[row] + bias if KNOWN[row] else popular
+        ids = set(range(NUM_SPECIAL_IDS, V) if allowed is None else allowed[row].tolist())
+        ids -= set(dropped[row].tolist()) | set(range(NUM_SPECIAL_IDS))
+        found.append(sorted(ids, key=lambda item, of=scores: (-of[item], item))[:k])
+    return found
+
+
+def answered(top: tuple[tf.Tensor, tf.Tensor]) -> list[list[int]]:
+    scores, ids = (values.numpy() for values in top)
+    assert np.all(np.diff(np.where(np.isfinite(scores), scores, -1e30), axis=1) <= 0)
+    return [row[np.isfinite(of)].tolist() for of, row in zip(scores, ids, strict=True)]
+
+
+id_lists = st.lists(st.integers(0, V - 1), max_size=30)
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.tuples(id_lists, id_lists, id_lists), k=st.integers(1, NUM_ITEMS))
+def test_every_search_equals_a_sort(rows: tuple[list[int], ...], k: int) -> None:
+    width = max(map(len, rows))
+    padded = np.array([row + [0] * (width - len(row)) for row in rows], np.int32).reshape([3, width])
+    arguments = (tf.constant(QUERIES), tf.constant(KNOWN))
+    expected = by_hand(padded, k)
+    assert answered(ExactIndex(SCORES).top(*arguments, padded, k)) == expected
+    assert answered(INVERTED.top(*arguments, padded, k)) == expected
+    of_the_rest = by_hand(np.zeros([3, 1], np.int32), k, allowed=padded)
+    nothing = np.zeros([3, 0], np.int32)
+    assert answered(top_of(padded, *arguments, nothing, k, SCORES)) == of_the_rest
+
+
+INVERTED = InvertedFileIndex(SCORES, num_cells=10)  # and looks into all of them
+
+
+def test_scores_of_some_are_those_of_all() -> None:
+    ids = np.random.default_rng(3).integers(0, V, [3, 20])
+    whole = SCORES.of_all(tf.constant(QUERIES), tf.constant(KNOWN))
+    some = SCORES.of(tf.constant(QUERIES), tf.constant(KNOWN), tf.constant(ids))
+    np.testing.assert_allclose(some, np.take_along_axis(whole.numpy(), ids, axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_exact_search_agrees_with_tensorflow_recommenders() -> None:
+    # The bias as one more dimension, for TFRS knows inner products only. It is right where nothing is dropped.
+    vectors = tf.concat([SCORES.item_table, SCORES.output_bias[:, None]], axis=1)[NUM_SPECIAL_IDS:]
+    oracle = tfrs.layers.factorized_top_k.BruteForce(k=25).index(vectors, tf.range(NUM_SPECIAL_IDS, V))
+    scores, ids = oracle(tf.pad(tf.constant(QUERIES), [[0, 0], [0, 1]], constant_values=1.0))
+    found = ExactIndex(SCORES).top(tf.constant(QUERIES), tf.constant([True] * 3), tf.zeros([3, 0], tf.int32), 25)
+    np.testing.assert_array_equal(found[1], ids)
+    np.testing.assert_allclose(found[0], scores, rtol=1e-5)
+
+
+def test_fewer_probes_find_less_and_nothing_wrong() -> None:
+    scores = item_scores(clusters=12)
+    index = InvertedFileIndex(scores, num_cells=12)
+    queries, known = scores.item_table.numpy()[3:63], tf.ones([60], tf.bool)
+    dropped = tf.constant(np.arange(3, 63)[:, None], tf.int32)
+    exact = answered(ExactIndex(scores).top(queries, known, dropped, 10))
+    recall = []
+    for probes in (1, 2, 4, 12):
+        index.probes.assign(probes)
+        found_scores, found_ids = index.top(queries, known, dropped, 10)
+        found = answered((found_scores, found_ids))
+        for row, ids in enumerate(found):
+            assert 3 + row not in ids
+            assert len(set(ids)) == len(ids)
+        recall.append(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, exact, strict=True)]))
+    assert recall == sorted(recall)
+    assert recall[0] > 0.4, "the cells hold what belongs together"
+    assert recall[-1] == 1
+
+
+def test_cells_hold_every_item_once() -> None:
+    ids, ends = INVERTED._ids.numpy(), INVERTED._ends.numpy()
+    assert sorted(ids.tolist()) == list(range(NUM_SPECIAL_IDS, V))
+    assert ends[-1] == NUM_ITEMS
+    assert (np.diff(ends) >= 0).all()
+    np.testing.assert_array_equal(INVERTED._vectors[:, :D], tf.gather(SCORES.item_table, ids))
+
+
+@pytest.mark.parametrize("num_cells", [1, NUM_ITEMS])
+def test_as_many_cells_as_one_likes(num_cells: int) -> None:
+    index = InvertedFileIndex(SCORES, num_cells=num_cells)
+    dropped = np.array([[5], [6], [7]], np.int32)
+    assert answered(index.top(QUERIES, tf.constant(KNOWN), dropped, 9)) == by_hand(dropped, 9)
+
+
+@settings(deadline=None)
+@given(held=st.lists(st.integers(0, 20), min_size=1), asked=st.lists(st.integers(0, 20)))
+def test_contains(held: list[int], asked: list[int]) -> None:
+    found = contains(tf.constant([sorted(held)]), tf.constant([asked], tf.int32))
+    assert found.numpy().tolist() == [[item in held for item in asked]]
