@@ -1,7 +1,9 @@
 """Times exact and approximate search over a million items, on one core, against reading the item table once.
 
-python benchmarks/million_items.py --work_dir=/tmp/million
-python benchmarks/serving_index.py --work_dir=/tmp/million
+The items are those of a trained model, and more between them: each new one lies somewhere between an item and one of
+its ten nearest neighbours, in vector and bias. The histories are real.
+
+python benchmarks/serving_index.py --model_dir=models/beauty --data_dir=data/beauty --work_dir=/tmp/index
 """
 
 import json
@@ -18,29 +20,37 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
 import cpp_runner
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.gate import histories_of
+from bert4rec_tf.model import build_model
+from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_WORK = flags.DEFINE_string("work_dir", None, "of million_items.py", required=True)
+_MODEL = flags.DEFINE_string("model_dir", None, "a trained model", required=True)
+_DATA = flags.DEFINE_string("data_dir", None, "records that it was trained on", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "for the larger model and its exports; must be new", required=True)
+_ITEMS = flags.DEFINE_integer("items", 1_000_000, "items of the larger model")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "of each request")
-_K, _USERS, _D = 100, 32, 64
+_K, _USERS, _NEIGHBOURS, _STARTS = 100, 32, 10, 20_000
 
 
 def main(_: list[str]) -> None:
     """Exports both, asks the same users of both, and reads the table."""
     work = pathlib.Path(_WORK.value)
+    work.mkdir(parents=True)
+    enlarge(work / "model")
     versions = {}
     for index in ("exact", "ivf"):
         exports = work / index
-        if not exports.exists():
-            command = ["export.py", f"--model_dir={work / 'model'}", f"--export_dir={exports}", f"--index={index}"]
-            command += [f"--data_dir={work / 'data'}", f"--top_k={_K}"]
-            subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+        command = ["export.py", f"--model_dir={work / 'model'}", f"--export_dir={exports}", f"--index={index}"]
+        command += [f"--data_dir={_DATA.value}", f"--top_k={_K}"]
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         (versions[index],) = exports.glob("[0-9]*")
-    rows = [row for rows, _ in histories_of(str(work / "data"), "test", _USERS, _USERS) for row in rows]
-    requests = [("serving_default", {"item_ids": [row]}) for row in rows]
+    rows = [row for rows, _ in histories_of(_DATA.value, "test", _USERS, _USERS) for row in rows]
+    requests = [("serving_default", {"item_ids": [[item_id for item_id in row if item_id]]}) for row in rows]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     program, found, times = cpp_runner.build(work), {}, {}
     for index, version in versions.items():
@@ -53,12 +63,44 @@ def main(_: list[str]) -> None:
         ]
     )
     described = json.loads((versions["ivf"] / "assets.extra" / "metadata.json").read_text())
-    items = sum(1 for _ in (versions["exact"] / "assets.extra" / "vocabulary.jsonl").open("rb"))
-    read = reading(items * _D)
-    print(f"{items:,} items, d = {_D}; reading the table once: {read:.1f} ms ({4e-6 * items * _D / read:.1f} GB/s)")
+    size = described["config"]["model"]["hidden_size"]
+    read = reading(_ITEMS.value * size)
+    rate = 4e-6 * _ITEMS.value * size / read
+    print(f"{_ITEMS.value:,} items, d = {size}; reading the table once: {read:.1f} ms ({rate:.1f} GB/s)")
     print(f"exact, top {_K}: p50 {times['exact']:.1f} ms, {times['exact'] / read:.2f} times the reading")
     print(f"ivf, top {_K}: p50 {times['ivf']:.2f} ms, {times['exact'] / times['ivf']:.1f} times as fast")
     print(f"recall@{_K} on {len(rows)} test users: {recall:.4f}; at export: {described['index']}")
+
+
+def enlarge(path: pathlib.Path) -> None:
+    """Writes a model directory with the weights of `--model_dir`, and more items."""
+    trained, random = load_model(_MODEL.value), np.random.default_rng(1)
+    old = trained.vocabulary
+    table, bias = trained.model.embedding.item_table.numpy(), trained.model.head.output_bias.numpy()
+    starts = random.permutation(len(old.item_ids))[:_STARTS] + NUM_SPECIAL_IDS
+    neighbours = []
+    half_norms = np.square(table).sum(axis=1) / 2
+    half_norms[:NUM_SPECIAL_IDS] = np.inf
+    for block in np.array_split(starts, 40):
+        nearness = table[block] @ table.T - half_norms
+        neighbours.append(tf.math.top_k(nearness, _NEIGHBOURS + 1).indices.numpy()[:, 1:])
+    chosen = random.integers(len(starts), size=_ITEMS.value - len(old.item_ids))
+    first = starts[chosen]
+    second = np.concatenate(neighbours)[chosen, random.integers(_NEIGHBOURS, size=len(chosen))]
+    way = random.random(len(chosen), np.float32)
+    more = table[first] + way[:, None] * (table[second] - table[first])
+    names = tuple(f"between {number}" for number in range(len(chosen)))
+    vocabulary = Vocabulary(
+        old.item_ids + names, np.append(old.counts, np.zeros(len(chosen), np.int64)), old.titles + (None,) * len(chosen)
+    )
+    model = build_model(trained.config.model, vocabulary.size, trained.config.data.max_seq_length)
+    for weight, value in zip(model.variables, trained.model.variables, strict=True):
+        if weight.shape == value.shape:
+            weight.assign(value)
+    model.embedding.item_table.assign(np.concatenate([table, more]))
+    model.head.output_bias.assign(np.concatenate([bias, bias[first] + way * (bias[second] - bias[first])]))
+    open_model_dir(path, trained.config, trained.manifest, vocabulary)
+    Checkpoints(path, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
 
 
 def reading(floats: int) -> float:

@@ -58,6 +58,7 @@ def replay_warm_up(version_dir: pathlib.Path) -> None:
         tf.errors.OpError, ValueError: one has no answer.
     """
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(version_dir / WARM_UP_FILE))]
+    tf.get_logger().setLevel("ERROR")  # TensorFlow would advise against this loader, which is TF Serving's
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         loaded = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(version_dir))
         for record in records:
