@@ -11,12 +11,12 @@ from bert4rec_tf.dropout import SeededDropout
 class ItemAndPositionEmbedding(tf.keras.layers.Layer):
     """h_i = v_i + p_i: a learned item embedding and a learned position embedding (paper section 3.4).
 
-    Departure from the paper's text: dropout follows the sum, as in the authors' code (whose layer norm here is left
-    out, as in the text).
+    Departures from the paper's text: dropout follows the sum, as in the authors' code (whose layer norm here is left
+    out, as in the text); positions may count from the newest item.
 
     Args:
         vocabulary_size: V.
-        max_seq_length: N; positions count from the oldest item of the window, 0 to N - 1.
+        max_seq_length: N; positions count from 0 to N - 1, from the item that `config.positions` says.
         config: sizes, dropout and initialisation.
     """
 
@@ -37,9 +37,25 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """`item_ids`: int32 [B, L], L <= N. Returns float32 [B, L, D]."""
-        positions = self.position_table[: tf.shape(item_ids)[1]]
+    def call(
+        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Embeds windows.
+
+        Args:
+            item_ids: int32 [B, L], L <= N.
+            valid_mask: bool [B, L], True = a real item or [MASK]; these come first.
+            dropout_seed: see `SeededDropout`.
+
+        Returns:
+            float32 [B, L, D].
+        """
+        places = tf.range(tf.shape(item_ids)[1])
+        if self.config.positions == "from_oldest":
+            positions = tf.gather(self.position_table, places)
+        else:
+            newest = tf.reduce_sum(tf.cast(valid_mask, tf.int32), axis=1, keepdims=True) - 1
+            positions = tf.gather(self.position_table, tf.maximum(newest - places, 0))
         return self.dropout(tf.gather(self.item_table, item_ids) + positions, dropout_seed)
 
 

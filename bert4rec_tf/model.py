@@ -69,7 +69,7 @@ class Bert4Rec(tf.keras.Model):
         self, item_ids: tf.Tensor, valid_mask: tf.Tensor, positions: tf.Tensor, dropout_seed: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Hidden states of the last layer at `positions`, float32 [B, P, D]."""
-        return self.encoder(self.embedding(item_ids, dropout_seed), valid_mask, positions, dropout_seed)
+        return self.encoder(self.embedding(item_ids, valid_mask, dropout_seed), valid_mask, positions, dropout_seed)
 
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).

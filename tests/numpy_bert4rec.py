@@ -2,7 +2,8 @@
 
 Weights are named as in the paper, float64, with D the hidden size, h heads and blocks counted from 0:
 
-    E [V, D]  P [N, D]                                   item and position embeddings
+    E [V, D]  P [N, D]                                   item and position embeddings; P_from_newest instead of P
+                                                         where positions count from the newest item
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
     0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only
@@ -25,7 +26,7 @@ def masked_logits(
     """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid."""
     # Padding takes no part in anything: here it is simply not there.
     places = np.flatnonzero(valid)
-    hidden = weights["E"][item_ids[places]] + weights["P"][places]
+    hidden = weights["E"][item_ids[places]] + _positions(weights, places)
     block = 0
     while f"{block}.W_Q" in weights:
         part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
@@ -48,6 +49,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _positions(weights: Weights, places: np.ndarray) -> np.ndarray:
+    return weights["P"][places] if "P" in weights else weights["P_from_newest"][places[::-1]]
 
 
 def _attention(hidden: np.ndarray, part: Weights) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The model against the paper's equations in NumPy, its padding, its dropout, its ties and its training step."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -19,6 +20,7 @@ TWO_LAYERS = ModelConfig(hidden_size=12, num_heads=3, num_layers=2, dropout=0.0,
 PRE = ModelConfig(
     hidden_size=8, num_heads=4, num_layers=3, feed_forward_size=20, dropout=0.0, attention_dropout=0.0, layer_norm="pre"
 )
+NEWEST = dataclasses.replace(PRE, positions="from_newest")
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
 GOLDEN_FILE = pathlib.Path(__file__).parent / "golden" / "logits.json"
 
@@ -43,7 +45,7 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     heads, size = model.config.num_heads, model.config.hidden_size
     weights = {
         "E": named["embedding/item_table"],
-        "P": named["embedding/position_table"],
+        "P" if model.config.positions == "from_oldest" else "P_from_newest": named["embedding/position_table"],
         "W_P": named["masked_item_head/projection/kernel"],
         "b_P": named["masked_item_head/projection/bias"],
         "b_O": named["masked_item_head/output_bias"],
@@ -104,7 +106,7 @@ def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], layer_norm: str)
     return -float(np.sum(chosen[..., 0] * batch["masked_weights"][full]) / np.sum(batch["masked_weights"]))
 
 
-@pytest.mark.parametrize("config", [SMALL, TWO_LAYERS, PRE], ids=["one block", "post", "pre"])
+@pytest.mark.parametrize("config", [SMALL, TWO_LAYERS, PRE, NEWEST], ids=["one block", "post", "pre", "from newest"])
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     model, batch = random_model(config), example_batch()
     expected = oracle_logits(paper_weights(model), batch, config.layer_norm)
@@ -132,7 +134,7 @@ def test_special_ids_score_minus_1e9() -> None:
     np.testing.assert_array_equal(random_model(SMALL)(inputs_of(batch))[..., :NUM_SPECIAL_IDS], np.float32(-1e9))
 
 
-@pytest.mark.parametrize("config", [TWO_LAYERS, PRE], ids=["post", "pre"])
+@pytest.mark.parametrize("config", [TWO_LAYERS, PRE, NEWEST], ids=["post", "pre", "from newest"])
 def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     model, batch = random_model(config), inputs_of(example_batch())
     logits = model(batch)
