@@ -108,8 +108,8 @@ class ModelConfig:
     dropout: float = 0.1  # on the embeddings and on each sublayer's output
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
     layer_norm: Literal["post", "pre"] = "post"  # paper: post; pre trains at ten times the learning rate
-    # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a short
-    # history is asked at a position that every window trains.
+    # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
+    # short history is asked at a position that every window trains.
     positions: Literal["from_oldest", "from_newest"] = "from_oldest"
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts

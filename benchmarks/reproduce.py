@@ -1,0 +1,71 @@
+"""From a log to a number that can be trusted: records, training, evaluation, one JSON a seed under results/.
+
+python benchmarks/reproduce.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m-best.json --seeds=3 \
+    --time_limit_minutes=45 --work_dir=/tmp/reproduce
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
+_INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecords.py takes it", required=True)
+_CONFIG = flags.DEFINE_string("config", None, "JSON of settings; its name is the results'", required=True)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "how many, from --first_seed", lower_bound=1)
+_FIRST = flags.DEFINE_integer("first_seed", 1, "the first one", lower_bound=0)
+_LIMIT = flags.DEFINE_float("time_limit_minutes", None, "of each training; without, all of training.num_steps")
+_WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is there is gone on with", required=True)
+_RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where the JSON goes")
+
+
+def main(_: list[str]) -> None:
+    """Each seed in turn; the same command again goes on where it was."""
+    for seed in range(_FIRST.value, _FIRST.value + _SEEDS.value):
+        print(reproduce(seed), flush=True)
+
+
+def reproduce(seed: int) -> str:
+    """One run. Records and negatives are the same for all; masks drawn anew, weights and order follow the seed."""
+    name = f"{pathlib.Path(_CONFIG.value).stem}-seed{seed}"
+    work, seconds = pathlib.Path(_WORK.value), {}
+    config, model, metrics_file = f"--config={_CONFIG.value}", work / name, work / f"{name}.json"
+    steps = {
+        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={work / 'data'}", config],
+        "training": ["train.py", f"--data_dir={work / 'data'}", f"--model_dir={model}", config],
+        "evaluation": ["evaluate.py", f"--data_dir={work / 'data'}", f"--model_dir={model}"],
+    }
+    steps["training"].append(f"--set=training.seed={seed}")
+    if _LIMIT.value:
+        steps["training"].append(f"--time_limit_minutes={_LIMIT.value}")
+    steps["evaluation"].append(f"--output={metrics_file}")
+    for step, command in steps.items():
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        seconds[step] = round(time.monotonic() - started, 1)
+    metrics = json.loads(metrics_file.read_text())
+    metrics["run"] = {
+        "dataset": _DATASET.value,
+        "config": pathlib.Path(_CONFIG.value).name,
+        "seed": seed,
+        "time_limit_minutes": _LIMIT.value,
+        "seconds": seconds,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    results = pathlib.Path(_RESULTS.value)
+    results.mkdir(exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    shutil.copy(model / "history.jsonl", results / f"{name}-history.jsonl")
+    found = {protocol: metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")}
+    return f"{name}: NDCG@10 {found['full']:.4f} over all items, {found['sampled']:.4f} over the negatives"
+
+
+if __name__ == "__main__":
+    app.run(main)
