@@ -6,6 +6,8 @@ import tensorflow as tf
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
 DROPPED = float("-inf")
+_FEW_ITEMS = 50_000
+_BLOCK = 256
 
 
 class ItemScores(tf.Module):
@@ -21,31 +23,28 @@ class ItemScores(tf.Module):
         super().__init__(name="item_scores")
         self.item_table = item_table
         self.output_bias = output_bias
-        self._log_popularity = tf.constant(log_popularity)
+        self.log_popularity = tf.constant(log_popularity)
 
-    def of_all(self, query: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
-        """Scores of every item.
+    def of(self, query: tf.Tensor, known: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Scores of some items.
 
         Args:
             query: float32 [B, D], of `Bert4Rec.encode_next_item`.
             known: bool [B], whether the history holds an item that the model knows.
+            ids: int32 [B, C].
 
         Returns:
-            float32 [B, V]; those of the special ids mean nothing.
+            float32 [B, C]; those of the special ids mean nothing.
         """
-        # A product instead of tf.where over [B, V], which takes longer than the search itself.
-        choice = tf.cast(tf.stack([known, ~known], axis=1), tf.float32)
-        constant = tf.matmul(choice, tf.stack([self.output_bias, self._log_popularity]))
-        return tf.matmul(query * choice[:, :1], self.item_table, transpose_b=True) + constant
-
-    def of(self, query: tf.Tensor, known: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        """Scores of some items, `ids`: int32 [B, C]. Returns float32 [B, C]."""
         scores = tf.linalg.matvec(tf.gather(self.item_table, ids), query) + tf.gather(self.output_bias, ids)
-        return tf.where(known[:, None], scores, tf.gather(self._log_popularity, ids))
+        return tf.where(known[:, None], scores, tf.gather(self.log_popularity, ids))
 
 
 class ExactIndex(tf.Module):
     """Scores every item and takes the best.
+
+    It keeps a copy of the item table, an item a column, with output bias and log popularity as two rows more: the
+    product with a query reads it once, from end to end, and is the score.
 
     Args:
         scores: of the items.
@@ -53,7 +52,15 @@ class ExactIndex(tf.Module):
 
     def __init__(self, scores: ItemScores):
         super().__init__(name="exact_index")
-        self._scores = scores
+        size = int(scores.item_table.shape[0])
+        # Whole blocks: see `_top_k`.
+        self._block = 1 if size < _FEW_ITEMS else _BLOCK
+        padding = -size % self._block
+        columns = [scores.item_table, scores.output_bias[:, None], scores.log_popularity[:, None]]
+        self._columns = tf.Variable(
+            tf.pad(tf.transpose(tf.concat(columns, axis=1)), [[0, 0], [0, padding]]), trainable=False, name="columns"
+        )
+        self._never = tf.concat([tf.range(NUM_SPECIAL_IDS), tf.range(size, size + padding)], axis=0)
 
     def top(self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items but for the dropped ones.
@@ -68,12 +75,27 @@ class ExactIndex(tf.Module):
             Scores, float32 [B, k], best first, and ids, int32 [B, k]; ties by the lower id. Where fewer are left, the
             score is -inf.
         """
-        scores = self._scores.of_all(query, known)
-        dropped = _with_specials(dropped)
+        choice = tf.cast(tf.stack([known, ~known], axis=1), tf.float32)
+        scores = tf.matmul(tf.concat([query * choice[:, :1], choice], axis=1), self._columns)
+        dropped = _and_each(dropped, self._never)
         rows = tf.repeat(tf.range(tf.shape(dropped)[0]), tf.shape(dropped)[1])
         places = tf.stack([rows, tf.reshape(dropped, [-1])], axis=1)
         scores = tf.tensor_scatter_nd_update(scores, places, tf.fill([tf.size(dropped)], DROPPED))
-        return tf.math.top_k(scores, k)
+        return self._top_k(scores, k)
+
+    def _top_k(self, scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of [B, V]: the best k are in the k blocks with the best maxima, which are ten times faster to find."""
+        if self._block == 1:
+            best, ids = tf.math.top_k(scores, k)
+            return best, ids
+        blocks = tf.reshape(scores, [tf.shape(scores)[0], -1, self._block])
+        maxima = tf.reduce_max(blocks, axis=2)
+        _, chosen = tf.math.top_k(maxima, tf.minimum(k, tf.shape(maxima)[1]))
+        chosen = tf.sort(chosen, axis=1)  # so that ties still go to the lower id
+        candidates = tf.reshape(tf.gather(blocks, chosen, batch_dims=1), [tf.shape(scores)[0], -1])
+        best, places = tf.math.top_k(candidates, k)
+        block = tf.gather(chosen, places // self._block, batch_dims=1)
+        return best, block * self._block + places % self._block
 
 
 def top_of(
@@ -82,7 +104,7 @@ def top_of(
     """The k best of some items, `candidates`: int32 [B, C], any of them more than once; else as `ExactIndex.top`."""
     candidates = tf.sort(candidates, axis=1)
     repeated = tf.pad(candidates[:, 1:] == candidates[:, :-1], [[0, 0], [1, 0]])
-    dropped = tf.sort(_with_specials(dropped), axis=1)
+    dropped = tf.sort(_and_each(dropped, tf.range(NUM_SPECIAL_IDS)), axis=1)
     found = tf.where(repeated | contains(dropped, candidates), DROPPED, scores.of(query, known, candidates))
     missing = tf.maximum(0, k - tf.shape(candidates)[1])
     found = tf.pad(found, [[0, 0], [0, missing]], constant_values=DROPPED)
@@ -96,6 +118,6 @@ def contains(sorted_ids: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     return tf.gather(sorted_ids, places, batch_dims=1) == ids
 
 
-def _with_specials(ids: tf.Tensor) -> tf.Tensor:
-    specials = tf.tile(tf.range(NUM_SPECIAL_IDS)[None, :], [tf.shape(ids)[0], 1])
-    return tf.concat([specials, ids], axis=1)
+def _and_each(ids: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """int32 [B, S] and [R] -> [B, R + S], `others` in every row."""
+    return tf.concat([tf.tile(others[None, :], [tf.shape(ids)[0], 1]), ids], axis=1)

@@ -7,6 +7,7 @@ import tensorflow_recommenders as tfrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bert4rec_tf import retrieval
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.retrieval import ExactIndex, ItemScores, contains, top_of
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
@@ -63,20 +64,44 @@ def test_every_search_equals_a_sort(rows: tuple[list[int], ...], k: int) -> None
     arguments = (tf.constant(QUERIES), tf.constant(KNOWN))
     expected = by_hand(padded, k)
     assert answered(ExactIndex(SCORES).top(*arguments, padded, k)) == expected
+    assert answered(blocked_index(SCORES).top(*arguments, padded, k)) == expected
     assert answered(INVERTED.top(*arguments, padded, k)) == expected
     of_the_rest = by_hand(np.zeros([3, 1], np.int32), k, allowed=padded)
     nothing = np.zeros([3, 0], np.int32)
     assert answered(top_of(padded, *arguments, nothing, k, SCORES)) == of_the_rest
 
 
+def blocked_index(scores: ItemScores) -> ExactIndex:
+    """The exact index as it is for a large catalogue, in blocks of 16."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(retrieval, "_FEW_ITEMS", 0)
+        patched.setattr(retrieval, "_BLOCK", 16)
+        return ExactIndex(scores)
+
+
 INVERTED = InvertedFileIndex(SCORES, num_cells=10)  # and looks into all of them
 
 
-def test_scores_of_some_are_those_of_all() -> None:
+def test_scores_of_some_are_the_equations() -> None:
     ids = np.random.default_rng(3).integers(0, V, [3, 20])
-    whole = SCORES.of_all(tf.constant(QUERIES), tf.constant(KNOWN))
     some = SCORES.of(tf.constant(QUERIES), tf.constant(KNOWN), tf.constant(ids))
-    np.testing.assert_allclose(some, np.take_along_axis(whole.numpy(), ids, axis=1), rtol=1e-5, atol=1e-5)
+    table, bias = SCORES.item_table.numpy(), SCORES.output_bias.numpy()
+    for row, known in enumerate(KNOWN):
+        expected = table[ids[row]] @ QUERIES[row] + bias[ids[row]] if known else -np.log(ids[row] + 1)
+        np.testing.assert_allclose(some[row], expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(k=st.integers(1, NUM_ITEMS), kinds=st.integers(1, 50), seed=st.integers(0, 99))
+def test_blocks_find_what_a_sort_finds_ties_included(k: int, kinds: int, seed: int) -> None:
+    # Scores of a few values only, so that ties go across blocks.
+    random = np.random.default_rng(seed)
+    bias = random.integers(kinds, size=V).astype(np.float32)
+    scores = ItemScores(tf.Variable(tf.zeros([V, D])), tf.Variable(bias), np.zeros([V], np.float32))
+    dropped = random.integers(0, V, [1, 40]).astype(np.int32)
+    found = answered(blocked_index(scores).top(tf.zeros([1, D]), tf.constant([True]), dropped, k))
+    left = [item for item in range(NUM_SPECIAL_IDS, V) if item not in dropped]
+    assert found == [sorted(left, key=lambda item: (-bias[item], item))[:k]]
 
 
 def test_exact_search_agrees_with_tensorflow_recommenders() -> None:
