@@ -85,7 +85,8 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
         The version's directory, an integer that is larger than every other one's.
 
     Raises:
-        InputError: no trained model, a regression beyond `max_regression`, or another export at work.
+        InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, or a
+            version that cannot answer its warm-up requests.
     """
     trained = load_model(model_dir)
     root = pathlib.Path(export_dir)
@@ -105,6 +106,12 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
             _sync(building)
             building.rename(version)
+        except tf.errors.OpError as error:
+            raise InputError(
+                "A version must be written whole and answer its own warm-up requests. Received: "
+                f"{' '.join(error.message.split()):.300} at {building}; nothing was published. Fix: free space on the "
+                "disk of --export_dir, and run the same command again"
+            ) from None
         finally:
             shutil.rmtree(building, ignore_errors=True)
         if publishing.keep_versions is not None:

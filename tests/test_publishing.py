@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from bert4rec_tf import publishing
@@ -135,12 +136,17 @@ def test_warm_up_asks_every_signature_at_every_batch_size(exported: pathlib.Path
 def test_a_version_that_cannot_answer_is_not_published(
     good: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_variables(version: pathlib.Path) -> None:
-        (version / "variables" / "variables.index").unlink()
+    def asked_for_no_items(version: pathlib.Path) -> None:
+        request = PredictRequest()
+        request.model_spec.signature_name = "recommend"
+        request.inputs["item_ids"].CopyFrom(tf.make_tensor_proto([["a"]]))
+        request.inputs["k"].CopyFrom(tf.make_tensor_proto([0]))
+        with tf.io.TFRecordWriter(str(version / WARM_UP_FILE)) as writer:
+            writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
         replay_warm_up(version)
 
-    monkeypatch.setattr(publishing, "replay_warm_up", without_variables)
-    with pytest.raises((tf.errors.OpError, OSError, ValueError)):
+    monkeypatch.setattr(publishing, "replay_warm_up", asked_for_no_items)
+    with pytest.raises(InputError, match=r"warm-up requests.*must be at least 1.*nothing was published"):
         export(str(good), str(tmp_path / "shop"), Publishing())
     assert names(tmp_path / "shop") == []
 

@@ -1,0 +1,45 @@
+"""The command behind the README's results, on a log that takes seconds, and the table that is made of them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+
+import results_table
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_the_readme_holds_the_table_of_the_files() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    datasets = {run["run"]["dataset"] for run in results_table.runs()}
+    for dataset in datasets:
+        assert results_table.with_table(text, dataset) == text, "python benchmarks/results_table.py --write"
+
+
+@pytest.mark.slow
+def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
+    rows = [f"u{user} i{(user + step) % 20}\n" for user in range(60) for step in range(8)]
+    (tmp_path / "log.txt").write_text("".join(rows))
+    settings = {
+        "data": {"max_seq_length": 6, "num_negatives": 5},
+        "model": {"hidden_size": 8, "num_layers": 1},
+        "training": {"num_steps": 20, "batch_size": 16, "steps_per_epoch": 10, "jit_compile": False},
+    }
+    (tmp_path / "tiny.json").write_text(json.dumps(settings))
+    command = [sys.executable, "benchmarks/reproduce.py", "--dataset=ring", f"--input={tmp_path / 'log.txt'}"]
+    command += [f"--config={tmp_path / 'tiny.json'}", "--seeds=2", f"--work_dir={tmp_path / 'work'}"]
+    command += [f"--results_dir={tmp_path / 'results'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads((tmp_path / "results" / f"tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
+    assert found[0]["data"]["manifest_sha256"] == found[1]["data"]["manifest_sha256"]
+    for seed, run in enumerate(found, start=1):
+        assert run["run"]["seed"] == run["model"]["config"]["training"]["seed"] == seed
+        assert set(run["run"]["seconds"]) == {"records", "training", "evaluation"}
+        assert 0 <= run["full"]["ndcg@10"] <= 1
+        assert f"tiny-seed{seed}: NDCG@10" in done.stdout
