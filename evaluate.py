@@ -1,6 +1,9 @@
-"""Ranks the held-out items.
+"""Ranks the held-out items, or compares two such evaluations.
 
 python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json
+python evaluate.py --compare=a/metrics.json,b/metrics.json --output=comparison.json
+
+Beside metrics.json it writes metrics.users.parquet, one row a user, which --compare reads.
 """
 
 import json
@@ -14,9 +17,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from absl import app, flags
 
+from bert4rec_tf.catalogue import TOP_K
+from bert4rec_tf.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.errors import InputError, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
 from bert4rec_tf.model_dir import load_model, write_whole
+from bert4rec_tf.user_ranks import users_file, write_users
 from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import Manifest, verify
@@ -25,29 +31,59 @@ _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
 _BASELINE = flags.DEFINE_enum(
     "baseline", None, ["popularity", "optimum"], "instead of --model_dir; optimum: of --dataset=synthetic"
 )
-_DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py", required=True)
+_DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py")
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "what is asked")
-_OUTPUT = flags.DEFINE_string("output", None, "metrics as JSON")
+_COMPARE = flags.DEFINE_list("compare", None, "two metrics files, A,B, written by --output: is B better than A?")
+_OUTPUT = flags.DEFINE_string("output", None, "metrics, or the comparison, as JSON; users beside it as Parquet")
 
 
 @command
 def main() -> None:
-    """Flags to a scorer, and one call."""
+    """Flags to one call: an evaluation, or the comparison of two."""
+    if _COMPARE.value is not None:
+        _compare(_COMPARE.value)
+        return
     if bool(_MODEL.value) == bool(_BASELINE.value):
         raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
+    if not _DATA.value:
+        raise InputError("--data_dir must name the records to ask. Received: none. Fix: --data_dir=data/ml-1m")
     manifest = Manifest.load(_DATA.value)
     verify(_DATA.value, manifest)
-    scorer, described = _scorer(manifest)
-    metrics = metrics_json(
-        evaluate(make_ranker(scorer), _DATA.value, manifest, _SPLIT.value), described, manifest, _SPLIT.value
-    )
+    vocabulary = Vocabulary.load(_DATA.value)
+    scorer, described = _scorer(manifest, vocabulary)
+    ranks = evaluate(make_ranker(scorer, TOP_K), _DATA.value, manifest, _SPLIT.value)
+    metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value)
     metrics["hardware"] = _hardware()
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
+        write_users(users_file(_OUTPUT.value), ranks, vocabulary)
         write_whole(pathlib.Path(_OUTPUT.value), json.dumps(metrics, indent=1) + "\n")
     _report(_SPLIT.value, metrics, manifest)
     if "unseen_users" in metrics:
         _report(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
+    _report_slices(metrics)
+
+
+def _compare(metrics_files: list[str]) -> None:
+    others = [
+        name for name, flag in (("model_dir", _MODEL), ("baseline", _BASELINE), ("data_dir", _DATA)) if flag.value
+    ]
+    if others:
+        raise InputError(
+            f"--compare reads two evaluations that are done. Received: --{', --'.join(others)} besides. "
+            "Fix: evaluate each with --output first"
+        )
+    found = compare_runs(metrics_files)
+    if _OUTPUT.value:
+        pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(pathlib.Path(_OUTPUT.value), json.dumps(found, indent=1) + "\n")
+    print(f"A: {found['a']}\nB: {found['b']}\n{found['split']}, {found['users']:,} users")
+    print(f"{'':<16}{'A':>8}{'B':>9}{'B - A':>9}{'95% interval':>20}{'p':>9}")
+    for protocol in PROTOCOLS:
+        for name, row in found[protocol].items():
+            low, high = row["ci95"]
+            shown = f"{row['a']:>8.4f} {row['b']:>8.4f} {row['difference']:>+8.4f}   [{low:+.4f}, {high:+.4f}]"
+            print(f"{protocol + ' ' + name:<16}{shown} {row['p']:>8.4f}")
 
 
 def _report(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
@@ -57,8 +93,17 @@ def _report(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
         print(f"{who}, {metrics['users']:,} users, {says + ':':<15} {shown}")
 
 
-def _scorer(manifest: Manifest) -> tuple[Scorer, dict[str, object]]:
-    vocabulary = Vocabulary.load(_DATA.value)
+def _report_slices(metrics: dict[str, Any]) -> None:
+    for name, says in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
+        shown = "  ".join(
+            f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} {group['full']['ndcg@10']:.4f}"
+            for group in metrics["slices"][name]
+        )
+        print(f"NDCG@10 of all items by {says}: {shown}")
+    print("  ".join(f"{name} {value:.4f}" for name, value in metrics["catalogue"].items() if value is not None))
+
+
+def _scorer(manifest: Manifest, vocabulary: Vocabulary) -> tuple[Scorer, dict[str, object]]:
     if _BASELINE.value == "popularity":
         return popularity_scorer(vocabulary), {"baseline": "popularity"}
     if _BASELINE.value == "optimum":

@@ -1,6 +1,5 @@
 """Ranks each user's target by both protocols, over all users."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,51 +7,41 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert4rec_tf.catalogue import catalogue_metrics
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.metrics import ranking_metrics
-from bert4rec_tf.ranking import full_ranks, sampled_ranks
+from bert4rec_tf.ranking import best_items, full_ranks, sampled_ranks
+from bert4rec_tf.slices import slices
+from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from tfrecords.manifest import Manifest
 from tfrecords.reader import EVALUATION_BATCH, evaluation_batches
 
 Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
-Ranker = Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+Ranker = Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
 _BATCH_USERS = 256
 _BATCH_SCORES = 1 << 26  # of a batch: fewer users where there are many items
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranks:
-    """The target's rank for each user, from 1.
+def make_ranker(scorer: Scorer, top_k: int = 0) -> Ranker:
+    """The graph that ranks a batch of users; made once, called often.
 
-    Attributes:
-        user_ids: raw ids, in the order of the files.
-        full: int [users], among all items that are not in the history.
-        sampled: int [users], among the target and its stored negatives.
-        trained_items: int [users], how many of the user's items were trained on.
+    Args:
+        scorer: of the histories.
+        top_k: K, how many of the best items are asked for; 0, as in training, costs nothing.
+
+    Returns:
+        From a batch: finite or not, full ranks, sampled ranks, and the best items, int32 [B, K].
     """
 
-    user_ids: list[str]
-    full: np.ndarray
-    sampled: np.ndarray
-    trained_items: np.ndarray
-
-    def of(self, users: np.ndarray) -> "Ranks":
-        """Those of some users, bool [users]."""
-        user_ids = [user_id for user_id, kept in zip(self.user_ids, users, strict=True) if kept]
-        return Ranks(user_ids, self.full[users], self.sampled[users], self.trained_items[users])
-
-
-def make_ranker(scorer: Scorer) -> Ranker:
-    """The graph that ranks a batch of users: finite or not, full ranks, sampled ranks; made once, called often."""
-
     @tf.function(input_signature=[dict(EVALUATION_BATCH)])
-    def rank(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        scores = scorer(batch["item_ids"])
+    def rank(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        histories = batch["item_ids"]
+        scores = scorer(histories)
         return (
             tf.reduce_all(tf.math.is_finite(scores)),
-            full_ranks(scores, batch["item_ids"], batch["target_item_id"]),
+            full_ranks(scores, histories, batch["target_item_id"]),
             sampled_ranks(scores, batch["target_item_id"], batch["negative_item_ids"]),
+            best_items(scores, histories, top_k) if top_k else tf.zeros([tf.shape(histories)[0], 0], tf.int32),
         )
 
     return rank
@@ -76,20 +65,20 @@ def evaluate(
     Raises:
         InputError: a score is not finite.
     """
-    user_ids, full, sampled, trained_items = [], [], [], []
+    user_ids, columns = [], []
     users = max(1, min(_BATCH_USERS, _BATCH_SCORES // max(1, manifest.counts["items"])))
     for batch in evaluation_batches(data_dir, manifest, split, users, max_users):
-        finite, batch_full, batch_sampled = ranker(batch)
+        finite, full, sampled, best = ranker(batch)
         if not finite:
             raise InputError(
                 "Scores must be finite. Received: NaN or infinity from the model. Fix: train it again, "
                 "with a smaller training.learning_rate if it diverged"
             )
         user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
-        full.append(batch_full.numpy())
-        sampled.append(batch_sampled.numpy())
-        trained_items.append(batch["trained_items"].numpy())
-    return Ranks(user_ids, *map(np.concatenate, (full, sampled, trained_items)))
+        lengths = tf.math.count_nonzero(batch["item_ids"] != PAD_ID, axis=1, dtype=tf.int32)
+        found = (full, sampled, batch["trained_items"], lengths, batch["target_item_id"], best)
+        columns.append([values.numpy() for values in found])
+    return Ranks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))
 
 
 def popularity_scorer(vocabulary: Vocabulary) -> Scorer:
@@ -119,21 +108,21 @@ def last_item_scorer(law: np.ndarray, vocabulary: Vocabulary, item_ids: Iterable
     return score
 
 
-def _metrics(ranks: Ranks) -> dict[str, Any]:
-    return {
-        "users": len(ranks.full),
-        "full": ranking_metrics(ranks.full),
-        "sampled": ranking_metrics(ranks.sampled),
-    }
+def metrics_json(
+    ranks: Ranks, model: dict[str, Any], manifest: Manifest, vocabulary: Vocabulary, split: str
+) -> dict[str, Any]:
+    """The content of metrics.json.
 
-
-def metrics_json(ranks: Ranks, model: dict[str, Any], manifest: Manifest, split: str) -> dict[str, Any]:
-    """The content of metrics.json; `unseen_users`, those of whom nothing was trained on, where there are any."""
+    `unseen_users`, those of whom nothing was trained on, are there where there are any, and `catalogue` where the best
+    items were asked for.
+    """
     unseen = ranks.of(ranks.trained_items == 0)
     return {
         "split": split,
-        **_metrics(ranks),
-        **({"unseen_users": _metrics(unseen)} if unseen.user_ids else {}),
+        **ranks.metrics(),
+        **({"unseen_users": unseen.metrics()} if unseen.user_ids else {}),
+        "slices": slices(ranks, vocabulary.counts),
+        **({"catalogue": catalogue_metrics(ranks.recommended, vocabulary)} if ranks.recommended.shape[1] else {}),
         "model": model,
         "data": {"manifest_sha256": manifest.sha256(), "source": manifest.source, "counts": manifest.counts},
     }

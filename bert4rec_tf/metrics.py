@@ -9,11 +9,32 @@ HIT_RATE_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFFS = (5, 10)
 
 
-def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
-    """HR@1/5/10, NDCG@5/10 and MRR, each the mean over users, with 95% intervals.
+def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """What each user adds to HR@1/5/10, NDCG@5/10 and MRR, which are the means.
 
     With one relevant item, HR@k is 1 where its rank is at most k, NDCG@k is 1 / log2(1 + rank) there and 0 elsewhere,
     and the reciprocal rank is 1 / rank.
+
+    Args:
+        ranks: integer [users], from 1.
+
+    Returns:
+        "hr@1" ... "mrr" -> float64 [users].
+
+    Raises:
+        ValueError: no user, or a rank below 1.
+    """
+    if not len(ranks) or np.min(ranks) < 1:
+        raise ValueError(f"Ranks of at least one user, from 1, are needed. Received: {len(ranks)} ranks")
+    ranks = np.asarray(ranks, np.float64)
+    gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_RATE_CUTOFFS}
+    gains |= {f"ndcg@{k}": np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0) for k in NDCG_CUTOFFS}
+    gains["mrr"] = 1 / ranks
+    return gains
+
+
+def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
+    """HR@1/5/10, NDCG@5/10 and MRR, each the mean of `ranking_gains` over users, with 95% intervals.
 
     Args:
         ranks: integer [users], from 1.
@@ -25,12 +46,7 @@ def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
     Raises:
         ValueError: no user, or a rank below 1.
     """
-    if not len(ranks) or np.min(ranks) < 1:
-        raise ValueError(f"Ranks of at least one user, from 1, are needed. Received: {len(ranks)} ranks")
-    ranks = np.asarray(ranks, np.float64)
-    gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_RATE_CUTOFFS}
-    gains |= {f"ndcg@{k}": np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0) for k in NDCG_CUTOFFS}
-    gains["mrr"] = 1 / ranks
+    gains = ranking_gains(ranks)
     means = {name: float(values.mean()) for name, values in gains.items()}
     intervals = {}
     for name, values in gains.items():

@@ -16,11 +16,29 @@ def full_ranks(scores: tf.Tensor, histories: tf.Tensor, targets: tf.Tensor) -> t
     Returns:
         int32 [B], from 1.
     """
-    open_items = ~items_in(histories, tf.shape(scores)[1]) & (tf.range(tf.shape(scores)[1]) >= NUM_SPECIAL_IDS)
+    open_items = _open_items(histories, tf.shape(scores)[1])
     target_scores = tf.gather(scores, targets, batch_dims=1)[:, None]
     ids = tf.range(tf.shape(scores)[1])[None, :]
     ahead = (scores > target_scores) | ((scores == target_scores) & (ids < targets[:, None]))
     return 1 + tf.reduce_sum(tf.cast(ahead & open_items & (ids != targets[:, None]), tf.int32), axis=1)
+
+
+def best_items(scores: tf.Tensor, histories: tf.Tensor, k: int) -> tf.Tensor:
+    """The k best items without those of the history, in the order of `full_ranks`: ties by the lower id.
+
+    Args:
+        scores: float32 [B, V], finite.
+        histories: int32 [B, L], padded with PAD_ID.
+        k: K.
+
+    Returns:
+        int32 [B, K], best first; PAD_ID where fewer are left.
+    """
+    vocabulary_size = tf.shape(scores)[1]
+    open_scores = tf.where(_open_items(histories, vocabulary_size), scores, float("-inf"))
+    best, ids = tf.math.top_k(open_scores, tf.minimum(k, vocabulary_size))
+    ids = tf.where(tf.math.is_finite(best), ids, PAD_ID)
+    return tf.pad(ids, [[0, 0], [0, k - tf.shape(ids)[1]]], constant_values=PAD_ID)
 
 
 def sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:
@@ -47,3 +65,7 @@ def items_in(histories: tf.Tensor, vocabulary_size: tf.Tensor | int) -> tf.Tenso
     places = tf.stack([rows, tf.reshape(histories, [-1])], axis=1)
     counts = tf.scatter_nd(places, tf.ones([batch * length], tf.int32), [batch, vocabulary_size])
     return counts > 0
+
+
+def _open_items(histories: tf.Tensor, vocabulary_size: tf.Tensor) -> tf.Tensor:
+    return ~items_in(histories, vocabulary_size) & (tf.range(vocabulary_size) >= NUM_SPECIAL_IDS)

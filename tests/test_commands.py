@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from bert4rec_tf.evaluation import evaluate, make_ranker
 from bert4rec_tf.model_dir import load_model
+from bert4rec_tf.user_ranks import read_users, users_file
 from tfrecords.manifest import Manifest
 from tfrecords.reader import evaluation_batches
 
@@ -253,22 +254,35 @@ def test_damaged_records_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Pat
 
 
 def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    scores = {}
-    for flag in (f"--model_dir={model_dir}", "--baseline=popularity", "--baseline=optimum"):
-        run("evaluate.py", flag, f"--data_dir={data_dir}", f"--output={tmp_path / 'out' / 'metrics.json'}")
-        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    scores, files = {}, [tmp_path / "out" / f"{name}.json" for name in ("model", "popularity", "optimum")]
+    for flag, file in zip(
+        (f"--model_dir={model_dir}", "--baseline=popularity", "--baseline=optimum"), files, strict=True
+    ):
+        printed = run("evaluate.py", flag, f"--data_dir={data_dir}", f"--output={file}")
+        assert "NDCG@10 of all items by items of history: 1-4 0." in printed
+        metrics = json.loads(file.read_text())
         assert metrics["users"] == Manifest.load(data_dir).counts["evaluated_users"]
         assert metrics["data"]["manifest_sha256"] == Manifest.load(data_dir).sha256()
         for protocol in ("full", "sampled"):
             names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
             assert metrics[protocol].keys() == names | {"ci95"}
             assert metrics[protocol]["ci95"].keys() == names
+        assert set(metrics["slices"]) == {"history_length", "target_popularity"}
+        assert 0 < metrics["catalogue"]["coverage@10"] <= 1
+        assert read_users(users_file(file)).num_rows == metrics["users"]
         scores[flag.split("=")[1]] = metrics["full"]["ndcg@10"]
     assert scores["optimum"] > 2 * scores["popularity"]
+    compared = tmp_path / "compared" / "comparison.json"
+    printed = run("evaluate.py", f"--compare={files[1]},{files[2]}", f"--output={compared}")
+    difference = json.loads(compared.read_text())["full"]["ndcg@10"]
+    assert (difference["a"], difference["b"]) == pytest.approx((scores["popularity"], scores["optimum"]))
+    assert difference["p"] < 0.001
+    assert f"full ndcg@10 {difference['a']:>11.4f} {difference['b']:>8.4f} {difference['difference']:>+8.4f}" in printed
     run("pipelines/make_tfrecords.py", "--dataset=synthetic:num_users=50", f"--output_dir={tmp_path / 'other'}")
     other = run("evaluate.py", f"--model_dir={model_dir}", f"--data_dir={tmp_path / 'other'}", code=2)
     assert "its own vocabulary" in other
     assert "either --model_dir or --baseline" in run("evaluate.py", f"--data_dir={data_dir}", code=2)
+    assert "--data_dir must name the records" in run("evaluate.py", f"--model_dir={model_dir}", code=2)
     assert "without a config.json" in run("evaluate.py", f"--data_dir={data_dir}", f"--model_dir={tmp_path}", code=2)
 
 

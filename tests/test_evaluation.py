@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import tensorflow as tf
+from user_ranks_by_hand import ranks_of_users
 
 from bert4rec_tf.config import Config, DataConfig, MaskingConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.evaluation import (
-    Ranks,
     Scorer,
     evaluate,
     last_item_scorer,
@@ -20,7 +20,8 @@ from bert4rec_tf.evaluation import (
     popularity_scorer,
 )
 from bert4rec_tf.metrics import ranking_metrics
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from bert4rec_tf.user_ranks import Ranks
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import Manifest
@@ -72,8 +73,10 @@ def last_item(vocabulary: Vocabulary) -> Scorer:
     return last_item_scorer(LOG.transitions(), vocabulary, LOG.item_ids())
 
 
-def ranks_of(data_dir: pathlib.Path, scorer: Scorer, split: str = "test", max_users: int | None = None) -> Ranks:
-    return evaluate(make_ranker(scorer), data_dir, Manifest.load(data_dir), split, max_users)
+def ranks_of(
+    data_dir: pathlib.Path, scorer: Scorer, split: str = "test", max_users: int | None = None, top_k: int = 0
+) -> Ranks:
+    return evaluate(make_ranker(scorer, top_k), data_dir, Manifest.load(data_dir), split, max_users)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -89,15 +92,47 @@ def test_ranks_equal_brute_force(
     split: str,
 ) -> None:
     vocabulary, users = Vocabulary.load(data_dir), records(data_dir, split)
-    ranks = ranks_of(data_dir, make_scorer(vocabulary), split)
+    ranks = ranks_of(data_dir, make_scorer(vocabulary), split, top_k=10)
     assert sorted(ranks.user_ids) == sorted(users)
     assert len(users) == LOG.num_users
     items = set(range(NUM_SPECIAL_IDS, vocabulary.size))
-    for user_id, full, sampled in zip(ranks.user_ids, ranks.full, ranks.sampled, strict=True):
+    assert ranks.recommended.shape == (LOG.num_users, 10)
+    rows = zip(ranks.user_ids, ranks.full, ranks.sampled, ranks.recommended.tolist(), strict=True)
+    for user_id, full, sampled, recommended in rows:
         history, target, negatives = users[user_id]
         scores = by_hand(vocabulary, history)
         assert full == rank_among(scores, target, items - set(history)), user_id
         assert sampled == rank_among(scores, target, set(negatives)), user_id
+        best = sorted(items - set(history), key=lambda item: (-scores[item], item))
+        assert recommended == (best + [PAD_ID] * 10)[:10], user_id
+    asked = [users[user_id] for user_id in ranks.user_ids]
+    assert ranks.targets.tolist() == [target for _, target, _ in asked]
+    assert ranks.history_lengths.tolist() == [len(history) for history, _, _ in asked]
+
+
+def test_nothing_is_recommended_unless_asked_for(data_dir: pathlib.Path) -> None:
+    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
+    ranks = ranks_of(data_dir, popularity_scorer(vocabulary))
+    assert ranks.recommended.shape == (LOG.num_users, 0)
+    assert "catalogue" not in metrics_json(ranks, {}, manifest, vocabulary, "test")
+    graphs = [make_ranker(popularity_scorer(vocabulary), k).get_concrete_function().graph for k in (0, 10)]
+    assert ["TopKV2" in {node.type for node in graph.get_operations()} for graph in graphs] == [False, True]
+
+
+def test_slices_and_catalogue_are_of_all_users(data_dir: pathlib.Path) -> None:
+    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
+    ranks = ranks_of(data_dir, popularity_scorer(vocabulary), top_k=10)
+    metrics = metrics_json(ranks, {}, manifest, vocabulary, "test")
+    for groups in metrics["slices"].values():
+        assert sum(group["users"] for group in groups) == LOG.num_users
+        mean = sum(group["users"] * group["full"]["mrr"] for group in groups) / LOG.num_users
+        assert mean == pytest.approx(metrics["full"]["mrr"])
+    assert [group["from"] for group in metrics["slices"]["history_length"]] == [1, 5, 10]
+    head, *_, tail = metrics["slices"]["target_popularity"]
+    assert head["full"]["ndcg@10"] > 0.2, "popularity knows the head alone"
+    assert tail["full"]["ndcg@10"] == 0
+    assert set(metrics["catalogue"]) == {"coverage@10", "novelty@10"}
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
 def test_records_ask_for_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
@@ -154,9 +189,9 @@ def test_law_of_unknown_items_is_passed_over() -> None:
 
 
 def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
-    manifest = Manifest.load(data_dir)
-    ranks = Ranks(["a", "b"], np.array([1, 20], np.int32), np.array([2, 3], np.int32), np.array([5, 1], np.int32))
-    metrics = metrics_json(ranks, {"baseline": "popularity"}, manifest, "test")
+    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
+    ranks = ranks_of_users([1, 20], [2, 3], [5, 1])
+    metrics = metrics_json(ranks, {"baseline": "popularity"}, manifest, vocabulary, "test")
     assert "unseen_users" not in metrics
     assert {"users", "full", "sampled", "model", "data"} <= set(metrics)
     names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
@@ -172,11 +207,12 @@ def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
 
 
 def test_unseen_users_are_told_apart(data_dir: pathlib.Path) -> None:
-    ranks = Ranks(["a", "b", "c"], np.array([1, 20, 1]), np.array([2, 3, 9]), np.array([0, 4, 0]))
-    metrics = metrics_json(ranks, {}, Manifest.load(data_dir), "test")
+    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
+    ranks = ranks_of_users([1, 20, 1], [2, 3, 9], [0, 4, 0])
+    metrics = metrics_json(ranks, {}, manifest, vocabulary, "test")
     assert metrics["users"] == 3
     assert metrics["unseen_users"]["users"] == 2
     assert metrics["unseen_users"]["full"]["hr@1"] == 1
     assert metrics["unseen_users"]["sampled"]["hr@5"] == 0.5
-    alone = metrics_json(ranks.of(np.array([True, False, False])), {}, Manifest.load(data_dir), "test")
+    alone = metrics_json(ranks.of(np.array([True, False, False])), {}, manifest, vocabulary, "test")
     assert json.loads(json.dumps(alone, allow_nan=False))["unseen_users"]["users"] == 1

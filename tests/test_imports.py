@@ -61,7 +61,10 @@ def test_every_file_has_a_subject() -> None:
     assert not {name for name in modules() if name.split(".")[-1] in {"utils", "helpers", "common"}}
 
 
-@pytest.mark.parametrize("module", ["bert4rec_tf", "bert4rec_tf.config", "pipelines.build", "tfrecords.manifest"])
+@pytest.mark.parametrize(
+    "module",
+    ["bert4rec_tf", "bert4rec_tf.config", "bert4rec_tf.comparison", "pipelines.build", "tfrecords.manifest"],
+)
 def test_imports_that_must_stay_light(module: str) -> None:
     code = f"import sys, {module}; sys.exit(sorted(set(sys.modules) & {{'tensorflow', 'tf_keras', 'keras'}}) or 0)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.ranking import full_ranks, items_in, sampled_ranks
+from bert4rec_tf.ranking import best_items, full_ranks, items_in, sampled_ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID
 
 VOCABULARY_SIZE = 9
@@ -52,6 +52,20 @@ def test_full_ranks(drawn: tuple[np.ndarray, ...]) -> None:
 
 
 @settings(deadline=None, max_examples=80)
+@given(users(), st.integers(1, 10))
+def test_best_items(drawn: tuple[np.ndarray, ...], k: int) -> None:
+    scores, histories, _, targets = drawn
+    found = best_items(tf.constant(scores), tf.constant(histories), k)
+    assert found.dtype == tf.int32
+    ranks = full_ranks(tf.constant(scores), tf.constant(histories), tf.constant(targets)).numpy()
+    for row, history, target, rank, best in zip(scores, histories, targets, ranks, found.numpy().tolist(), strict=True):
+        left = sorted((item for item in ITEMS if item not in history), key=lambda item: (-row[item], item))
+        assert best == (left + [PAD_ID] * k)[:k]
+        if target not in history:
+            assert best[rank - 1 : rank] == ([target] if rank <= k else [])
+
+
+@settings(deadline=None, max_examples=80)
 @given(users())
 def test_sampled_ranks(drawn: tuple[np.ndarray, ...]) -> None:
     scores, _, negatives, targets = drawn
@@ -78,5 +92,6 @@ def test_by_hand() -> None:
     history, target = tf.constant([[3, PAD_ID]]), tf.constant([5])
     assert full_ranks(scores, history, target).numpy().tolist() == [3]
     assert full_ranks(scores, tf.constant([[3, 5]]), target).numpy().tolist() == [3], "its own history does not drop it"
+    assert best_items(scores, history, 3).numpy().tolist() == [[7, 4, 5]]
     assert sampled_ranks(scores, target, tf.constant([[3, 6, PAD_ID]])).numpy().tolist() == [2]
     assert sampled_ranks(scores, target, tf.constant([[PAD_ID, PAD_ID]])).numpy().tolist() == [1]

@@ -1,0 +1,119 @@
+"""What evaluation found for each user, and the Parquet file that keeps it beside metrics.json."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+
+_SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("full_rank", pa.int32()),
+        ("sampled_rank", pa.int32()),
+        ("history_length", pa.int32()),
+        ("target_item_id", pa.string()),
+        ("target_popularity", pa.int64()),
+        ("recommended", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """The target's rank for each user, from 1, and what it depends on.
+
+    Attributes:
+        user_ids: raw ids, in the order of the files.
+        full: int [users], among all items that are not in the history.
+        sampled: int [users], among the target and its stored negatives.
+        trained_items: int [users], how many of the user's items were trained on.
+        history_lengths: int [users], how many items the history has.
+        targets: int [users], ids.
+        recommended: int [users, K], ids of the best items that are not in the history, best first, padded with PAD_ID;
+            K is 0 where they were not asked for.
+    """
+
+    user_ids: list[str]
+    full: np.ndarray
+    sampled: np.ndarray
+    trained_items: np.ndarray
+    history_lengths: np.ndarray
+    targets: np.ndarray
+    recommended: np.ndarray
+
+    def of(self, users: np.ndarray) -> "Ranks":
+        """Those of some users, bool [users]."""
+        user_ids = [user_id for user_id, kept in zip(self.user_ids, users, strict=True) if kept]
+        arrays = [getattr(self, field.name)[users] for field in dataclasses.fields(self)[1:]]
+        return Ranks(user_ids, *arrays)
+
+    def metrics(self) -> dict[str, Any]:
+        """How many users, and `ranking_metrics` by protocol."""
+        return {
+            "users": len(self.full),
+            "full": ranking_metrics(self.full),
+            "sampled": ranking_metrics(self.sampled),
+        }
+
+
+def users_file(metrics_file: str | pathlib.Path) -> pathlib.Path:
+    """Where the users of a metrics file are: `metrics.users.parquet` beside `metrics.json`."""
+    path = pathlib.Path(metrics_file)
+    return path.with_name(f"{path.name.removesuffix('.json')}.users.parquet")
+
+
+def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> None:
+    """Writes one row a user, by rename, with raw ids and the target's training count.
+
+    Args:
+        path: from `users_file`.
+        ranks: of the users, in their order.
+        vocabulary: of the records.
+    """
+    item_ids = pa.array(vocabulary.item_ids, pa.string())
+    kept = ranks.recommended != PAD_ID
+    places = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    recommended = item_ids.take(pa.array(ranks.recommended[kept] - NUM_SPECIAL_IDS))
+    targets = ranks.targets - NUM_SPECIAL_IDS
+    columns = [
+        pa.array(ranks.user_ids, pa.string()),
+        pa.array(ranks.full, pa.int32()),
+        pa.array(ranks.sampled, pa.int32()),
+        pa.array(ranks.history_lengths, pa.int32()),
+        item_ids.take(pa.array(targets)),
+        pa.array(vocabulary.counts[targets], pa.int64()),
+        pa.ListArray.from_arrays(pa.array(places, pa.int32()), recommended),
+    ]
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
+    temporary.replace(path)
+
+
+def read_users(path: pathlib.Path) -> pa.Table:
+    """Reads what `write_users` wrote, by rising user id.
+
+    Raises:
+        InputError: there is no such file, or it is not one of these.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"A metrics file has its users beside it. Received: no {path}. "
+            "Fix: run evaluate.py with --output again, or copy both files"
+        )
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+        table = table.select(_SCHEMA.names).cast(_SCHEMA).sort_by("user_id")
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise InputError(
+            f"{path} must be written by evaluate.py. Received: {str(error).splitlines()[0]:.200}. "
+            "Fix: run evaluate.py with --output again"
+        ) from None
+    return table

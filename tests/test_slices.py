@@ -1,0 +1,105 @@
+"""Slices and what is recommended of the catalogue, against plain Python."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from user_ranks_by_hand import ranks_of_users
+
+from bert4rec_tf.catalogue import catalogue_metrics
+from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.slices import popularity_groups, slices
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+
+BUCKETS = [(1, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, 199), (200, None)]
+
+
+def vocabulary_of(counts: list[int]) -> Vocabulary:
+    item_ids = tuple(f"item {number}" for number in range(len(counts)))
+    return Vocabulary(item_ids, np.array(counts, np.int64), (None,) * len(counts))
+
+
+def groups_by_hand(counts: list[int]) -> list[int]:
+    """The fifth in which each item's first event falls, events counted from the head."""
+    events = [item for item, count in enumerate(counts) for _ in range(count)]
+    found = []
+    for item, count in enumerate(counts):
+        first = events.index(item) if count else len(events)
+        fifth = next((part for part in range(1, 6) if first * 5 < part * len(events)), 5)
+        found.append(fifth - 1 if events else 0)
+    return found
+
+
+falling_counts = st.lists(st.integers(0, 30), min_size=1, max_size=25).map(lambda counts: sorted(counts, reverse=True))
+
+
+@settings(deadline=None)
+@given(falling_counts)
+def test_each_group_of_items_holds_a_fifth_of_the_events(counts: list[int]) -> None:
+    groups = popularity_groups(np.array(counts, np.int64)).tolist()
+    assert groups == groups_by_hand(counts)
+    assert groups == sorted(groups)
+    for group in range(5):
+        to_here = sum(count for count, of in zip(counts, groups, strict=True) if of <= group)
+        # An item is not cut in two: a fifth may be overdrawn by less than its last item.
+        assert 5 * to_here >= (group + 1) * sum(counts)
+        assert 5 * (to_here - counts[0]) <= (group + 1) * sum(counts)
+
+
+@settings(deadline=None)
+@given(st.data(), falling_counts)
+def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> None:
+    number = data.draw(st.integers(1, 12))
+
+    def drawn(of: st.SearchStrategy[int]) -> list[int]:
+        return data.draw(st.lists(of, min_size=number, max_size=number))
+
+    full, sampled = drawn(st.integers(1, 30)), drawn(st.integers(1, 101))
+    lengths = drawn(st.sampled_from([1, 4, 5, 9, 10, 19, 20, 49, 50, 99, 100, 199, 200, 5000]))
+    targets = drawn(st.integers(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + len(counts) - 1))
+    ranks = ranks_of_users(full, sampled, history_lengths=lengths, targets=targets)
+
+    def row(bounds: dict, users: list[int]) -> dict:
+        protocols = {"full": full, "sampled": sampled}
+        metrics = {name: ranking_metrics(np.array([of[user] for user in users])) for name, of in protocols.items()}
+        return {**bounds, "users": len(users), **metrics}
+
+    by_length = []
+    for first, last in BUCKETS:
+        users = [user for user in range(number) if first <= lengths[user] and (last is None or lengths[user] <= last)]
+        by_length += [row({"from": first, "to": last}, users)] if users else []
+    by_popularity, groups = [], groups_by_hand(counts)
+    for group in range(5):
+        held = [count for count, of in zip(counts, groups, strict=True) if of == group]
+        users = [user for user in range(number) if groups[targets[user] - NUM_SPECIAL_IDS] == group]
+        if users:
+            by_popularity.append(row({"items": len(held), "from": min(held), "to": max(held)}, users))
+    found = slices(ranks, np.array(counts, np.int64))
+    assert found == {"history_length": by_length, "target_popularity": by_popularity}
+
+
+@settings(deadline=None)
+@given(st.data(), falling_counts)
+def test_coverage_and_novelty_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> None:
+    ids = range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + len(counts))
+    k = data.draw(st.integers(1, 4))
+    users = data.draw(st.lists(st.lists(st.sampled_from(ids), max_size=k, unique=True), min_size=1, max_size=6))
+    recommended = np.array([items + [PAD_ID] * (k - len(items)) for items in users], np.int32)
+    found = catalogue_metrics(recommended, vocabulary_of(counts))
+    everything = [item for items in users for item in items]
+    assert found.keys() == {f"coverage@{k}", f"novelty@{k}"}
+    assert found[f"coverage@{k}"] == len(set(everything)) / len(counts)
+    if not everything:
+        assert found[f"novelty@{k}"] is None
+        return
+    total = sum(count + 1 for count in counts) + NUM_SPECIAL_IDS
+    bits = [-math.log2((counts[item - NUM_SPECIAL_IDS] + 1) / total) for item in everything]
+    assert found[f"novelty@{k}"] == pytest.approx(sum(bits) / len(bits), rel=1e-5)
+
+
+def test_catalogue_by_hand() -> None:
+    # Shares, smoothed: 8, 4 and 1 of 16, the special ids being the other 3.
+    found = catalogue_metrics(np.array([[3, 4], [3, PAD_ID]]), vocabulary_of([7, 3, 0]))
+    assert found == {"coverage@2": pytest.approx(2 / 3), "novelty@2": pytest.approx((1 + 2 + 1) / 3)}

@@ -1,0 +1,23 @@
+"""Ranks of made-up users, for the tests of what is made of them."""
+
+import numpy as np
+
+from bert4rec_tf.user_ranks import Ranks
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+
+
+def ranks_of_users(
+    full: list[int],
+    sampled: list[int] | None = None,
+    trained_items: list[int] | None = None,
+    history_lengths: list[int] | None = None,
+    targets: list[int] | None = None,
+    recommended: list[list[int]] | None = None,
+) -> Ranks:
+    """Users "u0", "u1" ... with these ranks; what is not given is 1, and every target the first item."""
+    ones = [1] * len(full)
+    columns = (full, sampled or full, trained_items or ones, history_lengths or ones)
+    target_ids = targets or [NUM_SPECIAL_IDS] * len(full)
+    best = np.array(recommended or [[]] * len(full), np.int32)
+    arrays = [np.array(column, np.int32) for column in (*columns, target_ids)]
+    return Ranks([f"u{number}" for number in range(len(full))], *arrays, best)
