@@ -37,9 +37,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(
-        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def call(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
         """Embeds windows.
 
         Args:
