@@ -108,9 +108,9 @@ class ModelConfig:
     dropout: float = 0.1  # on the embeddings and on each sublayer's output
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
     layer_norm: Literal["post", "pre"] = "post"  # paper: post; pre trains at ten times the learning rate
-    # What a slot sees, and with it what is learned. The paper's: the whole window; masked items are predicted. "causal" is
-    # SASRec's (Kang & McAuley, ICDM 2018): itself and the slots before it; each predicts the next item, over the same
-    # softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
+    # What a slot sees, and with it what is learned. The paper's: the whole window; masked items are predicted. "causal"
+    # is SASRec's (Kang & McAuley, ICDM 2018): itself and the slots before it; each predicts the next item, over the
+    # same softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
     # short history is asked at a position that every window trains.
