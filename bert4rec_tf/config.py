@@ -113,7 +113,7 @@ class ModelConfig:
     # same softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
-    # short history is asked at a position that every window trains.
+    # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
     positions: Literal["from_oldest", "from_newest"] = "from_oldest"
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
