@@ -1,4 +1,4 @@
-"""Multi-head self-attention (paper section 3.3, equations 1 and 2)."""
+"""Multi-head self-attention (paper section 3.3, equations 1 and 2), to both sides or to the left."""
 
 from typing import Any
 
@@ -8,18 +8,20 @@ from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
 from bert4rec_tf.projection import Projection
 
-# Added to the scores of padding: its weight after the softmax is 0 to the last bit, and a row of padding stays finite.
-_PADDING_SCORE = -1e9
+# Added to the scores of what a slot must not see: padding, and with causal attention what comes later. Its weight after
+# the softmax is 0 to the last bit, and a row of padding stays finite.
+_HIDDEN_SCORE = -1e9
 
 
 class MultiHeadAttention(tf.keras.layers.Layer):
     """MH(H) = [head_1; ...; head_h] W^O over scaled dot products, from items of the window to every item of it.
 
     Departures from the paper's equations: projections have biases and the attention probabilities have dropout, both
-    as in the authors' code.
+    as in the authors' code. With `config.attention` "causal" a slot sees itself and the slots before it alone, as in
+    SASRec (Kang & McAuley, ICDM 2018).
 
     Args:
-        config: sizes, dropout and initialisation.
+        config: sizes, dropout, initialisation, and what a slot sees.
         salt: of the dropout.
     """
 
@@ -34,14 +36,20 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         self.dropout = SeededDropout(config.attention_dropout, salt, name="dropout")
 
     def call(
-        self, asking: tf.Tensor, hidden: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        asking: tf.Tensor,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        positions: tf.Tensor | None = None,
+        dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Attends from the slots `asking` to the whole window.
+        """Attends from the slots `asking` to the whole window, or to the part of it that they see.
 
         Args:
             asking: float32 [B, P, D], rows of `hidden`, or all of it.
             hidden: float32 [B, L, D].
             valid_mask: bool [B, L], True = a real item.
+            positions: int32 [B, P], the slots that `asking` holds; None: all.
             dropout_seed: see `SeededDropout`.
 
         Returns:
@@ -56,7 +64,12 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         (query,) = split(self.query(asking), 1)  # [B, h, P, D / h]
         key, value = split(self.key_value(hidden), 2)  # each [B, h, L, D / h]
         scores = tf.matmul(query * head_size**-0.5, key, transpose_b=True)  # [B, h, P, L]
-        scores += tf.where(valid_mask, 0.0, _PADDING_SCORE)[:, None, None, :]
+        hiding = tf.where(valid_mask, 0.0, _HIDDEN_SCORE)[:, None, None, :]
+        if self.config.attention == "causal":
+            places = tf.range(tf.shape(hidden)[1])
+            asking_places = places[None, :] if positions is None else positions
+            hiding += tf.where(asking_places[:, :, None] >= places, 0.0, _HIDDEN_SCORE)[:, None]
+        scores += hiding
         weights = self.dropout(tf.nn.softmax(scores), dropout_seed)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return self.output_projection(tf.reshape(attended, tf.shape(asking)))

@@ -22,7 +22,7 @@ MOST_SHARDS = 99_999  # five digits in a file name
 class DataConfig:
     """From a raw log to user sequences and their split (paper section 4.1)."""
 
-    max_seq_length: int = 200  # N of the paper: items in one instance, the [MASK] at serving included
+    max_seq_length: int = 200  # N of the paper: items in one window, the [MASK] at serving included
     max_bad_fraction: float = 0.001  # of the rows of a log that may be unreadable; they are set aside
     min_rating: float | None = None  # events rated lower are dropped; None keeps all
     min_user_events: int = 5  # users and items with fewer events are dropped, repeatedly, until all have enough
@@ -99,7 +99,7 @@ class MaskingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The bidirectional Transformer (paper sections 3.3 to 3.5). The defaults are the paper's."""
+    """The Transformer (paper sections 3.3 to 3.5). The defaults are the paper's."""
 
     hidden_size: int = 64  # D of the paper
     num_layers: int = 2  # L of the paper
@@ -108,8 +108,12 @@ class ModelConfig:
     dropout: float = 0.1  # on the embeddings and on each sublayer's output
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
     layer_norm: Literal["post", "pre"] = "post"  # paper: post; pre trains at ten times the learning rate
+    # What a slot sees, and with it what is learned. The paper's: the whole window; masked items are predicted. "causal"
+    # is SASRec's (Kang & McAuley, ICDM 2018): itself and the slots before it; each predicts the next item, over the
+    # same softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
     # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
-    # short history is asked at a position that every window trains.
+    # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
     positions: Literal["from_oldest", "from_newest"] = "from_oldest"
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
@@ -135,7 +139,8 @@ class TrainingConfig:
 
     num_steps: int = 400_000  # optimizer updates (the authors' scripts: 400,000)
     batch_size: int = 256  # instances in one update, over all replicas
-    # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records.
+    # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records. Of no
+    # consequence with model.attention=causal.
     masking: Literal["pregenerated", "resample"] = "pregenerated"
     # "softmax" is the paper's, over all items. For large catalogues: "sampled_softmax", over items drawn by popularity,
     # with the logQ correction; "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn alike. Both update only the

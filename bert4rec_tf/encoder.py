@@ -1,4 +1,4 @@
-"""The bidirectional Transformer: blocks of self-attention and feed-forward (paper section 3.3)."""
+"""The Transformer: blocks of self-attention and feed-forward (paper section 3.3)."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ class EncoderBlock(tf.keras.layers.Layer):
             return states if positions is None else tf.gather(states, positions, batch_dims=1)
 
         def attend(states: tf.Tensor) -> tf.Tensor:
-            attended = self.attention(at_positions(states), states, valid_mask, dropout_seed)
+            attended = self.attention(at_positions(states), states, valid_mask, positions, dropout_seed)
             return self.attention_dropout(attended, dropout_seed)
 
         def feed_forward(states: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""BERT4Rec as a Keras model: masked instances in, logits at the masked slots out."""
+"""BERT4Rec as a Keras model: masked instances in, logits at the masked slots out; or left to right, at every slot."""
 
 import dataclasses
 from typing import Any
@@ -19,6 +19,9 @@ Batch = dict[str, tf.Tensor]
 
 class Bert4Rec(tf.keras.Model):
     """The model of the paper (sections 3.3 to 3.6).
+
+    With `config.attention` "causal" it is the left-to-right model that the paper argues against, all else equal:
+    nothing is masked, and the item to predict at a "masked" slot is the one after it.
 
     The one input is a dict:
 
@@ -74,6 +77,8 @@ class Bert4Rec(tf.keras.Model):
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
 
+        A causal model is asked at the history's last item instead.
+
         Args:
             histories: as for `encode_next_item`.
 
@@ -87,7 +92,8 @@ class Bert4Rec(tf.keras.Model):
 
         Args:
             histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over
-                too; of the items that remain, the last N - 1 count.
+                too; of the items that remain, the last N - 1 count (in a causal model as well: a window of N items
+                has N - 1 next ones, so it never learns the N-th position).
 
         Returns:
             float32 [B, D].
@@ -99,10 +105,12 @@ class Bert4Rec(tf.keras.Model):
         items = tf.ragged.boolean_mask(histories, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
         lengths = tf.cast(items.row_lengths(), tf.int32)
         item_ids = tf.concat([items, tf.fill([tf.shape(histories)[0], 1], MASK_ID)], axis=1).to_tensor(PAD_ID)
+        # To a causal model the [MASK] is padding, but where it stands alone: an empty history must be asked somewhere.
+        slots = tf.maximum(lengths, 1) if self.config.attention == "causal" else lengths + 1
         return {
             "item_ids": item_ids,
-            "valid_mask": tf.sequence_mask(lengths + 1, tf.shape(item_ids)[1]),
-            "masked_positions": lengths[:, None],
+            "valid_mask": tf.sequence_mask(slots, tf.shape(item_ids)[1]),
+            "masked_positions": slots[:, None] - 1,
         }
 
     def compile(

@@ -23,7 +23,7 @@ from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
 from tfrecords.manifest import Manifest, verify
-from tfrecords.reader import choose_buckets, steps_per_pass, training_batches
+from tfrecords.reader import choose_buckets, next_item_lengths, steps_per_pass, training_batches
 
 
 def train(
@@ -168,7 +168,9 @@ class _Run:
     def train(self) -> None:
         """Makes the steps that are left."""
         training = self._config.training
-        buckets = choose_buckets(self._manifest.length_histogram, training.num_length_buckets)
+        causal = self._config.model.attention == "causal"
+        lengths = next_item_lengths(self._manifest) if causal else self._manifest.length_histogram
+        buckets = choose_buckets(lengths, training.num_length_buckets)
         batches = training_batches(
             self._data_dir,
             self._manifest,
@@ -177,16 +179,17 @@ class _Run:
             training.seed,
             int(self._progress.step.numpy()),
             self._vocabulary.size if training.masking == "resample" else None,
+            next_items=causal,
         )
         distribute = ParameterServerSteps if _on_parameter_servers(self._strategy) else SynchronousSteps
         steps = distribute(self._model, self._strategy, batches)
         steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
         books, signals = None, StopSignals()
         if self.chief:
-            lengths = "/".join(str(bucket.length) for bucket in buckets)
+            shapes = "/".join(str(bucket.length) for bucket in buckets)
             print(
-                f"{self._manifest.instances():,} instances, {self._manifest.counts['items']:,} items, "
-                f"{self._model.count_params():,} weights; batches of lengths {lengths}; "
+                f"{sum(bucket.instances for bucket in buckets):,} instances, {self._manifest.counts['items']:,} items, "
+                f"{self._model.count_params():,} weights; batches of lengths {shapes}; "
                 f"validation every {steps_per_epoch:,} steps"
             )
             ranker = make_ranker(self._model.score_next_item)

@@ -11,7 +11,7 @@ from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 # What gives the weights their shapes and their meaning; regularisation may change.
-_MUST_MATCH = ("hidden_size", "num_layers", "num_heads", "feed_forward_size", "layer_norm")
+_MUST_MATCH = ("hidden_size", "num_layers", "num_heads", "feed_forward_size", "layer_norm", "attention", "positions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ def check_alike(new: Config, old: Config) -> None:
     """Whether a model may start from another one.
 
     Raises:
-        InputError: sizes or the longest sequence differ.
+        InputError: sizes, what a slot sees, or the longest sequence differ.
     """
     settings = [(f"model.{name}", getattr(new.model, name), getattr(old.model, name)) for name in _MUST_MATCH]
     settings.append(("data.max_seq_length", new.data.max_seq_length, old.data.max_seq_length))

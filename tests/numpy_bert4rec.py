@@ -21,9 +21,17 @@ _SPECIAL_LOGIT = -1e9
 
 
 def masked_logits(
-    weights: Weights, item_ids: np.ndarray, valid: np.ndarray, positions: np.ndarray, layer_norm: str
+    weights: Weights,
+    item_ids: np.ndarray,
+    valid: np.ndarray,
+    positions: np.ndarray,
+    layer_norm: str,
+    causal: bool = False,
 ) -> np.ndarray:
-    """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid."""
+    """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid.
+
+    Causal attention is the masked one of Vaswani et al., 2017, section 3.2.3: what comes later scores minus infinity.
+    """
     # Padding takes no part in anything: here it is simply not there.
     places = np.flatnonzero(valid)
     hidden = weights["E"][item_ids[places]] + _positions(weights, places)
@@ -31,10 +39,10 @@ def masked_logits(
     while f"{block}.W_Q" in weights:
         part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
         if layer_norm == "post":
-            hidden = _norm(hidden + _attention(hidden, part), part["norm_1"])
+            hidden = _norm(hidden + _attention(hidden, part, causal), part["norm_1"])
             hidden = _norm(hidden + _feed_forward(hidden, part), part["norm_2"])
         else:
-            hidden = hidden + _attention(_norm(hidden, part["norm_1"]), part)
+            hidden = hidden + _attention(_norm(hidden, part["norm_1"]), part, causal)
             hidden = hidden + _feed_forward(_norm(hidden, part["norm_2"]), part)
         block += 1
     if layer_norm == "pre":
@@ -55,13 +63,16 @@ def _positions(weights: Weights, places: np.ndarray) -> np.ndarray:
     return weights["P"][places] if "P" in weights else weights["P_from_newest"][places[::-1]]
 
 
-def _attention(hidden: np.ndarray, part: Weights) -> np.ndarray:
+def _attention(hidden: np.ndarray, part: Weights, causal: bool) -> np.ndarray:
     heads = []
     for head in range(len(part["W_Q"])):
         query = hidden @ part["W_Q"][head] + part["b_Q"][head]
         key = hidden @ part["W_K"][head] + part["b_K"][head]
         value = hidden @ part["W_V"][head] + part["b_V"][head]
-        heads.append(np.exp(log_softmax(query @ key.T / math.sqrt(key.shape[1]))) @ value)
+        scores = query @ key.T / math.sqrt(key.shape[1])
+        if causal:
+            scores[np.triu_indices(len(scores), 1)] = -np.inf
+        heads.append(np.exp(log_softmax(scores)) @ value)
     return np.concatenate(heads, axis=1) @ part["W_O"] + part["b_O"]
 
 

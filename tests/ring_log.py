@@ -1,4 +1,4 @@
-"""A tiny log that can be learnt by heart, as one batch."""
+"""A tiny log that can be learnt by heart, as one batch, masked or left to right."""
 
 import numpy as np
 
@@ -7,8 +7,7 @@ from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
 def ring_batch() -> dict[str, np.ndarray]:
     """64 windows of 6 items, each followed by the next one of a ring of ten, with one masked slot each."""
-    starts = np.random.default_rng(4).integers(0, 10, 64)
-    items = NUM_SPECIAL_IDS + (starts[:, None] + np.arange(6)) % 10
+    items = _ring_windows()
     positions = np.random.default_rng(5).integers(0, 6, [64, 1])
     shown = items.copy()
     np.put_along_axis(shown, positions, MASK_ID, axis=1)
@@ -19,3 +18,20 @@ def ring_batch() -> dict[str, np.ndarray]:
         "masked_item_ids": np.take_along_axis(items, positions, axis=1).astype(np.int32),
         "masked_weights": np.ones([64, 1], np.float32),
     }
+
+
+def next_item_ring_batch() -> dict[str, np.ndarray]:
+    """The same windows without their last item, each slot with the item after it to predict."""
+    items = _ring_windows().astype(np.int32)
+    return {
+        "item_ids": items[:, :-1],
+        "valid_mask": np.ones([64, 5], bool),
+        "masked_positions": np.tile(np.arange(5, dtype=np.int32), [64, 1]),
+        "masked_item_ids": items[:, 1:],
+        "masked_weights": np.ones([64, 5], np.float32),
+    }
+
+
+def _ring_windows() -> np.ndarray:
+    starts = np.random.default_rng(4).integers(0, 10, 64)
+    return NUM_SPECIAL_IDS + (starts[:, None] + np.arange(6)) % 10

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -147,11 +148,11 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masking", ["pregenerated", "resample"])
+@pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal"])
 def test_kill_9_and_the_same_command_again_change_nothing(
-    data_dir: pathlib.Path, tmp_path: pathlib.Path, masking: str
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
-    flags = ["--set=training.num_steps=70", "--set=training.steps_per_epoch=30", f"--masking={masking}",
+    flags = ["--set=training.num_steps=70", "--set=training.steps_per_epoch=30", flag,
              "--set=training.checkpoint_minutes=0.001"]  # fmt: skip
     train_again(data_dir, tmp_path / "unbroken", *flags)
     process = start_training(data_dir, tmp_path / "killed", *flags)
@@ -180,6 +181,24 @@ def test_masks_drawn_anew_in_training(data_dir: pathlib.Path, tmp_path: pathlib.
     assert json.loads((model_dir / "config.json").read_text())["training"]["masking"] == "resample"
     refused = train_again(data_dir, model_dir, "--masking=pregenerated", code=2)
     assert "`training.masking` must be that of the run" in refused
+
+
+def test_a_causal_model_is_trained_evaluated_and_served(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    model_dir, exported = tmp_path / "model", tmp_path / "exported"
+    flags = ["--set=model.attention=causal", "--masking=resample", "--set=training.num_steps=20"]
+    printed = train_again(data_dir, model_dir, *flags, f"--export_dir={exported}")
+    assert f"{Manifest.load(data_dir).records('train')} instances" in printed, "one a window"
+    assert 0 < history_of(model_dir)[-1][1]["full"]["ndcg@10"] < 1
+    assert "`model.attention` must be that of the run" in train_again(data_dir, model_dir, "--masking=resample", code=2)
+    (version,) = exported.glob("[0-9]*")
+    serve = tf.saved_model.load(str(version)).signatures["serving_default"]
+    trained = load_model(model_dir)
+    history = list(trained.vocabulary.item_ids[4:8])
+    best, popular = serve(item_ids=tf.constant([history, ["", "", "", "no such item"]]))["item_ids"].numpy().astype(str)
+    scores = trained.model.score_next_item(tf.constant([trained.vocabulary.ids_of(history)])).numpy()[0]
+    names = ["", "", "", *trained.vocabulary.item_ids]
+    assert best.tolist() == [names[item] for item in np.argsort(-scores) if names[item] not in history][: len(best)]
+    assert popular.tolist() == list(trained.vocabulary.item_ids[: len(popular)])
 
 
 def test_a_run_starts_from_another_model(

@@ -31,7 +31,11 @@ SETTINGS = optional(
         masking_rates=st.floats(0, 1) | st.lists(st.floats(0, 1), min_size=1, max_size=4),
         max_predictions=st.none() | st.integers(1),
     ),
-    model=optional(hidden_size=st.integers(1).map(lambda half: 2 * half), layer_norm=st.sampled_from(["pre", "post"])),
+    model=optional(
+        hidden_size=st.integers(1).map(lambda half: 2 * half),
+        layer_norm=st.sampled_from(["pre", "post"]),
+        attention=st.sampled_from(["bidirectional", "causal"]),
+    ),
     training=optional(learning_rate=st.floats(1e-9, 1), jit_compile=st.booleans(), steps_per_epoch=st.none()),
 )
 
@@ -65,6 +69,7 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"model": {"num_layers": float("inf")}}, "model.num_layers"),
         ({"model": {"layer_norm": "middle"}}, "model.layer_norm"),
         ({"model": {"layer_norm": ["pre"]}}, "model.layer_norm"),
+        ({"model": {"attention": "left_to_right"}}, "model.attention"),
         ({"model": {"hidden_size": 65}}, "hidden_size"),
         ({"model": {"num_heads": 0}}, "num_heads"),
         ({"model": {"dropout": 1}}, "dropout"),
@@ -105,6 +110,7 @@ def test_what_cannot_be_meant_is_refused_by_name(values: Any, named: str) -> Non
         ("training.learning_rate=1e-3", 0.001),
         ("training.learning_rate=1", 1.0),
         ("training.jit_compile=false", False),
+        ("model.attention=causal", "causal"),
         ("data.duplicates=first", "first"),
         ('data.duplicates="first"', "first"),
         ("data.min_rating=null", None),

@@ -38,10 +38,11 @@ SETTINGS = {
 }
 
 
-def learned(log: MarkovLog, path: pathlib.Path) -> dict[str, dict]:
+def learned(log: MarkovLog, path: pathlib.Path, attention: str = "bidirectional") -> dict[str, dict]:
     """Trains on a log; metrics over all items at test of the model, of popularity and of the optimum."""
     manifest = build_records(log, {}, Config.from_dict(SETTINGS), str(path / "data")).manifest
-    trained = train(str(path / "data"), str(path / "model"), SETTINGS, make_strategy("default"))
+    settings = SETTINGS | {"model": SETTINGS["model"] | {"attention": attention}}
+    trained = train(str(path / "data"), str(path / "model"), settings, make_strategy("default"))
     vocabulary = Vocabulary.load(path / "data")
     scorers = {
         "model": trained.model.score_next_item,
@@ -54,9 +55,10 @@ def learned(log: MarkovLog, path: pathlib.Path) -> dict[str, dict]:
     }
 
 
-def test_gets_near_the_optimum(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("attention", ["bidirectional", pytest.param("causal", marks=pytest.mark.slow)])
+def test_gets_near_the_optimum(tmp_path: pathlib.Path, attention: str) -> None:
     log = MarkovLog(num_users=2000, num_items=60, num_themes=6, min_events=16, max_events=24)
-    metrics = learned(log, tmp_path)
+    metrics = learned(log, tmp_path, attention)
     model, best = metrics["model"]["ndcg@10"], metrics["optimum"]["ndcg@10"]
     assert model > 0.9 * best
     assert model <= metrics["optimum"]["ci95"]["ndcg@10"][1], "better than possible: the target must be leaking"

@@ -7,8 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy_bert4rec import Weights, log_softmax, masked_logits
-from ring_log import ring_batch
+from ring_log import next_item_ring_batch, ring_batch
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model import Bert4Rec, build_model
@@ -21,7 +23,10 @@ PRE = ModelConfig(
     hidden_size=8, num_heads=4, num_layers=3, feed_forward_size=20, dropout=0.0, attention_dropout=0.0, layer_norm="pre"
 )
 NEWEST = dataclasses.replace(PRE, positions="from_newest")
+CAUSAL = dataclasses.replace(TWO_LAYERS, attention="causal")
+CAUSAL_NEWEST = dataclasses.replace(NEWEST, attention="causal")
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
+EITHER_WAY = pytest.mark.parametrize("config", [TWO_LAYERS, CAUSAL], ids=["bidirectional", "causal"])
 GOLDEN_FILE = pathlib.Path(__file__).parent / "golden" / "logits.json"
 
 
@@ -91,25 +96,30 @@ def inputs_of(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
     return {name: tf.constant(batch[name]) for name in ("item_ids", "valid_mask", "masked_positions")}
 
 
-def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], layer_norm: str) -> np.ndarray:
+def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> np.ndarray:
     """Of the rows that hold an item."""
     rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], strict=True)
-    return np.stack([masked_logits(weights, *row, layer_norm) for row in rows if row[1].any()])
+    causal = config.attention == "causal"
+    return np.stack([masked_logits(weights, *row, config.layer_norm, causal) for row in rows if row[1].any()])
 
 
-def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], layer_norm: str) -> float:
+def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> float:
     """Mean negative log-likelihood of the masked items."""
     full = batch["valid_mask"].any(axis=1)
     chosen = np.take_along_axis(
-        log_softmax(oracle_logits(weights, batch, layer_norm)), batch["masked_item_ids"][full, :, None], axis=2
+        log_softmax(oracle_logits(weights, batch, config)), batch["masked_item_ids"][full, :, None], axis=2
     )
     return -float(np.sum(chosen[..., 0] * batch["masked_weights"][full]) / np.sum(batch["masked_weights"]))
 
 
-@pytest.mark.parametrize("config", [SMALL, TWO_LAYERS, PRE, NEWEST], ids=["one block", "post", "pre", "from newest"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, TWO_LAYERS, PRE, NEWEST, CAUSAL, dataclasses.replace(PRE, attention="causal"), CAUSAL_NEWEST],
+    ids=["one block", "post", "pre", "from newest", "causal post", "causal pre", "causal from newest"],
+)
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     model, batch = random_model(config), example_batch()
-    expected = oracle_logits(paper_weights(model), batch, config.layer_norm)
+    expected = oracle_logits(paper_weights(model), batch, config)
     np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, atol=1e-4)
     assert np.ptp(expected[..., NUM_SPECIAL_IDS:]) > 1, "logits that hardly differ would show nothing"
 
@@ -125,7 +135,7 @@ def test_logits_equal_the_stored_ones() -> None:
     np.testing.assert_array_equal(batch["masked_positions"], golden["masked_positions"])
     expected = np.array(golden["item_logits"])
     np.testing.assert_allclose(model(inputs_of(batch))[:3, :, NUM_SPECIAL_IDS:], expected, atol=1e-4)
-    by_numpy = oracle_logits(paper_weights(model), batch, "post")[..., NUM_SPECIAL_IDS:]
+    by_numpy = oracle_logits(paper_weights(model), batch, TWO_LAYERS)[..., NUM_SPECIAL_IDS:]
     np.testing.assert_allclose(by_numpy, expected, atol=1e-5)
 
 
@@ -134,7 +144,9 @@ def test_special_ids_score_minus_1e9() -> None:
     np.testing.assert_array_equal(random_model(SMALL)(inputs_of(batch))[..., :NUM_SPECIAL_IDS], np.float32(-1e9))
 
 
-@pytest.mark.parametrize("config", [TWO_LAYERS, PRE, NEWEST], ids=["post", "pre", "from newest"])
+@pytest.mark.parametrize(
+    "config", [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST], ids=["post", "pre", "from newest", "causal", "both"]
+)
 def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     model, batch = random_model(config), inputs_of(example_batch())
     logits = model(batch)
@@ -146,8 +158,9 @@ def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     np.testing.assert_array_equal(model(other_ids)[:3], logits[:3])
 
 
-def test_rows_do_not_touch_each_other_and_empty_rows_are_finite() -> None:
-    model, batch = random_model(TWO_LAYERS), inputs_of(example_batch())
+@EITHER_WAY
+def test_rows_do_not_touch_each_other_and_empty_rows_are_finite(config: ModelConfig) -> None:
+    model, batch = random_model(config), inputs_of(example_batch())
     logits = model(batch).numpy()
     assert np.isfinite(logits).all()
     for row in range(4):
@@ -156,6 +169,36 @@ def test_rows_do_not_touch_each_other_and_empty_rows_are_finite() -> None:
     other_row = {**batch, "item_ids": tf.tensor_scatter_nd_update(batch["item_ids"], [[0]], [[6] * 7])}
     np.testing.assert_array_equal(model(other_row)[1:], logits[1:])
     assert np.abs(model(other_row)[0] - logits[0]).max() > 0.01
+
+
+@pytest.fixture(scope="module", params=[CAUSAL, CAUSAL_NEWEST], ids=["from oldest", "from newest"])
+def causal_model(request: pytest.FixtureRequest) -> Bert4Rec:
+    return random_model(request.param)
+
+
+def whole_window(items: np.ndarray) -> dict[str, tf.Tensor]:
+    """One window, to be scored at each of its slots."""
+    slots = tf.range(len(items))[None]
+    return {"item_ids": tf.constant(items[None], tf.int32), "valid_mask": slots >= 0, "masked_positions": slots}
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_causal_logits_never_depend_on_what_comes_later(causal_model: Bert4Rec, data: st.DataObject) -> None:
+    items = st.integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE - 1)
+    window = np.array(data.draw(st.lists(items, min_size=1, max_size=MAX_SEQ_LENGTH)))
+    place = data.draw(st.integers(0, len(window) - 1))
+    changed = window.copy()
+    changed[place] = data.draw(items.filter(lambda item: item != window[place]))
+    before, after = (causal_model(whole_window(one))[0].numpy() for one in (window, changed))
+    np.testing.assert_array_equal(before[:place], after[:place])
+    assert np.abs(before[place:] - after[place:]).max(axis=1).min() > 1e-4, "this slot and all later ones see it"
+
+
+def test_causal_next_item_scores_are_those_of_the_last_slot(causal_model: Bert4Rec) -> None:
+    scores = causal_model.score_next_item(tf.constant([[5, 9, 3, 4], [0, 7, 0, 8], [6, 0, 0, 0]]))
+    for history, row in zip(([5, 9, 3, 4], [7, 8], [6]), scores, strict=True):
+        np.testing.assert_allclose(row, causal_model(whole_window(np.array(history)))[0, -1], atol=1e-5)
 
 
 def test_next_item_scores_are_those_of_an_appended_mask() -> None:
@@ -167,7 +210,7 @@ def test_next_item_scores_are_those_of_an_appended_mask() -> None:
     }
     scores = model.score_next_item(tf.constant([[5, 9, 3], [7, PAD_ID, PAD_ID], [PAD_ID] * 3]))
     np.testing.assert_allclose(scores, model(by_hand)[:, 0], atol=1e-5)
-    expected = oracle_logits(paper_weights(model), {name: value.numpy() for name, value in by_hand.items()}, "post")
+    expected = oracle_logits(paper_weights(model), {name: value.numpy() for name, value in by_hand.items()}, TWO_LAYERS)
     np.testing.assert_allclose(scores, expected[:, 0], atol=1e-4)
 
 
@@ -181,14 +224,16 @@ def test_next_item_scores_are_those_of_an_appended_mask() -> None:
         [0, UNK_ID, 5, 9, MASK_ID, 3],
     ],
 )
-def test_next_item_passes_over_padding_and_special_ids(same: list[int]) -> None:
-    model = random_model(TWO_LAYERS)
+@EITHER_WAY
+def test_next_item_passes_over_padding_and_special_ids(same: list[int], config: ModelConfig) -> None:
+    model = random_model(config)
     expected = model.score_next_item(tf.constant([[5, 9, 3]]))
     np.testing.assert_allclose(model.score_next_item(tf.constant([same])), expected, atol=1e-5)
 
 
-def test_next_item_sees_the_last_items_that_fit() -> None:
-    model = random_model(TWO_LAYERS)
+@EITHER_WAY
+def test_next_item_sees_the_last_items_that_fit(config: ModelConfig) -> None:
+    model = random_model(config)
     history = np.random.default_rng(2).integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE, 20)
     last = model.score_next_item(tf.constant([history[-(MAX_SEQ_LENGTH - 1) :]], tf.int32))
     with_gaps = np.insert(history, [14, 17, 20], PAD_ID)
@@ -198,8 +243,9 @@ def test_next_item_sees_the_last_items_that_fit() -> None:
     assert np.abs(one_less - last).max() > 0.01
 
 
-def test_next_item_of_empty_histories() -> None:
-    model = random_model(TWO_LAYERS)
+@EITHER_WAY
+def test_next_item_of_empty_histories(config: ModelConfig) -> None:
+    model = random_model(config)
     no_column = model.score_next_item(tf.zeros([2, 0], tf.int32))
     assert no_column.shape == [2, VOCABULARY_SIZE]
     assert np.isfinite(no_column).all()
@@ -266,14 +312,14 @@ def updates_of_one_step(
     return logs["loss"][0], [new - old for new, old in zip(after, before, strict=True)]
 
 
-@pytest.mark.parametrize("config", [SMALL, PRE], ids=["post", "pre"])
+@pytest.mark.parametrize("config", [SMALL, PRE, CAUSAL], ids=["post", "pre", "causal"])
 def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> None:
     # The oracle's gradient along a random direction of each weight, by central differences in float64.
     batch = example_batch()
     loss, updates = updates_of_one_step(config, batch, jit_compile=False)
     model = random_model(config)
     values = [np.float64(variable.numpy()) for variable in model.trainable_variables]
-    assert loss == pytest.approx(oracle_loss(paper_weights(model), batch, config.layer_norm), abs=1e-5)
+    assert loss == pytest.approx(oracle_loss(paper_weights(model), batch, config), abs=1e-5)
     generator, epsilon = np.random.default_rng(3), 1e-5
     for index, (variable, update) in enumerate(zip(model.trainable_variables, updates, strict=True)):
         direction = generator.choice([-1.0, 1.0], variable.shape)
@@ -281,7 +327,7 @@ def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> Non
         for sign in (1, -1):
             moved = list(values)
             moved[index] = values[index] + sign * epsilon * direction
-            losses.append(oracle_loss(paper_weights(model, moved), batch, config.layer_norm))
+            losses.append(oracle_loss(paper_weights(model, moved), batch, config))
         slope = (losses[0] - losses[1]) / (2 * epsilon)
         assert -np.sum(update * direction) == pytest.approx(slope, abs=5e-5), variable.name
 
@@ -304,7 +350,7 @@ def test_a_batch_without_a_masked_item_moves_nothing() -> None:
     assert all(np.all(update == 0) for update in updates)
 
 
-@pytest.mark.parametrize("config", [SMALL, DROPPING], ids=["without dropout", "with dropout"])
+@pytest.mark.parametrize("config", [SMALL, DROPPING, CAUSAL], ids=["without dropout", "with dropout", "causal"])
 def test_xla_computes_the_same_step(config: ModelConfig) -> None:
     loss, updates = updates_of_one_step(config, example_batch(), jit_compile=False)
     jit_loss, jit_updates = updates_of_one_step(config, example_batch(), jit_compile=True)
@@ -313,16 +359,21 @@ def test_xla_computes_the_same_step(config: ModelConfig) -> None:
         np.testing.assert_allclose(jit_update, update, atol=1e-5)
 
 
-def test_plain_fit_learns_a_tiny_log() -> None:
+@pytest.mark.parametrize(
+    ("attention", "batch", "masked_items", "items"),
+    [("bidirectional", ring_batch(), 64, 64 * 6), ("causal", next_item_ring_batch(), 64 * 5, 64 * 5)],
+    ids=["bidirectional", "causal"],
+)
+def test_plain_fit_learns_a_tiny_log(
+    attention: str, batch: dict[str, np.ndarray], masked_items: int, items: int
+) -> None:
     tf.keras.utils.set_random_seed(1)
-    config = ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2)
+    config = ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2, attention=attention)
     model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
     model.compile(tf.keras.optimizers.Adam(0.01))
-    history = model.fit(
-        tf.data.Dataset.from_tensor_slices(ring_batch()).batch(64).repeat(60), verbose=0, epochs=2
-    ).history
+    history = model.fit(tf.data.Dataset.from_tensor_slices(batch).batch(64).repeat(60), verbose=0, epochs=2).history
     assert history["loss"][-1] < 0.5
-    assert history["masked_items"] == [64, 64]
-    assert history["items"] == [64 * 6, 64 * 6]
+    assert history["masked_items"] == [masked_items, masked_items]
+    assert history["items"] == [items, items]
     scores = model.score_next_item(tf.constant([[3, 4, 5], [8, 9, 10]]))
     assert np.argmax(scores, axis=1).tolist() == [6, 11]

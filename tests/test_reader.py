@@ -1,4 +1,4 @@
-"""Batches: the cheapest shapes, every instance once a pass, a pure function of seed and step."""
+"""Batches: the cheapest shapes, every instance once a pass (or every window), a pure function of seed and step."""
 
 import pathlib
 from collections import Counter
@@ -22,6 +22,7 @@ from tfrecords.reader import (
     Bucket,
     choose_buckets,
     evaluation_batches,
+    next_item_lengths,
     steps_per_pass,
     training_batches,
 )
@@ -157,12 +158,12 @@ def test_a_pass_holds_every_instance_once_in_the_shapes_of_the_buckets(
         assert batch["masked_item_ids"].shape == batch["masked_weights"].shape == (BATCH_SIZE, predictions)
 
 
-@pytest.mark.parametrize("vocabulary_size", [None, 60])
+@pytest.mark.parametrize(("vocabulary_size", "next_items"), [(None, False), (60, False), (None, True)])
 def test_one_bucket_has_a_shape_that_is_known_beforehand(
-    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None
+    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, next_items: bool
 ) -> None:
-    (bucket,) = choose_buckets(manifest.length_histogram, 1)
-    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, vocabulary_size=vocabulary_size)
+    (bucket,) = choose_buckets(next_item_lengths(manifest) if next_items else manifest.length_histogram, 1)
+    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, next_items)
     assert made.element_spec["item_ids"].shape == [BATCH_SIZE, bucket.length]
     batch = next(iter(made))
     for name, spec in made.element_spec.items():
@@ -342,3 +343,68 @@ def test_stored_replacements_are_shown(tmp_path: pathlib.Path) -> None:
     assert Counter(rows) == stored(tmp_path / "data")
     shown = [items[slot] for items, slots, _ in rows for slot in slots]
     assert 0.3 < shown.count(MASK_ID) / len(shown) < 0.5
+
+
+@pytest.fixture(scope="module")
+def next_item_buckets(manifest: Manifest) -> list[Bucket]:
+    return choose_buckets(next_item_lengths(manifest), 3)
+
+
+def read_next_items(
+    data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
+) -> list[Batch]:
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, next_items=True)
+    return list(dataset.take(number).as_numpy_iterator())
+
+
+def stored_windows(data_dir: pathlib.Path) -> list[tuple[int, ...]]:
+    records = tf.data.TFRecordDataset([str(path) for path in sorted(data_dir.glob("train/*"))])
+    return [tuple(parse(MASKED_WINDOW, record)["item_ids"].numpy().tolist()) for record in records]
+
+
+def test_next_items_are_those_of_every_window_once_a_pass(
+    data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
+) -> None:
+    windows, number = stored_windows(data_dir), steps_per_pass(next_item_buckets, BATCH_SIZE)
+    alone = sum(len(window) == 1 for window in windows)
+    assert alone > 0, "else the lines below would show nothing of windows without a next item"
+    batches = read_next_items(data_dir, manifest, next_item_buckets, 2 * number)
+    expected = Counter((items[:-1], tuple(range(len(items) - 1)), items[1:]) for items in windows if len(items) > 1)
+    orders = [records_of(batches[start : start + number]) for start in (0, number)]
+    assert Counter(orders[0]) == Counter(orders[1]) == expected
+    assert sum(mine == yours for mine, yours in zip(*orders, strict=True)) < len(orders[0]) / 4
+    assert sum(bucket.instances for bucket in next_item_buckets) == len(windows)
+    empty = sum((~batch["valid_mask"].any(axis=1)).sum() for batch in batches[:number])
+    assert empty == alone + number * BATCH_SIZE - len(windows)
+    shapes = {(bucket.length, bucket.length) for bucket in next_item_buckets}
+    assert {(batch["item_ids"].shape[1], batch["masked_positions"].shape[1]) for batch in batches} == shapes
+    assert max(shapes) == (CONFIG.data.max_seq_length - 1,) * 2
+    for batch in batches:
+        np.testing.assert_array_equal(batch["masked_weights"] > 0, batch["valid_mask"])
+
+
+def test_next_items_are_a_function_of_seed_and_step_whatever_the_masking(
+    data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
+) -> None:
+    number = steps_per_pass(next_item_buckets, BATCH_SIZE)
+    batches = read_next_items(data_dir, manifest, next_item_buckets, number + 4)
+    later = read_next_items(data_dir, manifest, next_item_buckets, 6, first_step=number - 2)
+    assert_same(later, batches[number - 2 :])
+    resampled = training_batches(
+        data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, next_items=True
+    )
+    assert_same(list(resampled.take(3).as_numpy_iterator()), batches[:3])
+    other = records_of(read_next_items(data_dir, manifest, next_item_buckets, number, seed=2))
+    first = records_of(batches[:number])
+    assert Counter(other) == Counter(first)
+    assert other != first
+
+
+def test_a_log_of_windows_of_one_item_has_nothing_to_predict(tmp_path: pathlib.Path) -> None:
+    config = Config.from_dict({"data": {"min_user_events": 1, "max_seq_length": 5, "num_negatives": 2}})
+    log = MarkovLog(num_users=20, num_items=10, num_themes=2, min_events=3, max_events=3)
+    manifest = build_records(log, {}, config, str(tmp_path / "data")).manifest
+    (bucket,) = choose_buckets(next_item_lengths(manifest), 3)
+    assert bucket == Bucket(length=1, predictions=1, instances=20)
+    for batch in read_next_items(tmp_path / "data", manifest, [bucket], steps_per_pass([bucket], BATCH_SIZE)):
+        assert not batch["masked_weights"].any()

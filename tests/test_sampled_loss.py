@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_bert4rec import log_softmax
-from ring_log import ring_batch
+from ring_log import next_item_ring_batch, ring_batch
 
 from bert4rec_tf.config import ModelConfig, TrainingConfig
 from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
@@ -103,15 +103,18 @@ def test_a_drawn_item_that_is_the_masked_one_does_not_count(loss: str) -> None:
     assert totals[0] == pytest.approx(totals[1])
 
 
-def ring_model(loss: str, jit_compile: bool = False) -> tuple[Bert4Rec, dict[str, np.ndarray]]:
+def ring_model(
+    loss: str, jit_compile: bool = False, attention: str = "bidirectional"
+) -> tuple[Bert4Rec, dict[str, np.ndarray]]:
     """A model over 40 items, and a batch over ten of them."""
     tf.keras.utils.set_random_seed(1)
-    model = build_model(ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2), 43, 8)
+    config = ModelConfig(hidden_size=32, num_layers=1, initializer_range=0.2, attention=attention)
+    model = build_model(config, 43, 8)
     training = TrainingConfig(loss=loss, sampled_items=16, learning_rate=0.01, warmup_steps=0, schedule="constant")
     optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))
     made = SampledLoss(training, np.log(np.concatenate([np.ones(13), np.full(30, 0.02)])).astype(np.float32))
     model.compile(optimizer, jit_compile, None if loss == "softmax" else made)
-    return model, ring_batch()
+    return model, next_item_ring_batch() if attention == "causal" else ring_batch()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -130,8 +133,9 @@ def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_it_learns(loss: str) -> None:
-    model, batch = ring_model(loss, jit_compile=True)
+@pytest.mark.parametrize("attention", ["bidirectional", pytest.param("causal", marks=pytest.mark.slow)])
+def test_it_learns(loss: str, attention: str) -> None:
+    model, batch = ring_model(loss, jit_compile=True, attention=attention)
     model.fit(tf.data.Dataset.from_tensors(batch).repeat(1250), verbose=0)
     inputs = {name: tf.constant(batch[name]) for name in ("item_ids", "valid_mask", "masked_positions")}
     assert np.mean(np.argmax(model(inputs), axis=2) == batch["masked_item_ids"]) > 0.9

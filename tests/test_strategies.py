@@ -131,10 +131,17 @@ def test_mirrored_makes_the_updates_of_one_device(
 
 
 @pytest.mark.slow
-def test_mirrored_makes_the_updates_of_one_device_with_sparse_gradients(
-    data_dir: pathlib.Path, tmp_path: pathlib.Path
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--set=training.loss=sampled_softmax", "--set=training.sampled_items=20", "--set=training.clip_norm=0.1"],
+        ["--set=model.attention=causal"],
+    ],
+    ids=["sparse gradients", "causal"],
+)
+def test_mirrored_makes_the_updates_of_one_device_otherwise_too(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, flags: list[str]
 ) -> None:
-    flags = ["--set=training.loss=sampled_softmax", "--set=training.sampled_items=20", "--set=training.clip_norm=0.1"]
     mirrored, alone = (
         weights_of_three_steps(data_dir, tmp_path / strategy, strategy, *flags) for strategy in ("mirrored", "default")
     )

@@ -70,10 +70,14 @@ def test_new_items_start_in_the_middle_of_the_others(old: TrainedModel) -> None:
     [
         (dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, hidden_size=4)), "`model.hidden_size`"),
         (dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_layers=1)), "`model.num_layers`"),
+        (
+            dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, attention="causal")),
+            "`model.attention`.*set model.attention='bidirectional'",
+        ),
         (dataclasses.replace(CONFIG, data=DataConfig(max_seq_length=7)), "`data.max_seq_length`"),
     ],
 )
-def test_other_sizes_are_refused(old: TrainedModel, changed: Config, named: str) -> None:
+def test_another_architecture_is_refused(old: TrainedModel, changed: Config, named: str) -> None:
     with pytest.raises(InputError, match=named):
         check_alike(changed, old.config)
 

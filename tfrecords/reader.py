@@ -1,5 +1,6 @@
-"""From shards to batches: masked instances for training in a fixed small set of shapes, users for evaluation."""
+"""From shards to batches: instances for training in a fixed small set of shapes, users for evaluation."""
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -61,6 +62,17 @@ def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket
     return buckets[::-1]
 
 
+def next_item_lengths(manifest: Manifest) -> list[LengthCount]:
+    """What `choose_buckets` needs for next-item instances: one a window, a slot shorter, all of it predicted.
+
+    A window of one item has no next one and stays as an empty row, among those of one slot.
+    """
+    windows: collections.Counter[int] = collections.Counter()
+    for row in manifest.length_histogram:
+        windows[max(row.length - 1, 1)] += row.instances // _instances_of_a_window(manifest)
+    return [LengthCount(length, windows[length], length) for length in sorted(windows)]
+
+
 def steps_per_pass(buckets: Sequence[Bucket], batch_size: int) -> int:
     """Batches in one pass over the records: each bucket's last one is filled up with padding."""
     return sum(-(-bucket.instances // batch_size) for bucket in buckets)
@@ -74,6 +86,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     vocabulary_size: int | None = None,
+    next_items: bool = False,
 ) -> tf.data.Dataset:
     """Batches without end; which records the n-th one holds is a function of the seed and n.
 
@@ -81,15 +94,20 @@ def training_batches(
     Every pass has its own order (shards, then a shuffle buffer) and the same number of batches; batches have one of the
     shapes of `buckets`, filled up with empty rows at the end of a pass.
 
+    With `next_items` nothing is masked: of a window x_1 ... x_n the slots hold x_1 ... x_(n-1), and each is to predict
+    the item after it, so that the "masked" slots are all slots, and their items x_2 ... x_n. The instances of a window
+    would all be the same, so a pass holds each window once. A window of one item becomes an empty row.
+
     Args:
         data_dir: of `manifest`.
         manifest: names the shards.
-        buckets: from `choose_buckets`.
+        buckets: from `choose_buckets`, over `next_item_lengths` where `next_items`.
         batch_size: B.
         seed: of the order.
         first_step: batches to pass over, for a run that goes on.
         vocabulary_size: V, to mask every record anew in each pass, a function of the seed, the pass and the record;
             None: the masks of the records.
+        next_items: to predict the next item at every slot, for causal attention; the masks then count for nothing.
 
     Returns:
         Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions and masked_item_ids int32 [B, P],
@@ -100,11 +118,11 @@ def training_batches(
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
     masking = manifest.config.masking
     widths = [  # P of each bucket
-        bucket.predictions if vocabulary_size is None else most_predictions(bucket.length, masking)
+        bucket.predictions if next_items or vocabulary_size is None else most_predictions(bucket.length, masking)
         for bucket in buckets
     ]
     predictions = tf.constant(widths, tf.int64)
-    copies = masking.duplicate_factor + masking.last_item_instances
+    copies = 1 if next_items else _instances_of_a_window(manifest)
     shows_items = bool(masking.random_item_rate or masking.kept_item_rate)
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -112,12 +130,13 @@ def training_batches(
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
         records = tf.data.Dataset.range(copies).flat_map(lambda turn: one_turn(turn, seeds))
         records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
+        instance = stored_instance if vocabulary_size is None else bare_window
         instances = records.map(
-            stored_instance if vocabulary_size is None else bare_window, num_parallel_calls=2, deterministic=True
+            next_item_instance if next_items else instance, num_parallel_calls=2, deterministic=True
         )
         batches = instances.group_by_window(bucket_of, batch, window_size=batch_size)
         mask = stored_masks if vocabulary_size is None else functools.partial(new_masks, epoch, vocabulary_size)
-        return batches.map(mask, num_parallel_calls=2)
+        return batches if next_items else batches.map(mask, num_parallel_calls=2)
 
     def one_turn(turn: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
         """Every window once: the record, and a number of turn, file and record that names one of its instances."""
@@ -134,6 +153,11 @@ def training_batches(
     def bare_window(place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
         return {"item_ids": item_ids, "place": place}
+
+    def next_item_instance(_: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
+        slots = tf.range(tf.size(item_ids) - 1)
+        return {"item_ids": item_ids[:-1], "masked_positions": slots, "masked_item_ids": item_ids[1:]}
 
     def stored_instance(place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         window = parse(MASKED_WINDOW, record)
@@ -185,6 +209,10 @@ def training_batches(
     options = tf.data.Options()
     options.deterministic = True
     return batches.with_options(options).prefetch(4)
+
+
+def _instances_of_a_window(manifest: Manifest) -> int:
+    return manifest.config.masking.duplicate_factor + manifest.config.masking.last_item_instances
 
 
 def evaluation_batches(
