@@ -107,14 +107,18 @@ class ModelConfig:
     feed_forward_size: int | None = None  # None: four times hidden_size, as in the paper
     dropout: float = 0.1  # on the embeddings and on each sublayer's output
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
-    layer_norm: Literal["post", "pre"] = "post"  # paper: post; pre trains at ten times the learning rate
+    # Paper: post; pre trains at ten times the learning rate.
+    layer_norm: Literal["post", "pre", "none"] = "post"
+    # What the paper's Table 5 leaves out, one at a time: these two, layer_norm=none, positions=none and dropout=0.
+    feed_forward: bool = True
+    residual: bool = True
     # What a slot sees, and with it what is learned. The paper's: the whole window; masked items are predicted. "causal"
     # is SASRec's (Kang & McAuley, ICDM 2018): itself and the slots before it; each predicts the next item, over the
     # same softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
     attention: Literal["bidirectional", "causal"] = "bidirectional"
     # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
     # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
-    positions: Literal["from_oldest", "from_newest"] = "from_oldest"
+    positions: Literal["from_oldest", "from_newest", "none"] = "from_oldest"
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
 

@@ -32,9 +32,10 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         self.item_table = self.add_weight(
             "item_table", [self.vocabulary_size, size], initializer=paper_initializer(self.config)
         )
-        self.position_table = self.add_weight(
-            "position_table", [self.max_seq_length, size], initializer=paper_initializer(self.config)
-        )
+        if self.config.positions != "none":
+            self.position_table = self.add_weight(
+                "position_table", [self.max_seq_length, size], initializer=paper_initializer(self.config)
+            )
         super().build(input_shape)
 
     def call(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -48,6 +49,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         Returns:
             float32 [B, L, D].
         """
+        if self.config.positions == "none":  # an ablation of the paper (Table 5)
+            return self.dropout(tf.gather(self.item_table, item_ids), dropout_seed)
         places = tf.range(tf.shape(item_ids)[1])
         if self.config.positions == "from_oldest":
             positions = tf.gather(self.position_table, places)

@@ -16,7 +16,8 @@ class EncoderBlock(tf.keras.layers.Layer):
     """Trm: a self-attention and a feed-forward sublayer, each with dropout, residual and layer norm.
 
     Post-layer-norm is the paper's, LN(x + Dropout(sublayer(x))) (equations 3 to 6). Pre-layer-norm,
-    x + Dropout(sublayer(LN(x))) (Xiong et al., ICML 2020), is a departure that bears a larger learning rate.
+    x + Dropout(sublayer(LN(x))) (Xiong et al., ICML 2020), is a departure that bears a larger learning rate. For the
+    paper's ablations (Table 5), `config` leaves out the norms, the residuals, or the feed-forward sublayer.
 
     Args:
         config: sizes, dropout, order of the norms.
@@ -29,12 +30,14 @@ class EncoderBlock(tf.keras.layers.Layer):
         salt = 2 + index * _SALTS_OF_A_BLOCK
         self.attention = MultiHeadAttention(config, salt, name="attention")
         self.attention_dropout = SeededDropout(config.dropout, salt + 1, name="attention_output_dropout")
-        self.attention_norm = layer_norm("attention_layer_norm")
+        self.attention_norm = layer_norm(config, "attention_layer_norm")
+        if not config.feed_forward:
+            return
         inner = config.feed_forward_size or 4 * config.hidden_size
         self.feed_forward_in = Projection(inner, config, activation=tf.nn.gelu, name="feed_forward_in")
         self.feed_forward_out = Projection(config.hidden_size, config, name="feed_forward_out")
         self.feed_forward_dropout = SeededDropout(config.dropout, salt + 2, name="feed_forward_dropout")
-        self.feed_forward_norm = layer_norm("feed_forward_layer_norm")
+        self.feed_forward_norm = layer_norm(config, "feed_forward_layer_norm")
 
     def call(
         self,
@@ -65,11 +68,14 @@ class EncoderBlock(tf.keras.layers.Layer):
         def feed_forward(states: tf.Tensor) -> tf.Tensor:
             return self.feed_forward_dropout(self.feed_forward_out(self.feed_forward_in(states)), dropout_seed)
 
+        def add(states: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+            return states + change if self.config.residual else change
+
         if self.config.layer_norm == "pre":
-            hidden = at_positions(hidden) + attend(self.attention_norm(hidden))
-            return hidden + feed_forward(self.feed_forward_norm(hidden))
-        hidden = self.attention_norm(at_positions(hidden) + attend(hidden))
-        return self.feed_forward_norm(hidden + feed_forward(hidden))
+            hidden = add(at_positions(hidden), attend(self.attention_norm(hidden)))
+            return add(hidden, feed_forward(self.feed_forward_norm(hidden))) if self.config.feed_forward else hidden
+        hidden = self.attention_norm(add(at_positions(hidden), attend(hidden)))
+        return self.feed_forward_norm(add(hidden, feed_forward(hidden))) if self.config.feed_forward else hidden
 
 
 class Encoder(tf.keras.layers.Layer):
@@ -82,7 +88,7 @@ class Encoder(tf.keras.layers.Layer):
     def __init__(self, config: ModelConfig, **kwargs: Any):
         super().__init__(**kwargs)
         self.blocks = [EncoderBlock(config, index, name=f"block_{index}") for index in range(config.num_layers)]
-        self.final_norm = layer_norm("final_layer_norm") if config.layer_norm == "pre" else None
+        self.final_norm = layer_norm(config, "final_layer_norm") if config.layer_norm == "pre" else None
 
     def call(
         self, hidden: tf.Tensor, valid_mask: tf.Tensor, positions: tf.Tensor, dropout_seed: tf.Tensor | None = None
@@ -104,6 +110,8 @@ class Encoder(tf.keras.layers.Layer):
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
 
-def layer_norm(name: str) -> tf.keras.layers.LayerNormalization:
-    """Layer norm over D with BERT's epsilon."""
+def layer_norm(config: ModelConfig, name: str) -> tf.keras.layers.Layer:
+    """Layer norm over D with BERT's epsilon; what it is given where `config.layer_norm` is "none"."""
+    if config.layer_norm == "none":
+        return tf.keras.layers.Activation("linear", name=name)
     return tf.keras.layers.LayerNormalization(epsilon=1e-12, name=name)

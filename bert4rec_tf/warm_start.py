@@ -11,7 +11,17 @@ from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 # What gives the weights their shapes and their meaning; regularisation may change.
-_MUST_MATCH = ("hidden_size", "num_layers", "num_heads", "feed_forward_size", "layer_norm", "attention", "positions")
+_MUST_MATCH = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "feed_forward_size",
+    "layer_norm",
+    "attention",
+    "positions",
+    "feed_forward",
+    "residual",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +72,8 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
         values = fresh + moved.mean(axis=0, dtype=np.float64).astype(fresh.dtype)
         values[shared] = carried
         new_weight.assign(values)
-    model.embedding.position_table.assign(old.model.embedding.position_table)
+    if model.config.positions != "none":
+        model.embedding.position_table.assign(old.model.embedding.position_table)
     for part in ("encoder", "head"):
         for new_weight, old_weight in zip(getattr(model, part).weights, getattr(old.model, part).weights, strict=True):
             if "output_bias" not in new_weight.name:

@@ -27,10 +27,12 @@ def masked_logits(
     positions: np.ndarray,
     layer_norm: str,
     causal: bool = False,
+    residual: bool = True,
 ) -> np.ndarray:
     """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid.
 
     Causal attention is the masked one of Vaswani et al., 2017, section 3.2.3: what comes later scores minus infinity.
+    Positions, layer norms and feed-forward sublayers whose weights are missing are left out (Table 5).
     """
     # Padding takes no part in anything: here it is simply not there.
     places = np.flatnonzero(valid)
@@ -38,12 +40,14 @@ def masked_logits(
     block = 0
     while f"{block}.W_Q" in weights:
         part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
-        if layer_norm == "post":
-            hidden = _norm(hidden + _attention(hidden, part, causal), part["norm_1"])
-            hidden = _norm(hidden + _feed_forward(hidden, part), part["norm_2"])
-        else:
-            hidden = hidden + _attention(_norm(hidden, part["norm_1"]), part, causal)
-            hidden = hidden + _feed_forward(_norm(hidden, part["norm_2"]), part)
+        sublayers = [("norm_1", lambda x, part=part: _attention(x, part, causal))]
+        if "W_1" in part:
+            sublayers.append(("norm_2", lambda x, part=part: _feed_forward(x, part)))
+        for norm, sublayer in sublayers:
+            changed = sublayer(_norm(hidden, part[norm]) if layer_norm == "pre" else hidden)
+            hidden = hidden + changed if residual else changed
+            if layer_norm == "post":
+                hidden = _norm(hidden, part[norm])
         block += 1
     if layer_norm == "pre":
         hidden = _norm(hidden, weights["final_norm"])
@@ -60,7 +64,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _positions(weights: Weights, places: np.ndarray) -> np.ndarray:
-    return weights["P"][places] if "P" in weights else weights["P_from_newest"][places[::-1]]
+    if "P" in weights:
+        return weights["P"][places]
+    return weights["P_from_newest"][places[::-1]] if "P_from_newest" in weights else np.zeros([len(places), 1])
 
 
 def _attention(hidden: np.ndarray, part: Weights, causal: bool) -> np.ndarray:

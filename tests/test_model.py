@@ -50,11 +50,13 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     heads, size = model.config.num_heads, model.config.hidden_size
     weights = {
         "E": named["embedding/item_table"],
-        "P" if model.config.positions == "from_oldest" else "P_from_newest": named["embedding/position_table"],
         "W_P": named["masked_item_head/projection/kernel"],
         "b_P": named["masked_item_head/projection/bias"],
         "b_O": named["masked_item_head/output_bias"],
     }
+    if model.config.positions != "none":
+        name = "P" if model.config.positions == "from_oldest" else "P_from_newest"
+        weights[name] = named["embedding/position_table"]
     for block in range(model.config.num_layers):
         inside = f"encoder/block_{block}"
         for layer, letters in (("query", "Q"), ("key_value", "KV")):
@@ -65,10 +67,13 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
                 weights[f"{block}.b_{letter}"] = bias[index]
         layers = {"O": "attention/output_projection", "1": "feed_forward_in", "2": "feed_forward_out"}
         for name, layer in layers.items():
+            if name != "O" and not model.config.feed_forward:
+                continue
             weights[f"{block}.W_{name}"] = named[f"{inside}/{layer}/kernel"]
             weights[f"{block}.b_{name}"] = named[f"{inside}/{layer}/bias"]
-        weights[f"{block}.norm_1"] = _scale_and_shift(named, f"{inside}/attention_layer_norm")
-        weights[f"{block}.norm_2"] = _scale_and_shift(named, f"{inside}/feed_forward_layer_norm")
+        for name, layer in (("1", "attention"), ("2", "feed_forward")):
+            if f"{inside}/{layer}_layer_norm/gamma" in named:
+                weights[f"{block}.norm_{name}"] = _scale_and_shift(named, f"{inside}/{layer}_layer_norm")
     if model.config.layer_norm == "pre":
         weights["final_norm"] = _scale_and_shift(named, "encoder/final_layer_norm")
     return weights
@@ -100,7 +105,8 @@ def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], config: ModelC
     """Of the rows that hold an item."""
     rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], strict=True)
     causal = config.attention == "causal"
-    return np.stack([masked_logits(weights, *row, config.layer_norm, causal) for row in rows if row[1].any()])
+    kind = (config.layer_norm, causal, config.residual)
+    return np.stack([masked_logits(weights, *row, *kind) for row in rows if row[1].any()])
 
 
 def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> float:
@@ -122,6 +128,19 @@ def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     expected = oracle_logits(paper_weights(model), batch, config)
     np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, atol=1e-4)
     assert np.ptp(expected[..., NUM_SPECIAL_IDS:]) > 1, "logits that hardly differ would show nothing"
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [{"positions": "none"}, {"layer_norm": "none"}, {"feed_forward": False}, {"residual": False}],
+    ids=lambda left_out: next(iter(left_out)),
+)
+@pytest.mark.parametrize("config", [TWO_LAYERS, PRE], ids=["post", "pre"])
+def test_the_papers_ablations_leave_out_what_they_say(config: ModelConfig, left_out: dict) -> None:
+    ablated, batch = dataclasses.replace(config, **left_out), example_batch()
+    model = random_model(ablated)
+    expected = oracle_logits(paper_weights(model), batch, ablated)
+    np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_logits_equal_the_stored_ones() -> None:
