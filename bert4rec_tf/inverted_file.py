@@ -17,25 +17,33 @@ class InvertedFileIndex(tf.Module):
     An item's vector is its embedding with its output bias behind it, and a query's ends in 1: the product is the logit.
     The vectors of a cell lie side by side, so that probing reads a few stretches of the table.
 
+    Items belong together whose scores are alike for the queries that come, not whose vectors are near: k-means runs
+    over C^(1/2) v with C = E[q q^T] of a sample of queries, so that the squared distance of v and w is E[(q.v - q.w)^2].
+
     Args:
         scores: of the items.
+        queries: float32 [Q, D], a sample from `Bert4Rec.encode_next_item`; None: plain distance.
         num_cells: how many; None: four times the square root of the number of items.
         seed: of the first centres.
     """
 
-    def __init__(self, scores: ItemScores, num_cells: int | None = None, seed: int = 1):
+    def __init__(
+        self, scores: ItemScores, queries: np.ndarray | None = None, num_cells: int | None = None, seed: int = 1
+    ):
         super().__init__(name="inverted_file_index")
         self._scores = scores
         vectors = np.concatenate([scores.item_table.numpy(), scores.output_bias.numpy()[:, None]], axis=1)
         vectors = vectors[NUM_SPECIAL_IDS:]
         num_cells = num_cells or max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
-        centres = _k_means(vectors, num_cells, seed)
-        cells = _nearest(vectors, centres)
+        placed = vectors if queries is None else vectors @ _root_of_second_moment(queries)
+        cells = _nearest(placed, _k_means(placed, num_cells, seed))
         order = np.argsort(cells, kind="stable")
-        ends = np.cumsum(np.bincount(cells, minlength=num_cells))
+        counts = np.bincount(cells, minlength=num_cells)
+        ends = np.cumsum(counts)
+        centres = tf.math.unsorted_segment_sum(vectors, cells, num_cells).numpy() / np.maximum(counts, 1)[:, None]
         self.num_cells = num_cells
-        self._num_items = len(vectors)
-        self._centres = _stored(centres, "centres")
+        self.num_items = len(vectors)
+        self._centres = _stored(centres.astype(np.float32), "centres")
         self._ends = _stored(ends.astype(np.int32), "ends")
         self._ids = _stored((order + NUM_SPECIAL_IDS).astype(np.int32), "ids")
         self._vectors = _stored(vectors[order], "vectors")
@@ -49,7 +57,7 @@ class InvertedFileIndex(tf.Module):
         queries = tf.pad(query, [[0, 0], [0, 1]], constant_values=1.0)
         width = tf.shape(dropped)[1]
         # Popularity is the order of the ids: the first ones suffice, whatever is dropped of them.
-        first = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(k + width, self._num_items))
+        first = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(k + width, self.num_items))
         popular = tf.tile(first[None, :], [tf.shape(query)[0], 1])
         popular_scores, popular_ids = top_of(popular, query, known, dropped, k, self._scores)
         dropped = tf.sort(tf.pad(dropped, [[0, 0], [0, 1]]), axis=1)  # never empty
@@ -81,6 +89,13 @@ class InvertedFileIndex(tf.Module):
 def _stored(values: np.ndarray, name: str) -> tf.Variable:
     # Variables and no constants: these would lie in the graph, which may not grow past 2 GB.
     return tf.Variable(values, trainable=False, name=name)
+
+
+def _root_of_second_moment(queries: np.ndarray) -> np.ndarray:
+    """The symmetric square root of E[q q^T], float32 [D + 1, D + 1], each query with the 1 that meets the bias."""
+    whole = np.pad(queries.astype(np.float64), [[0, 0], [0, 1]], constant_values=1.0)
+    values, vectors = np.linalg.eigh(whole.T @ whole / len(whole))
+    return ((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T).astype(np.float32)
 
 
 def _k_means(vectors: np.ndarray, num_cells: int, seed: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
@@ -33,7 +34,7 @@ from bert4rec_tf.warm_up import replay_warm_up, write_warm_up
 METADATA_FILE = "assets.extra/metadata.json"
 MODELS_CONFIG = "models.config"
 _WITHDRAWN = ".withdrawn-"
-_RECALL_USERS = 256
+_SAMPLE_USERS, _RECALL_USERS, _BATCH_USERS = 2048, 256, 16  # the latter measures recall
 _RECALL_K = 100
 
 
@@ -177,8 +178,11 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
     exact, described = ExactIndex(scores), {"kind": "exact"}
     index: ExactIndex | InvertedFileIndex = exact
     if publishing.index == "ivf":
-        index = InvertedFileIndex(scores)
-        described = _choose_probes(trained, index, exact, publishing)
+        histories = _known_histories(trained, str(publishing.data_dir))
+        queries = [trained.model.encode_next_item(batch) for batch in histories]
+        index = InvertedFileIndex(scores, np.concatenate(queries))
+        asked = list(zip(queries, histories, strict=True))[: _RECALL_USERS // _BATCH_USERS]
+        described = _choose_probes(index, exact, asked, publishing.min_recall)
     recommender = Recommender(trained.model, trained.vocabulary, publishing.top_k, index)
     # No option beyond the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
     tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
@@ -196,28 +200,40 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
     }
 
 
-def _choose_probes(
-    trained: TrainedModel, index: InvertedFileIndex, exact: ExactIndex, publishing: Publishing
-) -> dict[str, Any]:
-    """Sets the fewest cells to probe that reach the recall, by halving; returns what was measured."""
-    k = min(_RECALL_K, len(trained.vocabulary.item_ids))
-    queries, expected = [], []
-    for rows, _ in histories_of(str(publishing.data_dir), "validation", 16, _RECALL_USERS):
+def _known_histories(trained: TrainedModel, data_dir: str) -> list[tf.Tensor]:
+    """Of validation users, int32 [B, L] a batch."""
+    found = []
+    for rows, _ in histories_of(data_dir, "validation", _BATCH_USERS, _SAMPLE_USERS):
         ids = trained.vocabulary.ids_of([item_id for row in rows for item_id in row])
-        histories = tf.constant(ids, tf.int32, [len(rows), len(rows[0])])
-        queries.append((trained.model.encode_next_item(histories), tf.ones([len(rows)], tf.bool), histories))
-        expected += _found(exact.top(*queries[-1], k))
+        found.append(tf.constant(ids, tf.int32, [len(rows), len(rows[0])]))
+    return found
+
+
+def _choose_probes(
+    index: InvertedFileIndex, exact: ExactIndex, asked: list[tuple[tf.Tensor, tf.Tensor]], min_recall: float
+) -> dict[str, Any]:
+    """Sets the fewest cells to probe that reach the recall, by halving; returns what was measured.
+
+    Args:
+        index: to set.
+        exact: what it is held against.
+        asked: queries, float32 [B, D], and their histories, int32 [B, L].
+        min_recall: of the best 100.
+    """
+    k = min(_RECALL_K, index.num_items)
+    requests = [(query, tf.ones([len(query)], tf.bool), histories) for query, histories in asked]
+    expected = [ids for request in requests for ids in _found(exact.top(*request, k))]
     search = tf.function(lambda query, known, dropped: index.top(query, known, dropped, k), reduce_retracing=True)
 
     def recall(probes: int) -> float:
         index.probes.assign(probes)
-        found = [ids for query in queries for ids in _found(search(*query))]
+        found = [ids for request in requests for ids in _found(search(*request))]
         return sum(len(a & b) / max(1, len(b)) for a, b in zip(found, expected, strict=True)) / len(expected)
 
     low, high = 1, index.num_cells  # all of them are exact
     while low < high:
         middle = (low + high) // 2
-        if recall(middle) >= publishing.min_recall:
+        if recall(middle) >= min_recall:
             high = middle
         else:
             low = middle + 1

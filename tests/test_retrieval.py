@@ -134,6 +134,27 @@ def test_fewer_probes_find_less_and_nothing_wrong() -> None:
     assert recall[-1] == 1
 
 
+def test_cells_follow_the_queries_that_come() -> None:
+    # Queries see the first two dimensions only: items that are alike in these belong together, whatever else they are.
+    random = np.random.default_rng(4)
+    scores = item_scores()
+    table = scores.item_table.numpy()
+    table[:, 2:] *= 4
+    scores.item_table.assign(table)
+    scores.output_bias.assign(tf.zeros([V]))
+    queries = np.pad(random.normal(size=[200, 2]).astype(np.float32), [[0, 0], [0, D - 2]])
+    known, nothing = tf.ones([200], tf.bool), tf.zeros([200, 0], tf.int32)
+    exact = answered(ExactIndex(scores).top(queries, known, nothing, 10))
+    recall = []
+    for sample in (queries, None):
+        index = InvertedFileIndex(scores, sample, num_cells=10)
+        index.probes.assign(2)
+        found = answered(index.top(queries, known, nothing, 10))
+        recall.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]))
+    assert recall[0] > 0.7
+    assert recall[1] < 0.4
+
+
 def test_cells_hold_every_item_once() -> None:
     ids, ends = INVERTED._ids.numpy(), INVERTED._ends.numpy()
     assert sorted(ids.tolist()) == list(range(NUM_SPECIAL_IDS, V))
