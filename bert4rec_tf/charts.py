@@ -106,25 +106,25 @@ def curve(
 
 
 def heat_map(values: np.ndarray, names: Sequence[str], says: str) -> Markup:
-    """Squares that are darker the larger their value is, from 0 to the largest of this map.
+    """Squares that are darker the larger their value is, from the smallest to the largest of this map.
 
     Args:
-        values: float [S, S], none negative.
+        values: float [S, S], finite.
         names: of the slots, S of them; "" leaves one without a label.
         says: what the map shows.
     """
     side, cell = 160, 160 / len(values)
-    top = max(float(values.max()), 1e-30)
-    levels = np.ceil(values / top * _LEVELS).astype(int)
+    low, span = float(values.min()), max(float(np.ptp(values)), 1e-30)
+    levels = np.minimum((values - low) / span * _LEVELS, _LEVELS - 1).astype(int)
     drawn = [element("rect", x=36, y=4, width=side, height=side, class_="frame")]
-    for level in range(1, _LEVELS + 1):
+    for level in range(_LEVELS):
         cells = "".join(
             f"M{_short(36 + column * cell)} {_short(4 + row * cell)}h{_short(cell)}v{_short(cell)}h-{_short(cell)}z"
             for row, column in np.argwhere(levels == level)
         )
-        between = f"{(level - 1) / _LEVELS * top:.3f} to {level / _LEVELS * top:.3f}"
+        between = " to ".join(f"{low + part / _LEVELS * span:.4f}" for part in (level, level + 1))
         if cells:
-            opacity = _short(level / _LEVELS)
+            opacity = _short(level / (_LEVELS - 1))
             drawn.append(element("path", element("title", between), d=cells, fill_opacity=opacity, class_="heat"))
     for slot, name in enumerate(names):
         middle = (slot + 0.5) * cell
@@ -146,9 +146,10 @@ def dots(places: np.ndarray, group_of: Sequence[int], titles: Sequence[str], col
         colours: what the classes begin with.
         says: what the map shows.
     """
-    width, height, margin = 600, 460, 12
+    width, highest, margin = 600, 480, 12
     low, span = places.min(axis=0), np.maximum(np.ptp(places, axis=0), 1e-30)
-    scale = min((width - 2 * margin) / span[0], (height - 2 * margin) / span[1])  # one for both: distances are true
+    scale = min((width - 2 * margin) / span[0], (highest - 2 * margin) / span[1])  # one for both: distances are true
+    height = math.ceil(span[1] * scale) + 2 * margin
     centre = np.array([width, height]) / 2
     points = centre + (places - low - span / 2) * scale * [1, -1]
     drawn = [

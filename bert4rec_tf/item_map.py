@@ -8,11 +8,12 @@ from collections import Counter
 import numpy as np
 
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.slices import POPULARITY_GROUPS, popularity_groups
+from bert4rec_tf.slices import popularity_groups
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 MOST_ITEMS = 1000
 _NAMED_GROUPS = 8  # as many as can be told apart by colour
+_FIFTHS = ("head", "2nd fifth", "3rd fifth", "4th fifth", "tail")  # of the training events
 _REST = "other or unknown"
 
 
@@ -49,8 +50,7 @@ def item_map(item_table: np.ndarray, vocabulary: Vocabulary, item_groups: dict[s
     number = min(MOST_ITEMS, len(vocabulary.item_ids))
     places, variance = principal_plane(item_table[NUM_SPECIAL_IDS : NUM_SPECIAL_IDS + number])
     if item_groups is None:
-        names = ["head", *(f"fifth {place}" for place in range(2, POPULARITY_GROUPS)), "tail"]
-        return ItemMap(places, variance, names, popularity_groups(vocabulary.counts)[:number])
+        return ItemMap(places, variance, list(_FIFTHS), popularity_groups(vocabulary.counts)[:number])
     given = [item_groups.get(item_id) for item_id in vocabulary.item_ids[:number]]
     counted = Counter(group for group in given if group is not None)
     named = sorted(counted, key=lambda group: (-counted[group], group))[:_NAMED_GROUPS]

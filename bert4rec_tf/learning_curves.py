@@ -47,8 +47,9 @@ def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], be
         ("minutes", [entry["elapsed_seconds"] / 60 for entry in history], minutes_of.get(best_step)),
     )
     figures = []
-    for name, says in (*((key, f"validation NDCG@10, {among}") for key, among in protocols.items()), ("loss", "loss")):
-        for along, places, marked in axes:
+    curves = [*((name, f"validation NDCG@10, {among}") for name, among in protocols.items()), ("loss", "loss")]
+    for along, places, marked in axes:
+        for name, says in curves:
             rows = [_points(entry)[name] for entry in history]
             kept = [(place, row) for place, row in zip(places, rows, strict=True) if math.isfinite(row.value)]
             if kept:

@@ -93,18 +93,19 @@ def _run(evaluation: Evaluation) -> Markup:
     facts = [
         ("model", evaluation.model_dir.resolve().name),
         ("weights", f"of step {state['step']:,}, after {state['elapsed_seconds'] / 60:.1f} minutes of training"),
-        ("validation then", f"NDCG@10 {state['validation_ndcg@10']:.4f}, all items"),
+        ("validation", f"NDCG@10 {state['validation_ndcg@10']:.4f} at that step, all items"),
         ("evaluated", f"{_number(metrics['users'], 'user')}, {metrics['split']} split"),
         ("on", f"{hardware['cpu']}, {devices}, Python {hardware['python']}, TensorFlow {hardware['tensorflow']}"),
         ("records", f"{evaluation.data_dir.resolve().name}, manifest sha256 {metrics['data']['manifest_sha256'][:12]}"),
         ("log", f"{counts['events']:,} events, {counts['users']:,} users, {counts['items']:,} items"),
     ]
-    return together(
-        _pairs(facts),
+    settings_shown = element(
+        "div",
         element("h3", "Settings that are not the defaults"),
-        _pairs(differ) if differ else element("p", "None."),
-        element("details", element("summary", f"{len(equal)} settings at their defaults"), _pairs(equal)),
+        _pairs(differ, "settings") if differ else element("p", "None."),
+        element("details", element("summary", f"{len(equal)} settings at their defaults"), _pairs(equal, "settings")),
     )
+    return element("div", element("div", _pairs(facts)), settings_shown, class_="columns")
 
 
 def _metrics(evaluation: Evaluation) -> Markup:
@@ -122,8 +123,7 @@ def _metrics(evaluation: Evaluation) -> Markup:
     unseen = metrics.get("unseen_users")
     return together(
         element("p", "The mean over users, in brackets with its 95% interval.", class_="soft"),
-        element("table", element("thead", head), element("tbody", *rows)),
-        _charts(charts),
+        _charts([element("table", element("thead", head), element("tbody", *rows)), *charts]),
         unseen
         and element(
             "p",
@@ -187,15 +187,16 @@ def _measured(metrics: dict[str, Any], name: str, label: str) -> Measured:
 
 def _cell(metrics: dict[str, Any], name: str) -> tuple[str, Markup]:
     low, high = metrics["ci95"][name]
-    return f"{metrics[name]:.4f}", element("span", f"[{low:.4f}, {high:.4f}]", class_="ci")
+    return f"{metrics[name]:.4f} ", element("span", f"[{low:.4f}, {high:.4f}]", class_="ci")
 
 
 def _number(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _pairs(rows: list[tuple[str, Any]]) -> Markup:
-    return element("table", *(element("tr", element("th", name), element("td", _plain(value))) for name, value in rows))
+def _pairs(rows: list[tuple[str, Any]], kind: str | None = None) -> Markup:
+    written = (element("tr", element("th", name), element("td", _plain(value))) for name, value in rows)
+    return element("table", element("tbody", *written), class_=kind)
 
 
 def _plain(value: Any) -> str:

@@ -29,21 +29,26 @@ h2 { font-size: 1.2rem; margin: 40px 0 4px; padding-top: 12px; border-top: 1px s
 h3 { font-size: 1rem; margin: 20px 0 4px; }
 p { max-width: 76ch; margin: 6px 0; }
 .soft, figcaption, .ci { color: var(--soft); }
-figcaption, .ci, small { font-size: .84rem; }
+figcaption, .ci { font-size: .84rem; }
+figcaption { margin-bottom: 4px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0; }
 a { color: var(--main); }
 table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; }
-td.number, th.number { text-align: right; }
-.ci { white-space: nowrap; margin-left: 6px; }
+th { font-weight: 600; white-space: nowrap; }
+.settings th { font-weight: 400; font-size: .9rem; white-space: normal; }
+.ci { white-space: nowrap; }
 summary { cursor: pointer; color: var(--main); margin: 8px 0; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 16px 28px; }
 .charts.pairs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 400px)); }
-.heads { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 160px), 1fr)); gap: 12px 16px; }
+.charts table { align-self: start; margin-top: 0; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 0 40px; }
+.columns > div { min-width: 0; }
+.columns h3 { margin-top: 12px; }
+.heads { display: flex; flex-wrap: wrap; gap: 12px 16px; }
 figure { margin: 0; min-width: 0; }
 .charts figure { max-width: 420px; }
-.heads figure { max-width: 270px; }
+.heads figure { flex: 1 1 160px; max-width: 270px; }
 .map { max-width: 900px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-size: 11px; fill: var(--soft); }
@@ -69,7 +74,7 @@ svg .heat { fill: var(--main); }
 .user h3 { margin: 0 0 4px; }
 .user h4 { font-size: .84rem; margin: 10px 0 2px; color: var(--soft); }
 .user ol, .user p { margin: 0; }
-.user ol { padding-left: 2em; font-size: .9rem; }
+.user ol { padding-left: 2.8em; font-size: .9rem; }
 .title { unicode-bidi: isolate; }
 mark { background: var(--good-paper); color: var(--good); font-weight: 600; border-radius: 3px; padding: 0 3px; }
 """

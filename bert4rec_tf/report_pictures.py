@@ -22,15 +22,15 @@ def attention_section(maps: AttentionMaps) -> Markup:
         figures = []
         for head, weights in enumerate(heads, start=1):
             share = maps.shown[layer - 1, head - 1]
-            caption = f"Head {head}: darkest {weights.max():.3f}; {share:.0%} of [MASK]'s weight is on these slots"
+            caption = f"Head {head}: {weights.min():.4f} to {weights.max():.4f}; M has {share:.0%} of its weight here"
             drawn = heat_map(weights, names, f"attention of layer {layer}, head {head}")
             figures.append(element("figure", element("figcaption", caption), drawn))
         shown += [element("h3", f"Layer {layer}"), element("div", *figures, class_="heads")]
     users = f"{maps.users:,} user{'' if maps.users == 1 else 's'}"
     says = (
         f"Mean attention weights over {users}, from the slot that asks (row) to the slot attended to (column), for "
-        f"the newest {size} slots. M is [MASK] in the place of the next item, -5 the fifth item before it. Each map has "
-        "its own scale, from 0 to its darkest square."
+        f"the newest {size} slots. M is [MASK] in the place of the next item, -5 the fifth item before it. Each map is "
+        "coloured from its smallest to its largest mean, which stand above it: look at these before the pattern."
     )
     return together(element("p", says, class_="soft"), *shown)
 
@@ -45,6 +45,7 @@ def items_section(places: ItemMap, vocabulary: Vocabulary, by_popularity: bool) 
     legend = [
         element("li", element("i", class_=f"{colours}{kind}"), f"{name} ({count:,})")
         for kind, name, count in zip(kinds, places.groups, counted, strict=True)
+        if count
     ]
     titles = [
         f"{_name(vocabulary, item)}, {places.groups[group]}, {count:,} events"
