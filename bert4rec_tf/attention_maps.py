@@ -21,8 +21,7 @@ class AttentionMaps:
 
     Attributes:
         weights: float64 [layers, h, S, S], from the asking slot (row) to the attended one (column); the last slot is
-            the [MASK] that asks for the next item. A cell is the mean over the users who have both slots. Rows sum to
-            less than 1 where windows are longer than S.
+            the [MASK] that asks for the next item. Rows sum to less than 1 where windows are longer than S.
         shown: float64 [layers, h], the share of the [MASK]'s weight that falls on these S slots.
         users: how many.
     """
@@ -35,27 +34,23 @@ class AttentionMaps:
 def attention_maps(model: Bert4Rec, histories: Sequence[np.ndarray], slots: int = SLOTS) -> AttentionMaps:
     """Averages the attention of every head over users.
 
+    Every user has every slot: were some left out of the older ones, these would be means of other users.
+
     Args:
         model: of the histories.
         histories: at least one, each int [any], ids, oldest first.
-        slots: S at most; fewer where no window has so many.
+        slots: S at most; fewer where a window is shorter.
     """
     windows = [_window(history, model.max_seq_length) for history in histories]
-    size = min(slots, max(map(len, windows)))
+    size = min(slots, *map(len, windows))
     sums = np.zeros([model.config.num_layers, model.config.num_heads, size, size])
-    shown, counts = np.zeros(sums.shape[:2]), np.zeros([size, size])
     for first in range(0, len(windows), _BATCH_USERS):
         batch = windows[first : first + _BATCH_USERS]
         places = np.array([[len(window) - size] for window in batch]) + np.arange(size)
-        there = places >= 0
-        places = np.maximum(places, 0)
-        pairs = there[:, :, None] & there[:, None, :]
-        counts += pairs.sum(axis=0)
         for layer, weights in enumerate(attention_weights(model, batch, places)):
-            newest = np.take_along_axis(weights, places[:, None, None, :], axis=3) * pairs[:, None]
-            sums[layer] += newest.sum(axis=0)
-            shown[layer] += newest[:, :, -1].sum(axis=(0, 2))
-    return AttentionMaps(sums / counts, shown / len(windows), len(windows))
+            sums[layer] += np.take_along_axis(weights, places[:, None, None, :], axis=3).sum(axis=0, dtype=np.float64)
+    means = sums / len(windows)
+    return AttentionMaps(means, means[:, :, -1].sum(axis=-1), len(windows))
 
 
 def attention_weights(model: Bert4Rec, windows: Sequence[np.ndarray], places: np.ndarray) -> list[np.ndarray]:

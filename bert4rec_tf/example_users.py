@@ -45,10 +45,16 @@ def spread_over_ranks(ranks: Ranks, number: int = EXAMPLES) -> list[int]:
     return sorted(chosen, key=lambda row: (ranks.full[row], ranks.user_ids[row]))
 
 
-def evenly_among_users(ranks: Ranks, number: int) -> list[int]:
-    """Rows of so many users (or all), evenly among them by user id."""
-    order = sorted(range(len(ranks.user_ids)), key=lambda row: ranks.user_ids[row])
-    return [order[place] for place in np.unique(np.linspace(0, len(order) - 1, min(number, len(order))).astype(int))]
+def with_long_histories(ranks: Ranks, number: int, items: int) -> list[int]:
+    """Rows of so many users with at least so many items of history, evenly among them by user id.
+
+    Where fewer have that many, the quarter of all users with the longest histories is taken instead, if it is smaller
+    than `number`.
+    """
+    lengths = np.sort(ranks.history_lengths)[::-1]
+    least = min(items, lengths[min(number, -(-len(lengths) // 4)) - 1])
+    order = sorted(np.flatnonzero(ranks.history_lengths >= least).tolist(), key=lambda row: ranks.user_ids[row])
+    return [order[place] for place in np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)]
 
 
 def histories_of(

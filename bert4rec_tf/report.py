@@ -4,10 +4,10 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from bert4rec_tf.attention_maps import attention_maps
+from bert4rec_tf.attention_maps import SLOTS, attention_maps
 from bert4rec_tf.charts import Measured, bars, whiskers
 from bert4rec_tf.config import Config
-from bert4rec_tf.example_users import evenly_among_users, histories_of, spread_over_ranks
+from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long_histories
 from bert4rec_tf.item_map import item_map
 from bert4rec_tf.learning_curves import learning_curves, read_history
 from bert4rec_tf.markup import Markup, element, together
@@ -59,7 +59,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     """
     history = read_history(evaluation.model_dir)
     ranks, model = evaluation.ranks, evaluation.trained.model
-    examples, asked = spread_over_ranks(ranks), evenly_among_users(ranks, _ATTENTION_USERS)
+    examples, asked = spread_over_ranks(ranks), with_long_histories(ranks, _ATTENTION_USERS, SLOTS - 1)
     histories = histories_of(
         {ranks.user_ids[row] for row in (*examples, *asked)},
         evaluation.data_dir,

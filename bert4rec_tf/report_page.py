@@ -34,7 +34,7 @@ figcaption { margin-bottom: 4px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 8px 0; }
 a { color: var(--main); }
 table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; white-space: nowrap; }
 .settings th { font-weight: 400; font-size: .9rem; white-space: normal; }
 .ci { white-space: nowrap; }
@@ -64,7 +64,7 @@ svg .curve { fill: none; stroke: var(--main); stroke-width: 1.6; stroke-linejoin
 svg .band { fill: var(--main); fill-opacity: .15; }
 svg .marked { stroke: var(--warm); stroke-width: 1.3; stroke-dasharray: 4 3; }
 svg .frame { fill: var(--panel); stroke: var(--line); }
-svg .heat { fill: var(--main); }
+svg .heat { fill: var(--main); shape-rendering: crispEdges; }
 .map circle { fill-opacity: .8; stroke: var(--paper); stroke-width: .6; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; list-style: none; margin: 8px 0; padding: 0; }
 .legend i { display: inline-block; width: .75em; height: .75em; border-radius: 50%; margin-right: 6px; }

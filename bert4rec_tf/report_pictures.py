@@ -28,9 +28,10 @@ def attention_section(maps: AttentionMaps) -> Markup:
         shown += [element("h3", f"Layer {layer}"), element("div", *figures, class_="heads")]
     users = f"{maps.users:,} user{'' if maps.users == 1 else 's'}"
     says = (
-        f"Mean attention weights over {users}, from the slot that asks (row) to the slot attended to (column), for "
-        f"the newest {size} slots. M is [MASK] in the place of the next item, -5 the fifth item before it. Each map is "
-        "coloured from its smallest to its largest mean, which stand above it: look at these before the pattern."
+        f"Mean attention weights over {users} of at least {size - 1} items, from the slot that asks (row) to the slot "
+        f"attended to (column), for the newest {size} slots. M is [MASK] in the place of the next item, -5 the fifth "
+        "item before it. Each map is coloured from its smallest to its largest mean, which stand above it: look at "
+        "these before the pattern."
     )
     return together(element("p", says, class_="soft"), *shown)
 
