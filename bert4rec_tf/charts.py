@@ -137,7 +137,7 @@ def heat_map(values: np.ndarray, names: Sequence[str], says: str) -> Markup:
 
 
 def dots(places: np.ndarray, group_of: Sequence[int], titles: Sequence[str], colours: str, says: str) -> Markup:
-    """Points in the plane, coloured by group, each with its title to hover over.
+    """Points in the plane, coloured by group, each with its title to hover over; the first lie on top.
 
     Args:
         places: float [n, 2], at least one.
@@ -156,7 +156,7 @@ def dots(places: np.ndarray, group_of: Sequence[int], titles: Sequence[str], col
         element("circle", element("title", title), cx=_short(x), cy=_short(y), r=4, class_=f"{colours}{group}")
         for (x, y), group, title in zip(points.tolist(), group_of, titles, strict=True)
     ]
-    return _svg(width, height, says, *drawn)
+    return _svg(width, height, says, *drawn[::-1])
 
 
 def short_number(value: float) -> str:

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from bert4rec_tf.attention_maps import SLOTS, attention_maps
-from bert4rec_tf.charts import Measured, bars, whiskers
+from bert4rec_tf.charts import Measured, bars, short_number, whiskers
 from bert4rec_tf.config import Config
 from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long_histories
 from bert4rec_tf.item_map import item_map
@@ -94,7 +94,7 @@ def _run(evaluation: Evaluation) -> Markup:
         ("model", evaluation.model_dir.resolve().name),
         ("weights", f"of step {state['step']:,}, after {state['elapsed_seconds'] / 60:.1f} minutes of training"),
         ("validation", f"NDCG@10 {state['validation_ndcg@10']:.4f} at that step, all items"),
-        ("evaluated", f"{_number(metrics['users'], 'user')}, {metrics['split']} split"),
+        ("evaluated", f"{metrics['users']:,} users, {metrics['split']} split"),
         ("on", f"{hardware['cpu']}, {devices}, Python {hardware['python']}, TensorFlow {hardware['tensorflow']}"),
         ("records", f"{evaluation.data_dir.resolve().name}, manifest sha256 {metrics['data']['manifest_sha256'][:12]}"),
         ("log", f"{counts['events']:,} events, {counts['users']:,} users, {counts['items']:,} items"),
@@ -178,7 +178,8 @@ def _group_label(name: str, group: dict[str, Any]) -> str:
     users = _number(group["users"], "user")
     if name == "history_length":
         return f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} items · {users}"
-    return f"{_number(group['items'], 'item')} of {group['from']:,}-{group['to']:,} events · {users}"
+    events = f"{_short(group['from'])}-{_short(group['to'])}"
+    return f"{_number(group['items'], 'item')} of {events} events · {users}"
 
 
 def _measured(metrics: dict[str, Any], name: str, label: str) -> Measured:
@@ -191,7 +192,11 @@ def _cell(metrics: dict[str, Any], name: str) -> tuple[str, Markup]:
 
 
 def _number(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{_short(number)} {what}{'' if number == 1 else 's'}"
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if number < 10_000 else short_number(number)
 
 
 def _pairs(rows: list[tuple[str, Any]], kind: str | None = None) -> Markup:
