@@ -106,15 +106,19 @@ def curve(
 
 
 def heat_map(values: np.ndarray, names: Sequence[str], says: str) -> Markup:
-    """Squares that are darker the larger their value is, from the smallest to the largest of this map.
+    """Squares that are darker the larger their value is, up to the largest of this map.
+
+    The lightest shade is the smallest value, but at most half the largest: values that hardly differ look alike.
 
     Args:
-        values: float [S, S], finite.
+        values: float [S, S], finite, none negative.
         names: of the slots, S of them; "" leaves one without a label.
         says: what the map shows.
     """
     side, cell = 160, 160 / len(values)
-    low, span = float(values.min()), max(float(np.ptp(values)), 1e-30)
+    top = float(values.max())
+    low = min(float(values.min()), top / 2)
+    span = max(top - low, 1e-30)
     levels = np.minimum((values - low) / span * _LEVELS, _LEVELS - 1).astype(int)
     drawn = [element("rect", x=36, y=4, width=side, height=side, class_="frame")]
     for level in range(_LEVELS):

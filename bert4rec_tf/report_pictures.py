@@ -30,8 +30,8 @@ def attention_section(maps: AttentionMaps) -> Markup:
     says = (
         f"Mean attention weights over {users} of at least {size - 1} items, from the slot that asks (row) to the slot "
         f"attended to (column), for the newest {size} slots. M is [MASK] in the place of the next item, -5 the fifth "
-        "item before it. Each map is coloured from its smallest to its largest mean, which stand above it: look at "
-        "these before the pattern."
+        "item before it. Each map has its own scale; its smallest and largest mean stand above it, and where they "
+        "hardly differ it has one shade."
     )
     return together(element("p", says, class_="soft"), *shown)
 

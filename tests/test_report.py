@@ -358,6 +358,16 @@ def test_charts_stay_within_their_frame() -> None:
     ]  # fmt: skip
 
 
+def test_even_attention_has_one_shade() -> None:
+    def shades(values: list[float]) -> list[float]:
+        read = Page(heat_map(np.array([values, values[::-1]]), ["", "M"], "x"))
+        return [float(attributes["fill-opacity"] or 0) for tag, attributes in read.tags if tag == "path"]
+
+    assert shades([0.0, 0.4]) == shades([0.1, 0.4]) == [0, 1]
+    assert shades([0.0153, 0.01531]) == [1]
+    assert 0.4 < shades([0.3, 0.4])[0] < 0.6
+
+
 def test_what_is_no_markup_is_escaped() -> None:
     assert together("<", Markup("<"), None, 1) == "&lt;<1"
     assert element("p", "a" + Markup("<b>"), class_="\"'", aria_label=None) == '<p class="&quot;&#x27;">a&lt;b&gt;</p>'
