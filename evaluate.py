@@ -3,7 +3,8 @@
 python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json
 python evaluate.py --compare=a/metrics.json,b/metrics.json --output=comparison.json
 
-Beside metrics.json it writes metrics.users.parquet, one row a user, which --compare reads.
+Beside metrics.json it writes metrics.users.parquet, one row a user, which --compare reads. --report=report.html tells
+about a model in one page.
 """
 
 import json
@@ -21,7 +22,9 @@ from bert4rec_tf.catalogue import TOP_K
 from bert4rec_tf.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.errors import InputError, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
-from bert4rec_tf.model_dir import load_model, write_whole
+from bert4rec_tf.item_map import read_item_groups
+from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
+from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.user_ranks import users_file, write_users
 from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.synthetic import MarkovLog
@@ -34,6 +37,10 @@ _BASELINE = flags.DEFINE_enum(
 _DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py")
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "what is asked")
 _COMPARE = flags.DEFINE_list("compare", None, "two metrics files, A,B, written by --output: is B better than A?")
+_REPORT = flags.DEFINE_string("report", None, "a page on the model and what it does, as HTML; needs nothing beside it")
+_GROUPS = flags.DEFINE_string(
+    "item_groups", None, "TSV with a header item_id, genre: colours --report's map of the items"
+)
 _OUTPUT = flags.DEFINE_string("output", None, "metrics, or the comparison, as JSON; users beside it as Parquet")
 
 
@@ -47,10 +54,16 @@ def main() -> None:
         raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
     if not _DATA.value:
         raise InputError("--data_dir must name the records to ask. Received: none. Fix: --data_dir=data/ml-1m")
+    if _REPORT.value and not _MODEL.value:
+        raise InputError(f"--report is on a model. Received: --baseline={_BASELINE.value}. Fix: name a --model_dir")
+    if _GROUPS.value and not _REPORT.value:
+        raise InputError(f"--item_groups colours a report. Received: {_GROUPS.value} alone. Fix: --report=report.html")
     manifest = Manifest.load(_DATA.value)
     verify(_DATA.value, manifest)
     vocabulary = Vocabulary.load(_DATA.value)
-    scorer, described = _scorer(manifest, vocabulary)
+    item_groups = read_item_groups(_GROUPS.value, vocabulary) if _GROUPS.value else None
+    trained = _trained(vocabulary) if _MODEL.value else None
+    scorer, described = _scorer(trained, manifest, vocabulary)
     ranks = evaluate(make_ranker(scorer, TOP_K), _DATA.value, manifest, _SPLIT.value)
     metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value)
     metrics["hardware"] = _hardware()
@@ -58,16 +71,18 @@ def main() -> None:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         write_users(users_file(_OUTPUT.value), ranks, vocabulary)
         write_whole(pathlib.Path(_OUTPUT.value), json.dumps(metrics, indent=1) + "\n")
-    _report(_SPLIT.value, metrics, manifest)
+    if _REPORT.value and trained is not None:
+        directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(_DATA.value))
+        evaluation = Evaluation(*directories, trained, manifest, vocabulary, ranks, metrics)
+        write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
+    _print_metrics(_SPLIT.value, metrics, manifest)
     if "unseen_users" in metrics:
-        _report(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
-    _report_slices(metrics)
+        _print_metrics(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
+    _print_slices(metrics)
 
 
 def _compare(metrics_files: list[str]) -> None:
-    others = [
-        name for name, flag in (("model_dir", _MODEL), ("baseline", _BASELINE), ("data_dir", _DATA)) if flag.value
-    ]
+    others = [flag.name for flag in (_MODEL, _BASELINE, _DATA, _REPORT, _GROUPS) if flag.value]
     if others:
         raise InputError(
             f"--compare reads two evaluations that are done. Received: --{', --'.join(others)} besides. "
@@ -86,14 +101,14 @@ def _compare(metrics_files: list[str]) -> None:
             print(f"{protocol + ' ' + name:<16}{shown} {row['p']:>8.4f}")
 
 
-def _report(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
+def _print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
     for protocol, says in (("full", "all items"), ("sampled", f"{manifest.config.data.num_negatives} negatives")):
         values = metrics[protocol]
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "ci95")
         print(f"{who}, {metrics['users']:,} users, {says + ':':<15} {shown}")
 
 
-def _report_slices(metrics: dict[str, Any]) -> None:
+def _print_slices(metrics: dict[str, Any]) -> None:
     for name, says in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
         shown = "  ".join(
             f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} {group['full']['ndcg@10']:.4f}"
@@ -103,19 +118,25 @@ def _report_slices(metrics: dict[str, Any]) -> None:
     print("  ".join(f"{name} {value:.4f}" for name, value in metrics["catalogue"].items() if value is not None))
 
 
-def _scorer(manifest: Manifest, vocabulary: Vocabulary) -> tuple[Scorer, dict[str, object]]:
-    if _BASELINE.value == "popularity":
-        return popularity_scorer(vocabulary), {"baseline": "popularity"}
-    if _BASELINE.value == "optimum":
-        log = MarkovLog.from_description(manifest.source)
-        return last_item_scorer(log.transitions(), vocabulary, log.item_ids()), {"baseline": "optimum"}
+def _trained(vocabulary: Vocabulary) -> TrainedModel:
     trained = load_model(str(_MODEL.value))
     if trained.vocabulary.item_ids != vocabulary.item_ids:  # titles and counts may differ
         raise InputError(
             f"A model is evaluated on records with its own vocabulary. Received: {_MODEL.value} and "
             f"{_DATA.value}, which differ. Fix: name the --data_dir that it was trained on"
         )
-    return trained.model.score_next_item, {"config": trained.config.to_dict(), "training": trained.state}
+    return trained
+
+
+def _scorer(
+    trained: TrainedModel | None, manifest: Manifest, vocabulary: Vocabulary
+) -> tuple[Scorer, dict[str, object]]:
+    if trained is not None:
+        return trained.model.score_next_item, {"config": trained.config.to_dict(), "training": trained.state}
+    if _BASELINE.value == "popularity":
+        return popularity_scorer(vocabulary), {"baseline": "popularity"}
+    log = MarkovLog.from_description(manifest.source)
+    return last_item_scorer(log.transitions(), vocabulary, log.item_ids()), {"baseline": "optimum"}
 
 
 def _hardware() -> dict[str, object]:

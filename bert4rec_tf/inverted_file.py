@@ -18,7 +18,7 @@ class InvertedFileIndex(tf.Module):
     The vectors of a cell lie side by side, so that probing reads a few stretches of the table.
 
     Items belong together whose scores are alike for the queries that come, not whose vectors are near: k-means runs
-    over C^(1/2) v with C = E[q q^T] of a sample of queries, so that the squared distance of v and w is E[(q.v - q.w)^2].
+    over C^(1/2) v with C = E[q q^T] of a sample of queries: the squared distance of v and w is then E[(q.v - q.w)^2].
 
     Args:
         scores: of the items.

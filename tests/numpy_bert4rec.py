@@ -37,24 +37,26 @@ def masked_logits(
     # Padding takes no part in anything: here it is simply not there.
     places = np.flatnonzero(valid)
     hidden = weights["E"][item_ids[places]] + _positions(weights, places)
-    block = 0
-    while f"{block}.W_Q" in weights:
-        part = {name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")}
-        sublayers = [("norm_1", lambda x, part=part: _attention(x, part, causal))]
-        if "W_1" in part:
-            sublayers.append(("norm_2", lambda x, part=part: _feed_forward(x, part)))
-        for norm, sublayer in sublayers:
-            changed = sublayer(_norm(hidden, part[norm]) if layer_norm == "pre" else hidden)
-            hidden = hidden + changed if residual else changed
-            if layer_norm == "post":
-                hidden = _norm(hidden, part[norm])
-        block += 1
+    for part in _blocks(weights):
+        hidden = _after(hidden, part, layer_norm, causal, residual)
     if layer_norm == "pre":
         hidden = _norm(hidden, weights["final_norm"])
     at_masks = hidden[np.searchsorted(places, positions)]
     logits = _gelu(at_masks @ weights["W_P"] + weights["b_P"]) @ weights["E"].T + weights["b_O"]
     logits[:, :_NUM_SPECIAL_IDS] = _SPECIAL_LOGIT
     return logits
+
+
+def attention_of_blocks(
+    weights: Weights, item_ids: np.ndarray, layer_norm: str, causal: bool = False
+) -> list[np.ndarray]:
+    """Attention weights [h, L, L] of each block over one sequence without padding: `item_ids` int [L]."""
+    hidden, found = weights["E"][item_ids] + _positions(weights, np.arange(len(item_ids))), []
+    for part in _blocks(weights):
+        asked = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
+        found.append(_attention_weights(asked, part, causal))
+        hidden = _after(hidden, part, layer_norm, causal, residual=True)
+    return found
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -69,17 +71,44 @@ def _positions(weights: Weights, places: np.ndarray) -> np.ndarray:
     return weights["P_from_newest"][places[::-1]] if "P_from_newest" in weights else np.zeros([len(places), 1])
 
 
+def _blocks(weights: Weights) -> list[Weights]:
+    found, block = [], 0
+    while f"{block}.W_Q" in weights:
+        found.append({name.removeprefix(f"{block}."): w for name, w in weights.items() if name.startswith(f"{block}.")})
+        block += 1
+    return found
+
+
+def _after(hidden: np.ndarray, part: Weights, layer_norm: str, causal: bool, residual: bool) -> np.ndarray:
+    sublayers = [("norm_1", lambda x: _attention(x, part, causal))]
+    if "W_1" in part:
+        sublayers.append(("norm_2", lambda x: _feed_forward(x, part)))
+    for norm, sublayer in sublayers:
+        changed = sublayer(_norm(hidden, part[norm]) if layer_norm == "pre" else hidden)
+        hidden = hidden + changed if residual else changed
+        if layer_norm == "post":
+            hidden = _norm(hidden, part[norm])
+    return hidden
+
+
 def _attention(hidden: np.ndarray, part: Weights, causal: bool) -> np.ndarray:
+    heads = []
+    for head, weights in enumerate(_attention_weights(hidden, part, causal)):
+        value = hidden @ part["W_V"][head] + part["b_V"][head]
+        heads.append(weights @ value)
+    return np.concatenate(heads, axis=1) @ part["W_O"] + part["b_O"]
+
+
+def _attention_weights(hidden: np.ndarray, part: Weights, causal: bool) -> np.ndarray:
     heads = []
     for head in range(len(part["W_Q"])):
         query = hidden @ part["W_Q"][head] + part["b_Q"][head]
         key = hidden @ part["W_K"][head] + part["b_K"][head]
-        value = hidden @ part["W_V"][head] + part["b_V"][head]
         scores = query @ key.T / math.sqrt(key.shape[1])
         if causal:
             scores[np.triu_indices(len(scores), 1)] = -np.inf
-        heads.append(np.exp(log_softmax(scores)) @ value)
-    return np.concatenate(heads, axis=1) @ part["W_O"] + part["b_O"]
+        heads.append(np.exp(log_softmax(scores)))
+    return np.stack(heads)
 
 
 def _feed_forward(hidden: np.ndarray, part: Weights) -> np.ndarray:

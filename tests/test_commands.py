@@ -277,7 +277,8 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
     for flag, file in zip(
         (f"--model_dir={model_dir}", "--baseline=popularity", "--baseline=optimum"), files, strict=True
     ):
-        printed = run("evaluate.py", flag, f"--data_dir={data_dir}", f"--output={file}")
+        report = [f"--report={file.with_suffix('.html')}"] if flag.startswith("--model_dir") else []
+        printed = run("evaluate.py", flag, f"--data_dir={data_dir}", f"--output={file}", *report)
         assert "NDCG@10 of all items by items of history: 1-4 0." in printed
         metrics = json.loads(file.read_text())
         assert metrics["users"] == Manifest.load(data_dir).counts["evaluated_users"]
@@ -290,6 +291,10 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
         assert 0 < metrics["catalogue"]["coverage@10"] <= 1
         assert read_users(users_file(file)).num_rows == metrics["users"]
         scores[flag.split("=")[1]] = metrics["full"]["ndcg@10"]
+    page = files[0].with_suffix(".html").read_text(encoding="utf-8")
+    assert f"<td>{scores[str(model_dir)]:.4f} <" in page
+    assert page.count("<article") == 10
+    assert "of step 40" in page or "of step 20" in page, "curves and weights are those of the run"
     assert scores["optimum"] > 2 * scores["popularity"]
     compared = tmp_path / "compared" / "comparison.json"
     printed = run("evaluate.py", f"--compare={files[1]},{files[2]}", f"--output={compared}")
