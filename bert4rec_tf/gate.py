@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ _CUTOFF = 10
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """NDCG@10 (of K, where a version answers with fewer) of two versions over the same users.
+    """NDCG@10 of two versions over the same users, or of the smaller K of their answers, where that is below 10.
 
     Attributes:
         users: how many were asked.
@@ -48,7 +49,9 @@ def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str) -> Com
     Raises:
         InputError: the served version cannot be asked, or no records to ask with.
     """
-    found = [_ndcg(version, data_dir) for version in (candidate, served)]
+    loaded = [_signature(version) for version in (candidate, served)]
+    cutoff = min(_CUTOFF, *(int(signature.structured_outputs["item_ids"].shape[1]) for signature, _ in loaded))
+    found = [_ndcg(signature, data_dir, cutoff) for signature, _ in loaded]
     return Comparison(found[0][0], found[0][1], found[1][1], served.name)
 
 
@@ -68,16 +71,17 @@ def histories_of(
         yield rows, [names[item] for item in batch["target_item_id"].numpy()]
 
 
-def _ndcg(version: pathlib.Path, data_dir: str) -> tuple[int, float]:
-    ask, ranks = _signature(version), []
+def _ndcg(ask: Callable, data_dir: str, cutoff: int) -> tuple[int, float]:
+    ranks = []
     for rows, targets in histories_of(data_dir, "test", _BATCH_USERS, _USERS):
-        answers = ask(item_ids=tf.constant(rows))["item_ids"].numpy()[:, :_CUTOFF]
+        answers = ask(item_ids=tf.constant(rows))["item_ids"].numpy()[:, :cutoff]
         hits = answers == np.array([[target.encode("utf-8")] for target in targets], object)
         ranks.append(np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, _CUTOFF + 1))
     return sum(map(len, ranks)), ranking_metrics(np.concatenate(ranks))["ndcg@10"]
 
 
-def _signature(version: pathlib.Path) -> Callable:
+def _signature(version: pathlib.Path) -> tuple[Any, Any]:
+    """`serving_default`, and the model that it is of, as long as which it lives."""
     try:
         loaded = tf.saved_model.load(str(version))
         signature = loaded.signatures["serving_default"]
@@ -86,5 +90,4 @@ def _signature(version: pathlib.Path) -> Callable:
             f"The served version must answer `serving_default`, to be compared with. Received: {version} "
             f"({error!r:.200}). Fix: python export.py rollback, or leave --max_regression out"
         ) from None
-    # The functions of a loaded model live as long as it does.
-    return lambda _of=loaded, **inputs: signature(**inputs)
+    return signature, loaded

@@ -369,7 +369,11 @@ def test_a_batch_without_a_masked_item_moves_nothing() -> None:
     assert all(np.all(update == 0) for update in updates)
 
 
-@pytest.mark.parametrize("config", [SMALL, DROPPING, CAUSAL], ids=["without dropout", "with dropout", "causal"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, DROPPING, pytest.param(CAUSAL, marks=pytest.mark.slow)],
+    ids=["without dropout", "with dropout", "causal"],
+)
 def test_xla_computes_the_same_step(config: ModelConfig) -> None:
     loss, updates = updates_of_one_step(config, example_batch(), jit_compile=False)
     jit_loss, jit_updates = updates_of_one_step(config, example_batch(), jit_compile=True)

@@ -215,7 +215,7 @@ def test_graph_has_no_xla_and_no_python(saved: pathlib.Path) -> None:
     assert not {node.op for node in nodes if "Xla" in node.op or "PyFunc" in node.op}
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(request=requests())
 def test_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
     check_requests(served, score, request)
