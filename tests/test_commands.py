@@ -177,6 +177,7 @@ def test_replicas_share_a_batch_evenly(data_dir: pathlib.Path, tmp_path: pathlib
     assert "`training.batch_size` must be a multiple of the replicas" in odd
 
 
+@pytest.mark.slow
 def test_masks_drawn_anew_in_training(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model_dir = tmp_path / "model"
     train_again(data_dir, model_dir, "--masking=resample", "--set=training.num_steps=20")
@@ -204,6 +205,7 @@ def test_a_causal_model_is_trained_evaluated_and_served(data_dir: pathlib.Path, 
     assert popular.tolist() == list(trained.vocabulary.item_ids[: len(popular)])
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_model(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_run_starts_from_another_model(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = ["--set=training.num_steps=1000000", "--time_limit_minutes=0.15"]
     started = time.monotonic()

@@ -189,6 +189,7 @@ def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_pat
             assert "stopped by SIGTERM, and saved" in workers.wait("worker", index, code=143)
 
 
+@pytest.mark.slow
 def test_a_parameter_server_cluster_trains(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with cluster(data_dir, tmp_path / "model", "parameter_server", chief=1, worker=2, ps=1) as servers:
         for job, index in (("ps", 0), ("worker", 0), ("worker", 1)):
