@@ -55,11 +55,12 @@ def table(dataset: str) -> str:
 
 def with_table(text: str, dataset: str) -> str:
     """The README with this dataset's table between its markers."""
-    begin, end = f"<!-- results: {dataset} -->\n", "\n<!-- end -->"
+    begin, end = f"<!-- results: {dataset} -->", "<!-- end -->"
     before, found, after = text.partition(begin)
-    if not found:
-        raise SystemExit(f"error: README.md must hold the marker {begin.strip()!r}. Received: none")
-    return before + begin + table(dataset) + end + after.partition(end)[2]
+    _, closed, after = after.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"error: README.md must hold {begin} and, behind it, {end}. Received: neither or one")
+    return f"{before}{begin}\n{table(dataset)}\n{end}{after}"
 
 
 def _measured(same: list[dict[str, Any]], protocol: str, name: str) -> str:

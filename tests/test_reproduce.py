@@ -21,6 +21,16 @@ def test_the_readme_holds_the_table_of_the_files() -> None:
         assert results_table.with_table(text, dataset) == text, "python benchmarks/results_table.py --write"
 
 
+def test_a_table_takes_its_place_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_table, "table", lambda dataset: f"| {dataset} |")
+    once = results_table.with_table("before\n<!-- results: x -->\n<!-- end -->\nafter\n", "x")
+    assert once == "before\n<!-- results: x -->\n| x |\n<!-- end -->\nafter\n"
+    assert results_table.with_table(once, "x") == once
+    for text in ("nothing", "<!-- results: x -->\nand no end"):
+        with pytest.raises(SystemExit, match="must hold"):
+            results_table.with_table(text, "x")
+
+
 @pytest.mark.slow
 def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
     rows = [f"u{user} i{(user + step) % 20}\n" for user in range(60) for step in range(8)]
