@@ -51,8 +51,12 @@ def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str) -> Com
     """
     loaded = [_signature(version) for version in (candidate, served)]
     cutoff = min(_CUTOFF, *(int(signature.structured_outputs["item_ids"].shape[1]) for signature, _ in loaded))
-    found = [_ndcg(signature, data_dir, cutoff) for signature, _ in loaded]
-    return Comparison(found[0][0], found[0][1], found[1][1], served.name)
+    ranks: list[list[np.ndarray]] = [[], []]
+    for rows, targets in histories_of(data_dir, "test", _BATCH_USERS, _USERS):
+        for (signature, _), found in zip(loaded, ranks, strict=True):
+            found.append(_ranks(signature, rows, targets, cutoff))
+    ndcg = [ranking_metrics(np.concatenate(found))["ndcg@10"] for found in ranks]
+    return Comparison(sum(map(len, ranks[0])), ndcg[0], ndcg[1], served.name)
 
 
 def histories_of(
@@ -71,13 +75,10 @@ def histories_of(
         yield rows, [names[item] for item in batch["target_item_id"].numpy()]
 
 
-def _ndcg(ask: Callable, data_dir: str, cutoff: int) -> tuple[int, float]:
-    ranks = []
-    for rows, targets in histories_of(data_dir, "test", _BATCH_USERS, _USERS):
-        answers = ask(item_ids=tf.constant(rows))["item_ids"].numpy()[:, :cutoff]
-        hits = answers == np.array([[target.encode("utf-8")] for target in targets], object)
-        ranks.append(np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, _CUTOFF + 1))
-    return sum(map(len, ranks)), ranking_metrics(np.concatenate(ranks))["ndcg@10"]
+def _ranks(ask: Callable, rows: list[list[str]], targets: list[str], cutoff: int) -> np.ndarray:
+    answers = ask(item_ids=tf.constant(rows))["item_ids"].numpy()[:, :cutoff]
+    hits = answers == np.array([[target.encode("utf-8")] for target in targets], object)
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, _CUTOFF + 1)
 
 
 def _signature(version: pathlib.Path) -> tuple[Any, Any]:

@@ -202,11 +202,10 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
 
 def _known_histories(trained: TrainedModel, data_dir: str) -> list[tf.Tensor]:
     """Of validation users, int32 [B, L] a batch."""
-    found = []
-    for rows, _ in histories_of(data_dir, "validation", _BATCH_USERS, _SAMPLE_USERS):
-        ids = trained.vocabulary.ids_of([item_id for row in rows for item_id in row])
-        found.append(tf.constant(ids, tf.int32, [len(rows), len(rows[0])]))
-    return found
+    batches = [rows for rows, _ in histories_of(data_dir, "validation", _BATCH_USERS, _SAMPLE_USERS)]
+    # At once: each call goes through the whole vocabulary.
+    ids = iter(trained.vocabulary.ids_of([item_id for rows in batches for row in rows for item_id in row]))
+    return [tf.constant([[next(ids) for _ in row] for row in rows], tf.int32) for rows in batches]
 
 
 def _choose_probes(
