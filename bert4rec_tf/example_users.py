@@ -1,6 +1,5 @@
 """A few users to look at, from those the model serves best to those it serves worst."""
 
-import dataclasses
 import pathlib
 from collections.abc import Collection
 
@@ -13,21 +12,6 @@ from tfrecords.reader import evaluation_batches
 
 EXAMPLES = 10
 _BATCH_USERS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleUser:
-    """What one user met, what came next, and what was recommended.
-
-    Attributes:
-        user_id: raw.
-        row: in the `Ranks` that the user was chosen from.
-        history: int [any], ids, oldest first.
-    """
-
-    user_id: str
-    row: int
-    history: np.ndarray
 
 
 def spread_over_ranks(ranks: Ranks, number: int = EXAMPLES) -> list[int]:
