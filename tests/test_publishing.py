@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
-from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+from tiny_version import ask_for_no_items
 
 from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
@@ -137,12 +137,7 @@ def test_a_version_that_cannot_answer_is_not_published(
     good: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked_for_no_items(version: pathlib.Path) -> None:
-        request = PredictRequest()
-        request.model_spec.signature_name = "recommend"
-        request.inputs["item_ids"].CopyFrom(tf.make_tensor_proto([["a"]]))
-        request.inputs["k"].CopyFrom(tf.make_tensor_proto([0]))
-        with tf.io.TFRecordWriter(str(version / WARM_UP_FILE)) as writer:
-            writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
+        ask_for_no_items(version)
         replay_warm_up(version)
 
     monkeypatch.setattr(publishing, "replay_warm_up", asked_for_no_items)

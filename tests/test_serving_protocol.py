@@ -23,9 +23,8 @@ import tensorflow as tf
 from serving_double import ServingDouble
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
-from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
-from tiny_version import TOP_K, write_version
+from tiny_version import TOP_K, ask_for_no_items, write_version
 
 from bert4rec_tf.publishing import write_models_config
 from bert4rec_tf.warm_up import WARM_UP_FILE
@@ -240,15 +239,6 @@ def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib
 
 def empty_the_variables(version: pathlib.Path) -> None:
     (version / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
-
-
-def ask_for_no_items(version: pathlib.Path) -> None:
-    request = predict_pb2.PredictRequest()
-    request.model_spec.signature_name = "recommend"
-    request.inputs["item_ids"].CopyFrom(tf.make_tensor_proto([["b1"]]))
-    request.inputs["k"].CopyFrom(tf.make_tensor_proto([0]))
-    with tf.io.TFRecordWriter(str(version / WARM_UP_FILE)) as writer:
-        writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
 
 
 def test_the_double_refuses_a_damaged_warm_up(shop: pathlib.Path, tmp_path: pathlib.Path) -> None:

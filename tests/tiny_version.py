@@ -4,13 +4,15 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import build_model
 from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import Vocabulary
-from bert4rec_tf.warm_up import write_warm_up
+from bert4rec_tf.warm_up import WARM_UP_FILE, write_warm_up
 
 NUM_ITEMS = 12
 TOP_K = 4
@@ -31,3 +33,13 @@ def write_version(path: pathlib.Path, prefix: str, index: str = "exact") -> path
     (building / "assets.extra" / "vocabulary.jsonl").write_bytes(vocabulary.to_bytes())
     write_warm_up(building, vocabulary, MAX_SEQ_LENGTH)
     return building.rename(path)
+
+
+def ask_for_no_items(version: pathlib.Path) -> None:
+    """Replaces the warm-up requests by one that no version answers."""
+    request = PredictRequest()
+    request.model_spec.signature_name = "recommend"
+    request.inputs["item_ids"].CopyFrom(tf.make_tensor_proto([["b1"]]))
+    request.inputs["k"].CopyFrom(tf.make_tensor_proto([0]))
+    with tf.io.TFRecordWriter(str(version / WARM_UP_FILE)) as writer:
+        writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
