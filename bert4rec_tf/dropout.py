@@ -26,22 +26,28 @@ class SeededDropout(tf.keras.layers.Layer):
         self.rate = rate
         self.salt = salt
 
-    def call(self, inputs: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self, inputs: tf.Tensor, dropout_seed: tf.Tensor | None = None, slots: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Drops elements.
 
         Args:
             inputs: float32, of any shape whose first axis is the batch.
             dropout_seed: int32 [3], two numbers and the place of the first row in the whole batch; None passes `inputs`
                 through.
+            slots: int32 [M], where in the whole batch each slot of `inputs`, float32 [1, M, D], stands; None: one after
+                the other.
         """
         if dropout_seed is None or self.rate == 0:
             return inputs
         seed = dropout_seed[:2] + tf.constant([self.salt * _SALT_STRIDE, 0])
         keys = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32)
         size = tf.size(inputs)
-        row_size = size // tf.maximum(tf.shape(inputs)[0], 1)
-        places = tf.cast(dropout_seed[2] * row_size + tf.range(size), tf.uint32)
-        kept = _hashed(places, keys[0], keys[1]) >= tf.constant(round(self.rate * 2**32), tf.uint32)
+        if slots is None:
+            places = dropout_seed[2] * (size // tf.maximum(tf.shape(inputs)[0], 1)) + tf.range(size)
+        else:
+            places = slots[:, None] * tf.shape(inputs)[-1] + tf.range(tf.shape(inputs)[-1])
+        kept = _hashed(tf.cast(places, tf.uint32), keys[0], keys[1]) >= tf.constant(round(self.rate * 2**32), tf.uint32)
         return inputs * tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype) * (1 / (1 - self.rate))
 
     def get_config(self) -> dict:

@@ -45,6 +45,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         valid_mask: tf.Tensor,
         positions: tf.Tensor | None = None,
         dropout_seed: tf.Tensor | None = None,
+        slots: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states after the block.
 
@@ -53,10 +54,14 @@ class EncoderBlock(tf.keras.layers.Layer):
             valid_mask: bool [B, L], True = a real item.
             positions: int32 [B, P], the slots to compute; None: all.
             dropout_seed: see `SeededDropout`.
+            slots: int32 [M], which of the B x P `positions` count, where others are padding; None: all.
 
         Returns:
-            float32 [B, P, D], or [B, L, D] where `positions` is None.
+            float32 [B, P, D]; [B, L, D] where `positions` is None; [1, M, D] where `slots` are given.
         """
+        places = None
+        if slots is not None and dropout_seed is not None:
+            places = dropout_seed[2] * tf.shape(positions)[1] + slots
 
         def at_positions(states: tf.Tensor) -> tf.Tensor:
             return states if positions is None else tf.gather(states, positions, batch_dims=1)
@@ -66,15 +71,19 @@ class EncoderBlock(tf.keras.layers.Layer):
             return self.attention_dropout(attended, dropout_seed)
 
         def feed_forward(states: tf.Tensor) -> tf.Tensor:
-            return self.feed_forward_dropout(self.feed_forward_out(self.feed_forward_in(states)), dropout_seed)
+            fed = self.feed_forward_out(self.feed_forward_in(states))
+            return self.feed_forward_dropout(fed, dropout_seed, places)
+
+        def at_slots(states: tf.Tensor) -> tf.Tensor:
+            return states if slots is None else tf.gather(tf.reshape(states, [1, -1, states.shape[-1]]), slots, axis=1)
 
         def add(states: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
             return states + change if self.config.residual else change
 
         if self.config.layer_norm == "pre":
-            hidden = add(at_positions(hidden), attend(self.attention_norm(hidden)))
+            hidden = at_slots(add(at_positions(hidden), attend(self.attention_norm(hidden))))
             return add(hidden, feed_forward(self.feed_forward_norm(hidden))) if self.config.feed_forward else hidden
-        hidden = self.attention_norm(add(at_positions(hidden), attend(hidden)))
+        hidden = self.attention_norm(at_slots(add(at_positions(hidden), attend(hidden))))
         return self.feed_forward_norm(add(hidden, feed_forward(hidden))) if self.config.feed_forward else hidden
 
 
@@ -91,7 +100,12 @@ class Encoder(tf.keras.layers.Layer):
         self.final_norm = layer_norm(config, "final_layer_norm") if config.layer_norm == "pre" else None
 
     def call(
-        self, hidden: tf.Tensor, valid_mask: tf.Tensor, positions: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        positions: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
+        slots: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states of the last block at some slots; the others are not computed there, for nothing needs them.
 
@@ -100,13 +114,14 @@ class Encoder(tf.keras.layers.Layer):
             valid_mask: bool [B, L], True = a real item.
             positions: int32 [B, P].
             dropout_seed: see `SeededDropout`.
+            slots: int32 [M], which of the B x P `positions` count; None: all.
 
         Returns:
-            float32 [B, P, D].
+            float32 [B, P, D], or [1, M, D] where `slots` are given.
         """
         for block in self.blocks[:-1]:
             hidden = block(hidden, valid_mask, dropout_seed=dropout_seed)
-        hidden = self.blocks[-1](hidden, valid_mask, positions, dropout_seed)
+        hidden = self.blocks[-1](hidden, valid_mask, positions, dropout_seed, slots)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
 

@@ -69,10 +69,16 @@ class Bert4Rec(tf.keras.Model):
         )
 
     def encode(
-        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, positions: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        item_ids: tf.Tensor,
+        valid_mask: tf.Tensor,
+        positions: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
+        slots: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer at `positions`, float32 [B, P, D]."""
-        return self.encoder(self.embedding(item_ids, valid_mask, dropout_seed), valid_mask, positions, dropout_seed)
+        """Hidden states of the last layer at `positions`, float32 [B, P, D], or [1, M, D] at `slots` of the B x P."""
+        hidden = self.embedding(item_ids, valid_mask, dropout_seed)
+        return self.encoder(hidden, valid_mask, positions, dropout_seed, slots)
 
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
@@ -144,7 +150,7 @@ class Bert4Rec(tf.keras.Model):
         first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32), first_row])
         drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(self.optimizer.iterations)
-        loss, weight, gradients = self._compiled_gradients(batch | drawn | {"dropout_seed": seed})
+        loss, weight, gradients = self._compiled_gradients(_packed(batch) | drawn | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
         weight = tf.maximum(weight, 1.0)
@@ -155,20 +161,41 @@ class Bert4Rec(tf.keras.Model):
 
     def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
         with tf.GradientTape() as tape:
+            hidden = self.encode(*(batch[name] for name in _ENCODED))
             if self._sampled_loss is None:
-                logits = self(batch, training=True)
+                logits = self.head(hidden, self.embedding.item_table)
                 loss, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
             else:
-                loss, weight = self._sampled_loss(*self._sampled_logits(batch), batch)
+                own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
+                logits = self.head.some_logits(hidden, self.embedding.item_table, own, sampled)
+                loss, weight = self._sampled_loss(*logits, batch)
         gradients = tape.gradient(loss, self.trainable_variables)
         if self._sampled_loss is None:  # the table's is dense, with a sparse part from the input
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return loss, weight, gradients
 
-    def _sampled_logits(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        hidden = self.encode(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], batch["dropout_seed"])
-        own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
-        return self.head.some_logits(hidden, self.embedding.item_table, own, sampled)
+
+_ENCODED = ("item_ids", "valid_mask", "masked_positions", "dropout_seed", "slots")
+_PACKINGS = 8  # numbers of slots that a batch shape is computed with, for XLA compiles each
+
+
+def _packed(batch: Batch) -> Batch:
+    """Adds `slots`, int32 [M], and gives the masked items and weights of these alone, [1, M] instead of [B, P].
+
+    Rows mask few or many items and are all padded to the most, P; what follows the last attention is computed for what
+    is masked. M is rounded up, so that it takes few values; on a TPU, which takes but one, it is B x P.
+    """
+    weights = tf.reshape(batch["masked_weights"], [-1])
+    all_slots = tf.range(tf.size(weights))
+    on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+    slots = all_slots if on_tpu else tf.boolean_mask(all_slots, weights > 0)
+    step = -(-tf.size(weights) // _PACKINGS)
+    padding = [[0, tf.maximum(-(-tf.size(slots) // step), 1) * step - tf.size(slots)]]
+    return batch | {
+        "slots": tf.pad(slots, padding),
+        "masked_item_ids": tf.pad(tf.gather(tf.reshape(batch["masked_item_ids"], [-1]), slots), padding)[None],
+        "masked_weights": tf.pad(tf.gather(weights, slots), padding)[None],
+    }
 
 
 def _divided(gradient: tf.Tensor | tf.IndexedSlices, by: tf.Tensor) -> tf.Tensor | tf.IndexedSlices:

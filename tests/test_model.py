@@ -13,6 +13,7 @@ from numpy_bert4rec import Weights, log_softmax, masked_logits
 from ring_log import next_item_ring_batch, ring_batch
 
 from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.losses import masked_item_loss
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
 
@@ -349,6 +350,16 @@ def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> Non
             losses.append(oracle_loss(paper_weights(model, moved), batch, config))
         slope = (losses[0] - losses[1]) / (2 * epsilon)
         assert -np.sum(update * direction) == pytest.approx(slope, abs=5e-5), variable.name
+
+
+def test_a_step_computes_what_a_call_does_with_its_dropout() -> None:
+    # The step leaves out unused slots before the last feed-forward sublayer; what it drops must not move with them.
+    batch, config = example_batch(), dataclasses.replace(DROPPING, num_layers=2)
+    loss, _ = updates_of_one_step(config, batch, jit_compile=False)
+    model = random_model(config)
+    logits = model(inputs_of(batch) | {"dropout_seed": tf.constant([model.seed, 0, 0])})
+    total, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
+    assert loss == pytest.approx(float(total / weight), abs=1e-5)
 
 
 def test_filled_up_rows_change_nothing() -> None:
