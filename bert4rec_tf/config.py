@@ -120,6 +120,9 @@ class ModelConfig:
     # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
     positions: Literal["from_oldest", "from_newest", "none"] = "from_oldest"
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
+    # Where the matrices of the dense layers start: "paper" as the embeddings do; "glorot" (Glorot & Bengio, AISTATS
+    # 2010) uniformly within +-sqrt(6 / (rows + columns)), some five times as large, which learns far sooner.
+    dense_initializer: Literal["paper", "glorot"] = "paper"
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
 
     def __post_init__(self) -> None:

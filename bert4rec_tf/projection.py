@@ -20,7 +20,9 @@ class Projection(tf.keras.layers.Dense):
     """
 
     def __init__(self, units: int, config: ModelConfig, **kwargs: Any):
-        super().__init__(units, kernel_initializer=paper_initializer(config), **kwargs)
+        glorot = config.dense_initializer == "glorot"
+        start = tf.keras.initializers.GlorotUniform() if glorot else paper_initializer(config)
+        super().__init__(units, kernel_initializer=start, **kwargs)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """float32 [..., D] -> float32 [..., units]."""

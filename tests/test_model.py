@@ -320,6 +320,17 @@ def test_weights_start_within_the_papers_range() -> None:
     assert not np.array_equal(same_shape[0], same_shape[1])
 
 
+def test_dense_layers_start_within_glorots_range_where_the_configuration_says() -> None:
+    model = build_model(ModelConfig(dense_initializer="glorot"), VOCABULARY_SIZE, MAX_SEQ_LENGTH)
+    assert np.abs(model.embedding.item_table.numpy()).max() <= 0.02
+    kernels = [variable.numpy() for variable in model.weights if "kernel" in variable.name]
+    assert len(kernels) == 2 * 5 + 1
+    for kernel in kernels:
+        limit = np.sqrt(6 / sum(kernel.shape))
+        assert 0.98 * limit < np.abs(kernel).max() <= limit
+        assert np.std(kernel) == pytest.approx(limit / np.sqrt(3), rel=0.05)
+
+
 def updates_of_one_step(
     config: ModelConfig, batch: dict[str, np.ndarray], jit_compile: bool
 ) -> tuple[float, list[np.ndarray]]:
