@@ -83,7 +83,9 @@ class _Noting(SeededDropout):
         super().__init__(rate=0.0, salt=0)
         self._note = note
 
-    def call(self, inputs: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self, inputs: tf.Tensor, dropout_seed: tf.Tensor | None = None, slots: tf.Tensor | None = None
+    ) -> tf.Tensor:
         self._note(inputs.numpy())
         return inputs
 
