@@ -78,15 +78,14 @@ def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float, pr
     With a `prefix_step` there are also windows that end that many items before the newest one, twice as many, ... up to
     N before it; each holds the newest N items there, and two at least. (No part of the paper.)
     """
+    lengths = training.lengths
     if prefix_step:
-        lengths = training.lengths
         prefixes = np.clip(lengths - _SHORTEST_PREFIX, 0, max_seq_length) // prefix_step
         sequences, steps_back = _numbered_back(np.where(lengths > 0, 1 + prefixes, 0))
         ends = lengths[sequences] - steps_back * prefix_step
         starts = np.maximum(ends - max_seq_length, 0)
         return Windows(training, sequences, starts, ends - starts, names=ends)
     step = max(1, int(sliding_window * max_seq_length))
-    lengths = training.lengths
     excess = np.maximum(lengths - max_seq_length, 0)
     counts = np.where(lengths > 0, 1 + (-(-excess // step) if sliding_window else 0), 0)
     sequences, steps_back = _numbered_back(counts)
