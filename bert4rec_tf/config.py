@@ -41,9 +41,6 @@ class DataConfig:
     train_since: float | None = None
     # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
     sliding_window: float = 0.5
-    # Further windows of each history, which end so many items before its newest one, twice as many, ... up to N before
-    # it, and hold two items or more: so that [MASK] is learned as the last item of more than one window. 0: none.
-    prefix_step: int = 0
     num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
     num_shards: int | None = None  # None: 8, or one for each million events, so that a shard stays small
     seed: int = 1
@@ -62,9 +59,6 @@ class DataConfig:
         )
         _check(self, "train_since", self.train_since is None or math.isfinite(self.train_since), "a finite number")
         _check(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
-        _check(self, "prefix_step", 0 <= self.prefix_step, "at least 0")
-        alone = not (self.prefix_step and self.sliding_window)  # together they would cut some windows twice
-        _check(self, "prefix_step", alone, f"0 with sliding_window={self.sliding_window}, or that 0")
         _check(self, "num_negatives", 0 <= self.num_negatives, "at least 0")
         _check(
             self,

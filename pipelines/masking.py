@@ -14,7 +14,6 @@ from tfrecords.schema import Ragged, take_slices
 # What a draw is for; part of its key, so that no two kinds of draw ever see the same bits.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM = 1, 2, 3, 4
 _NO_SLOT = np.uint64(2**64 - 1)
-_SHORTEST_PREFIX = 2
 _CHUNK = 2048  # instances masked at a time: the work stays in the processor's cache
 
 
@@ -27,14 +26,12 @@ class Windows:
         sequences: int64 [windows], the row that each was cut from.
         starts: int64 [windows], where in that row.
         lengths: int64 [windows].
-        names: int64 [windows], different for each window of a sequence; its draws follow from it.
     """
 
     training: Ragged
     sequences: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
-    names: np.ndarray
 
     def item_ids(self, windows: np.ndarray) -> Ragged:
         """The items of some windows."""
@@ -44,7 +41,7 @@ class Windows:
     def reaching(self, places: np.ndarray) -> "Windows":
         """Those that hold an item at a place of its sequence or past it; `places` is int64 [sequences]."""
         kept = self.starts + self.lengths > places[self.sequences]
-        return Windows(self.training, self.sequences[kept], self.starts[kept], self.lengths[kept], self.names[kept])
+        return Windows(self.training, self.sequences[kept], self.starts[kept], self.lengths[kept])
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -69,35 +66,21 @@ class MaskedWindows:
     shown_item_ids: Ragged
 
 
-def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float, prefix_step: int = 0) -> Windows:
+def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float) -> Windows:
     """Cuts sequences longer than N into windows of N that step back from the newest item; the oldest starts at 0.
 
     The step is `sliding_window` x N, and the windows those of the authors' code (gen_data_fin.py); with a
     `sliding_window` of 0 there is the newest one alone. Empty sequences give none.
-
-    With a `prefix_step` there are also windows that end that many items before the newest one, twice as many, ... up to
-    N before it; each holds the newest N items there, and two at least. (No part of the paper.)
     """
     lengths = training.lengths
-    if prefix_step:
-        prefixes = np.clip(lengths - _SHORTEST_PREFIX, 0, max_seq_length) // prefix_step
-        sequences, steps_back = _numbered_back(np.where(lengths > 0, 1 + prefixes, 0))
-        ends = lengths[sequences] - steps_back * prefix_step
-        starts = np.maximum(ends - max_seq_length, 0)
-        return Windows(training, sequences, starts, ends - starts, names=ends)
     step = max(1, int(sliding_window * max_seq_length))
     excess = np.maximum(lengths - max_seq_length, 0)
     counts = np.where(lengths > 0, 1 + (-(-excess // step) if sliding_window else 0), 0)
-    sequences, steps_back = _numbered_back(counts)
-    starts = np.maximum(excess[sequences] - steps_back * step, 0)
-    return Windows(training, sequences, starts, np.minimum(lengths[sequences], max_seq_length), names=starts)
-
-
-def _numbered_back(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each sequence's windows, by the sequence's number and by how many of its windows come after."""
-    sequences = np.repeat(np.arange(len(counts)), counts)
+    sequences = np.repeat(np.arange(len(training)), counts)
     last_of_sequence = np.repeat(np.cumsum(counts), counts) - 1
-    return sequences, last_of_sequence - np.arange(len(sequences))
+    steps_back = last_of_sequence - np.arange(len(sequences))
+    starts = np.maximum(excess[sequences] - steps_back * step, 0)
+    return Windows(training, sequences, starts, np.minimum(lengths[sequences], max_seq_length))
 
 
 def mask_windows(
@@ -106,7 +89,7 @@ def mask_windows(
     """Makes `duplicate_factor` randomly masked instances and `last_item_instances` of each window, in chunks.
 
     Of an instance of n items, round(rate x n) are masked: at least one, at most `max_predictions`. What is masked
-    depends on the seed, the sequence's key, the window's name and which duplicate it is, and on nothing else.
+    depends on the seed, the sequence's key, where the window starts and which duplicate it is, and on nothing else.
 
     Args:
         windows: from `cut_windows`.
@@ -116,7 +99,7 @@ def mask_windows(
         seed: of the pipeline.
     """
     copies = masking.duplicate_factor + masking.last_item_instances
-    window_keys = hashed_bits(seed, sequence_keys[windows.sequences], windows.names)
+    window_keys = hashed_bits(seed, sequence_keys[windows.sequences], windows.starts)
     last_only = np.arange(copies) >= masking.duplicate_factor
     at_once = max(1, _CHUNK // copies)
     for first in range(0, len(windows), at_once):

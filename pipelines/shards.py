@@ -8,7 +8,7 @@ import numpy as np
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
-from pipelines.masking import Windows, cut_windows, mask_windows
+from pipelines.masking import cut_windows, mask_windows
 from pipelines.negatives import draw_negatives
 from pipelines.sequences import ShardSequences
 from pipelines.shuffled import ShuffledRecords
@@ -57,7 +57,7 @@ class ShardCounts:
 def count_shard(users: ShardSequences, config: Config, num_items: int) -> ShardCounts:
     """Splits a shard's sequences and counts, without masking or writing."""
     split = split_sequences(users.sequences, users.early_events, config.data)
-    windows = windows_of(split, config)
+    windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
     trained_on = windows.reaching(users.old_events)
     return ShardCounts(
         np.bincount(split.training.values, minlength=num_items),
@@ -106,12 +106,12 @@ class ShardBuilder:
         )
 
     def _mask(self, split: Split, users: ShardSequences) -> tuple[ShuffledRecords, list[LengthCount]]:
-        config, vocabulary_size = self.config, len(self.counts) + NUM_SPECIAL_IDS
-        windows = windows_of(split, config).reaching(users.old_events)
+        data, vocabulary_size = self.config.data, len(self.counts) + NUM_SPECIAL_IDS
+        windows = cut_windows(split.training, data.max_seq_length, data.sliding_window).reaching(users.old_events)
         records = ShuffledRecords(self.data_dir)
         histogram: Counter[int] = Counter()
         most_masked: Counter[int] = Counter()
-        for chunk in mask_windows(windows, users.user_keys, config.masking, vocabulary_size, config.data.seed):
+        for chunk in mask_windows(windows, users.user_keys, self.config.masking, vocabulary_size, data.seed):
             number, copies = chunk.masked_counts.shape
             columns: dict[str, Column] = {
                 "item_ids": chunk.item_ids,
@@ -179,9 +179,3 @@ def merge_histograms(shards: list[BuiltShard]) -> tuple[LengthCount, ...]:
             row.length, old.instances + row.instances, max(old.max_predictions, row.max_predictions)
         )
     return tuple(merged[length] for length in sorted(merged))
-
-
-def windows_of(split: Split, config: Config) -> Windows:
-    """All training windows of a shard's users, those that `train_since` leaves out among them."""
-    data = config.data
-    return cut_windows(split.training, data.max_seq_length, data.sliding_window, data.prefix_step)

@@ -82,8 +82,6 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"data": {"seed": 2**63}}, "seed"),
         ({"data": {"max_seq_length": 1}}, "max_seq_length"),
         ({"data": {"sliding_window": -0.1}}, "sliding_window"),
-        ({"data": {"prefix_step": -1}}, "prefix_step"),
-        ({"data": {"prefix_step": 4, "sliding_window": 0.5}}, "prefix_step"),
         ({"data": {"min_rating": float("nan")}}, "min_rating"),
         ({"data": {"min_rating": float("inf")}}, "min_rating"),
         ({"data": {"train_since": float("nan")}}, "train_since"),

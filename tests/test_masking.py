@@ -71,18 +71,6 @@ def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int,
     assert all_items(newest) == [items[-longest:] for items in lists(sequences_of(lengths)) if items]
 
 
-@given(st.lists(st.integers(0, 40), max_size=4), st.integers(2, 12), st.integers(1, 15))
-def test_prefix_windows_end_one_step_after_the_other(lengths: list[int], longest: int, step: int) -> None:
-    expected = []
-    for sequence, items in enumerate(lists(sequences_of(lengths))):
-        ends = [end for end in range(len(items), -1, -step) if end >= 2 and end >= len(items) - longest]
-        expected += [(sequence, items[:end][-longest:]) for end in (ends or [len(items)])[::-1] if items]
-    windows = cut_windows(sequences_of(lengths), longest, sliding_window=0, prefix_step=step)
-    assert list(zip(windows.sequences.tolist(), all_items(windows), strict=True)) == expected
-    named = set(zip(windows.sequences.tolist(), windows.names.tolist(), strict=True))
-    assert len(named) == len(windows)  # no two draw the same masks
-
-
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 45)), max_size=4), st.integers(2, 12), st.floats(0, 1))
 def test_windows_that_reach_a_place_hold_it_or_a_later_one(
     sequences: list[tuple[int, int]], longest: int, sliding_window: float
