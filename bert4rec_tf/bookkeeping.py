@@ -46,7 +46,7 @@ class Books:
     ):
         logs = model_dir / "tensorboard"
         self._tensorboard = tf.summary.create_file_writer(str(logs))
-        self._clock = RunClock(progress, config.num_steps, steps_per_epoch, fewest_steps, time_limit_seconds, finished)
+        self._clock = RunClock(progress, config, steps_per_epoch, fewest_steps, time_limit_seconds, finished)
         self._bar = ProgressBar(self._clock, progress, learning_rate, self._tensorboard)
         self._validation = Validation(
             rank_users,

@@ -149,6 +149,10 @@ class TrainingConfig:
     # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records. Of no
     # consequence with model.attention=causal.
     masking: Literal["pregenerated", "resample"] = "pregenerated"
+    # Proportion of the steps, the last ones, that ask what serving asks: each window is cut after a random item, and
+    # that item alone is masked. (No part of the paper.) Of no consequence with model.attention=causal, which asks it at
+    # every slot.
+    last_item_share: float = 0.0
     # "softmax" is the paper's, over all items. For large catalogues: "sampled_softmax", over items drawn by popularity,
     # with the logQ correction; "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn alike. Both update only the
     # rows of the item table that a step touches.
@@ -183,6 +187,7 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("beta_1", "beta_2"):
             _check(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        _check(self, "last_item_share", 0 <= self.last_item_share <= 1, "from 0 to 1")
         _check(self, "gbce_calibration", 0 <= self.gbce_calibration <= 1, "from 0 to 1")
         _check(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2**31 - 1")
 

@@ -56,6 +56,7 @@ class Progress(tf.Module):
         super().__init__(name="progress")
         self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.total_steps = tf.Variable(total_steps, trainable=False, dtype=tf.int64)
+        self.last_stage_from = tf.Variable(-1, trainable=False, dtype=tf.int64)  # its first step; -1 before it
         self.elapsed_seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         self.validation_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)
         self.best_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)

@@ -3,6 +3,7 @@
 import math
 import time
 
+from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.model_dir import Progress
 from bert4rec_tf.steps import StepSums
 
@@ -14,11 +15,11 @@ class RunClock:
     """Counts steps and seconds, says how many steps come next, and ends the run at its last step or in time.
 
     With a time limit, the schedule's last step is moved to where the pace so far will have come when the time is up,
-    the last validation's time set aside.
+    the last validation's time set aside. The last stage begins when its share of the steps, or of the time, is left.
 
     Args:
         progress: of the run.
-        num_steps: the last step, whatever the time.
+        config: the last step, whatever the time, and the last stage's share.
         steps_per_epoch: no call goes past a validation.
         fewest_steps: to a call.
         time_limit_seconds: of the whole run, earlier calls counted in; None: no limit.
@@ -28,24 +29,26 @@ class RunClock:
     def __init__(
         self,
         progress: Progress,
-        num_steps: int,
+        config: TrainingConfig,
         steps_per_epoch: int,
         fewest_steps: int,
         time_limit_seconds: float | None,
         ended: bool,
     ):
         self._progress = progress
-        self._num_steps = num_steps
+        self._num_steps = config.num_steps
+        self._last_stage_share = config.last_item_share
+        self._last_stage_step = config.num_steps - round(config.last_item_share * config.num_steps)
         self._steps_per_epoch = steps_per_epoch
         self._fewest_steps = fewest_steps
         self._limit = math.inf if time_limit_seconds is None else time_limit_seconds
-        self._first_step = int(progress.step.numpy())
+        self.step = int(progress.step.numpy())
         self._earlier_seconds = float(progress.elapsed_seconds.numpy())
         self._started = time.monotonic()
         self._set_aside = 0.0
         self._step_seconds = _CALL_SECONDS
-        self.step = self._first_step
         self.ended = ended
+        self._begin_pace()
 
     def elapsed_seconds(self) -> float:
         """Of the whole run, earlier calls counted in."""
@@ -53,19 +56,22 @@ class RunClock:
 
     def seconds_left(self) -> float:
         """Until the last step, by the pace so far; infinite before a pace is known."""
-        done = self.step - self._first_step
-        if done < _PACE_STEPS:
+        pace = self._pace()
+        if pace is None:
             return self._limit - self.elapsed_seconds()
-        pace = (time.monotonic() - self._started) / done
         return min((self._num_steps - self.step) * pace, self._limit - self._set_aside - self.elapsed_seconds())
 
     def next_steps(self) -> int:
         """How many to make in one call: half a second of them, so that a signal is answered soon; 0 at the end."""
         if self.ended:
             return 0
+        self._begin_last_stage_when_due()
         number = max(self._fewest_steps, round(_CALL_SECONDS / self._step_seconds))
         to_validation = self._steps_per_epoch - self.step % self._steps_per_epoch
-        return min(number, to_validation, self._num_steps - self.step)
+        of_this_stage = self._num_steps - self.step
+        if self.step < self._last_stage_step:
+            of_this_stage = self._last_stage_step - self.step
+        return min(number, to_validation, of_this_stage)
 
     def set_aside(self, seconds: float) -> None:
         """Time to keep for the last validation and checkpoint."""
@@ -76,12 +82,28 @@ class RunClock:
         self.step += sums.steps
         self._step_seconds = sums.seconds / sums.steps
         left = self.seconds_left()
-        done = self.step - self._first_step
-        if math.isfinite(self._limit) and done >= _PACE_STEPS:
-            pace = (time.monotonic() - self._started) / done
+        pace = self._pace()
+        if math.isfinite(self._limit) and pace is not None:
             self._progress.total_steps.assign(min(self._num_steps, self.step + max(1, round(left / pace))))
         if self.step >= self._num_steps or left <= 0:
             self.ended = True
+
+    def _begin_last_stage_when_due(self) -> None:
+        if not self._last_stage_share or int(self._progress.last_stage_from.numpy()) >= 0:
+            return
+        # Not by the pace, which is no good guess just after a run is taken up.
+        due = (1 - self._last_stage_share) * self._limit
+        if self.step >= self._last_stage_step or self.elapsed_seconds() >= due:
+            self._progress.last_stage_from.assign(self.step)
+            self._begin_pace()
+
+    def _begin_pace(self) -> None:
+        self._pace_step, self._pace_since = self.step, time.monotonic()
+
+    def _pace(self) -> float | None:
+        """Seconds a step, since the run was taken up or the last stage began; None before it is known."""
+        done = self.step - self._pace_step
+        return None if done < _PACE_STEPS else (time.monotonic() - self._pace_since) / done
 
     def record(self) -> None:
         """Puts the clock into `progress`; a run that its limit ended counts as having used all of it."""

@@ -40,12 +40,15 @@ class SynchronousSteps:
         batches: of all replicas together, see `tfrecords.reader.training_batches`.
     """
 
-    fewest = 1  # steps to a call
-
     def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
         self._model, self._strategy = model, strategy
         self._shares = iter(strategy.distribute_datasets_from_function(lambda context: _shares(batches, context)))
         self._run = tf.function(self._steps)
+
+    @staticmethod
+    def fewest() -> int:
+        """Steps to a call."""
+        return 1
 
     def __call__(self, number: int) -> StepSums:
         """Makes so many updates."""
@@ -87,15 +90,17 @@ class ParameterServerSteps:
     def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         self._batches = iter(batches)
-        # Every worker has some to do until the call's last ones.
-        cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
-        self.fewest = 8 * cluster.num_tasks("worker")
 
         @tf.function(reduce_retracing=True)
         def step(batch: Batch) -> Batch:
             return strategy.run(model.train_step, (batch,))
 
         self._step = step
+
+    @staticmethod
+    def fewest() -> int:
+        """Steps to a call: every worker has some to do until the last ones."""
+        return 8 * tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().num_tasks("worker")
 
     def __call__(self, number: int) -> StepSums:
         """Makes so many updates, and waits for the last."""

@@ -1,10 +1,12 @@
 """Trains a model on a data directory into a model directory; the same call again goes on where it stopped."""
 
+import dataclasses
 import hashlib
 import json
 import math
 import pathlib
 import signal
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -23,7 +25,7 @@ from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
 from tfrecords.manifest import Manifest, verify
-from tfrecords.reader import choose_buckets, next_item_lengths, steps_per_pass, training_batches
+from tfrecords.reader import Asked, Bucket, choose_buckets, lengths_of, steps_per_pass, training_batches
 
 
 def train(
@@ -168,21 +170,10 @@ class _Run:
     def train(self) -> None:
         """Makes the steps that are left."""
         training = self._config.training
-        causal = self._config.model.attention == "causal"
-        lengths = next_item_lengths(self._manifest) if causal else self._manifest.length_histogram
-        buckets = choose_buckets(lengths, training.num_length_buckets)
-        batches = training_batches(
-            self._data_dir,
-            self._manifest,
-            buckets,
-            training.batch_size,
-            training.seed,
-            int(self._progress.step.numpy()),
-            self._vocabulary.size if training.masking == "resample" else None,
-            next_items=causal,
-        )
+        if self._config.model.attention == "causal":
+            training = dataclasses.replace(training, last_item_share=0.0)  # its only stage asks for all next items
+        buckets = self._buckets()
         distribute = ParameterServerSteps if _on_parameter_servers(self._strategy) else SynchronousSteps
-        steps = distribute(self._model, self._strategy, batches)
         steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
         books, signals = None, StopSignals()
         if self.chief:
@@ -201,27 +192,62 @@ class _Run:
                 lambda: evaluate(ranker, self._data_dir, self._manifest, "validation", training.validation_users),
                 lambda: float(self._optimizer.learning_rate.numpy()),
                 steps_per_epoch,
-                steps.fewest,
+                distribute.fewest(),
                 self._limit,
                 self._finished,
                 self._profile,
             )
         try:
             with signals:
-                self._make_steps(steps, books, signals)
+                self._make_steps(lambda: distribute(self._model, self._strategy, self._batches()), books, signals)
         finally:
             if books is not None:
                 books.close()
         if books is not None and not self._finished:
             write_projector(self._model_dir / "tensorboard", self._model.embedding.item_table.numpy(), self._vocabulary)
 
+    def _asked(self) -> Asked:
+        """What windows are asked for in the stage that the run is in."""
+        if self._config.model.attention == "causal":
+            return "next"
+        return "masked" if int(self._progress.last_stage_from.numpy()) < 0 else "last"
+
+    def _buckets(self) -> list[Bucket]:
+        return choose_buckets(lengths_of(self._manifest, self._asked()), self._config.training.num_length_buckets)
+
+    def _batches(self) -> tf.data.Dataset:
+        """Those of the stage that the run is in, from here on."""
+        training = self._config.training
+        return training_batches(
+            self._data_dir,
+            self._manifest,
+            self._buckets(),
+            training.batch_size,
+            training.seed,
+            int(self._progress.step.numpy()) - max(int(self._progress.last_stage_from.numpy()), 0),
+            self._vocabulary.size if training.masking == "resample" else None,
+            self._asked(),
+        )
+
     def _make_steps(
-        self, steps: SynchronousSteps | ParameterServerSteps, books: Books | None, signals: StopSignals
+        self,
+        make_steps: Callable[[], SynchronousSteps | ParameterServerSteps],
+        books: Books | None,
+        signals: StopSignals,
     ) -> None:
-        """Rounds of steps, each as the chief says, until it says none."""
+        """Rounds of steps, each as the chief says, until it says none; anew made where a stage begins."""
+        steps, asked = None, self._asked()
         while True:
-            plan = [books.next_steps(), int(self._progress.total_steps.numpy())] if books is not None else [0, 0]
-            number, total_steps, stopped = self._agreement.sum([*plan, int(signals.received is not None)])
+            plan = [0, 0, 0]
+            if books is not None:
+                number = books.next_steps()
+                plan = [
+                    number,
+                    *(int(value.numpy()) for value in (self._progress.total_steps, self._progress.last_stage_from)),
+                ]
+            number, total_steps, last_stage_from, stopped = self._agreement.sum(
+                [*plan, int(signals.received is not None)]
+            )
             if number and stopped:
                 if books is not None:
                     books.save()
@@ -229,6 +255,9 @@ class _Run:
             if not number:
                 return
             self._progress.total_steps.assign(total_steps)
+            self._progress.last_stage_from.assign(last_stage_from)
+            if steps is None or asked != self._asked():
+                steps, asked = make_steps(), self._asked()
             sums = steps(number)
             self._progress.step.assign_add(number)
             if not math.isfinite(sums.loss):

@@ -150,7 +150,8 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal"])
+@pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal",
+                                  "--set=training.last_item_share=0.9"])  # fmt: skip
 def test_kill_9_and_the_same_command_again_change_nothing(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
@@ -235,6 +236,19 @@ def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathl
     assert last["step"] < 1_000_000
     assert last["learning_rate"] < 0.003 * 0.2, "the schedule must have come down with the time"
     assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
+
+
+@pytest.mark.parametrize("more", [[], ["--set=model.attention=causal"]], ids=["bidirectional", "causal"])
+def test_the_last_stage_asks_for_last_items_alone(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, more: list[str]
+) -> None:
+    made = {}
+    for share in (0.0, 0.5):
+        flags = ["--set=training.num_steps=40", f"--set=training.last_item_share={share}", *more]
+        train_again(data_dir, tmp_path / f"{share}", *flags)
+        made[share] = history_of(tmp_path / f"{share}")
+    assert made[0.0][0] == made[0.5][0], "the first half is the same"
+    assert (made[0.0][1] == made[0.5][1]) == bool(more), "a causal model has no such stage"
 
 
 @pytest.mark.slow

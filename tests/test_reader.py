@@ -2,6 +2,7 @@
 
 import pathlib
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -19,10 +20,11 @@ from tfrecords import reader
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.reader import (
     EVALUATION_BATCH,
+    Asked,
     Bucket,
     choose_buckets,
     evaluation_batches,
-    next_item_lengths,
+    lengths_of,
     steps_per_pass,
     training_batches,
 )
@@ -158,12 +160,12 @@ def test_a_pass_holds_every_instance_once_in_the_shapes_of_the_buckets(
         assert batch["masked_item_ids"].shape == batch["masked_weights"].shape == (BATCH_SIZE, predictions)
 
 
-@pytest.mark.parametrize(("vocabulary_size", "next_items"), [(None, False), (60, False), (None, True)])
+@pytest.mark.parametrize(("vocabulary_size", "asked"), [(None, "masked"), (60, "masked"), (None, "next"), (60, "last")])
 def test_one_bucket_has_a_shape_that_is_known_beforehand(
-    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, next_items: bool
+    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, asked: Asked
 ) -> None:
-    (bucket,) = choose_buckets(next_item_lengths(manifest) if next_items else manifest.length_histogram, 1)
-    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, next_items)
+    (bucket,) = choose_buckets(lengths_of(manifest, asked), 1)
+    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, asked)
     assert made.element_spec["item_ids"].shape == [BATCH_SIZE, bucket.length]
     batch = next(iter(made))
     for name, spec in made.element_spec.items():
@@ -347,13 +349,13 @@ def test_stored_replacements_are_shown(tmp_path: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def next_item_buckets(manifest: Manifest) -> list[Bucket]:
-    return choose_buckets(next_item_lengths(manifest), 3)
+    return choose_buckets(lengths_of(manifest, "next"), 3)
 
 
 def read_next_items(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, next_items=True)
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, asked="next")
     return list(dataset.take(number).as_numpy_iterator())
 
 
@@ -390,9 +392,7 @@ def test_next_items_are_a_function_of_seed_and_step_whatever_the_masking(
     batches = read_next_items(data_dir, manifest, next_item_buckets, number + 4)
     later = read_next_items(data_dir, manifest, next_item_buckets, 6, first_step=number - 2)
     assert_same(later, batches[number - 2 :])
-    resampled = training_batches(
-        data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, next_items=True
-    )
+    resampled = training_batches(data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, asked="next")
     assert_same(list(resampled.take(3).as_numpy_iterator()), batches[:3])
     other = records_of(read_next_items(data_dir, manifest, next_item_buckets, number, seed=2))
     first = records_of(batches[:number])
@@ -404,7 +404,47 @@ def test_a_log_of_windows_of_one_item_has_nothing_to_predict(tmp_path: pathlib.P
     config = Config.from_dict({"data": {"min_user_events": 1, "max_seq_length": 5, "num_negatives": 2}})
     log = MarkovLog(num_users=20, num_items=10, num_themes=2, min_events=3, max_events=3)
     manifest = build_records(log, {}, config, str(tmp_path / "data")).manifest
-    (bucket,) = choose_buckets(next_item_lengths(manifest), 3)
+    (bucket,) = choose_buckets(lengths_of(manifest, "next"), 3)
     assert bucket == Bucket(length=1, predictions=1, instances=20)
     for batch in read_next_items(tmp_path / "data", manifest, [bucket], steps_per_pass([bucket], BATCH_SIZE)):
         assert not batch["masked_weights"].any()
+
+
+def read_last_items(
+    data_dir: pathlib.Path, manifest: Manifest, number: int, seed: int = 1, first_step: int = 0
+) -> list[Batch]:
+    buckets = choose_buckets(lengths_of(manifest, "last"), 3)
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, asked="last")
+    return list(dataset.take(number).as_numpy_iterator())
+
+
+def test_last_items_are_those_of_windows_cut_anywhere(data_dir: pathlib.Path, manifest: Manifest) -> None:
+    windows = {window for window in stored_windows(data_dir) if len(window) > 1}
+    ones = {window for window in stored_windows(data_dir) if len(window) == 1}
+    expected = {window[:cut] for window in windows for cut in range(2, len(window) + 1)} | ones
+    rows = records_of(read_last_items(data_dir, manifest, 200))
+    assert all(slots == (len(shown) - 1,) and shown[-1] == MASK_ID for shown, slots, _ in rows)
+    found = Counter((*shown[:-1], *masked) for shown, _, masked in rows)
+    assert found.keys() <= expected
+    assert len(found) > 0.9 * len(expected)
+    # As long as is foreseen, on average; four standard deviations.
+    foreseen = np.repeat(*np.array([(row.length, row.instances) for row in lengths_of(manifest, "last")]).T)
+    lengths = np.array([len(shown) for shown, _, _ in rows])
+    assert abs(lengths.mean() - foreseen.mean()) < 4 * foreseen.std() / len(rows) ** 0.5
+
+
+def test_there_are_as_many_cut_instances_as_masked_ones(manifest: Manifest) -> None:
+    histogram = [LengthCount(1, 4, 1), LengthCount(3, 6, 2), LengthCount(4, 7, 3)]
+    lengths = lengths_of(replace(manifest, length_histogram=tuple(histogram)), "last")
+    assert lengths == [LengthCount(1, 4, 1), LengthCount(2, 3 + 2, 1), LengthCount(3, 3 + 2, 1), LengthCount(4, 3, 1)]
+
+
+def test_last_items_are_a_function_of_seed_and_step(data_dir: pathlib.Path, manifest: Manifest) -> None:
+    number = steps_per_pass(choose_buckets(lengths_of(manifest, "last"), 3), BATCH_SIZE)
+    batches = read_last_items(data_dir, manifest, 2 * number + 3)
+    assert_same(read_last_items(data_dir, manifest, 8, first_step=2 * number - 5), batches[2 * number - 5 :])
+    passes = [records_of(batches[start : start + number]) for start in (0, number)]
+    assert Counter(passes[0]) != Counter(passes[1]), "cuts must be new in every pass"
+    assert not any((~batch["valid_mask"].any(axis=1)).any() for batch in batches), "every batch is full"
+    other = records_of(read_last_items(data_dir, manifest, number, seed=2))
+    assert Counter(other) != Counter(passes[0])

@@ -9,7 +9,7 @@ import tensorflow as tf
 from bert4rec_tf.config import MaskingConfig
 from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
 from pipelines import hashed_random, masking
-from tfrecords.resample import draw_masks, hashed_bits, hashed_uniform, most_predictions
+from tfrecords.resample import draw_cut, draw_masks, hashed_bits, hashed_uniform, most_predictions
 from tfrecords.schema import Ragged
 
 KEYS = np.random.default_rng(3).integers(0, 2**64, 500, np.uint64, endpoint=False)
@@ -66,6 +66,17 @@ def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
     some = drawn(MaskingConfig(masking_rates=(1.0,), duplicate_factor=3, last_item_instances=1))
     single = Counter((some["masked_item_ids"] != PAD_ID).sum(axis=1)[LENGTHS > 1] == 1)
     assert single[True] / single.total() == pytest.approx(0.25, abs=0.08)  # four standard deviations
+    assert most_predictions(40, MaskingConfig(masking_rates=(1.0,), duplicate_factor=0)) == 1
+
+
+@pytest.mark.parametrize(("length", "cuts"), [(1, {1}), (2, {2}), (3, {2, 3}), (9, set(range(2, 10)))])
+def test_a_window_is_cut_to_any_length_from_two(length: int, cuts: set[int]) -> None:
+    found = Counter(
+        draw_cut(tf.constant(length), tf.constant(KEYS[row : row + 1])).numpy().item() for row in range(400)
+    )
+    assert found.keys() == cuts
+    mean = 400 / len(cuts)
+    assert all(abs(number - mean) <= 4 * mean**0.5 for number in found.values())
 
 
 @pytest.mark.parametrize("rates", [(0.0,), (0.1, 0.25), (0.5,), (1.0,)])

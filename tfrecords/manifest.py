@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from bert4rec_tf.config import Config, DataConfig
+from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
 from tfrecords.schema import SCHEMA_VERSION
@@ -61,9 +61,8 @@ class Manifest:
         """The file's content, the same for the same records."""
         settings = self.config.to_dict()
         config = {"data": settings["data"], "masking": settings["masking"]}
-        for setting in ("train_since", "prefix_step"):  # a directory older than these keeps its sha256
-            if config["data"][setting] == getattr(DataConfig, setting):
-                del config["data"][setting]
+        if config["data"]["train_since"] is None:  # a directory older than this setting keeps its sha256
+            del config["data"]["train_since"]
         values = dataclasses.asdict(self) | {"config": config}
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 

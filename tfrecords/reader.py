@@ -5,19 +5,25 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
 from tfrecords.manifest import LengthCount, Manifest
-from tfrecords.resample import draw_masks, hashed_bits, most_predictions
+from tfrecords.resample import draw_cut, draw_masks, hashed_bits, most_predictions
 from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, parse
 
 _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8
 _PLACES_IN_A_FILE = 1 << 30
 _PLACES_IN_A_TURN = _PLACES_IN_A_FILE << 17  # more files than there may be
+_MOST_TURNS = 1 << 15
+
+# What a window is asked for: "masked" items; the "next" item at every slot, for causal attention; or the "last" item of
+# what is left of it once it is cut at random.
+Asked = Literal["masked", "next", "last"]
 
 # What `evaluation_batches` yields: batches of any size and length.
 EVALUATION_BATCH = {
@@ -62,15 +68,25 @@ def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket
     return buckets[::-1]
 
 
-def next_item_lengths(manifest: Manifest) -> list[LengthCount]:
-    """What `choose_buckets` needs for next-item instances: one a window, a slot shorter, all of it predicted.
-
-    A window of one item has no next one and stays as an empty row, among those of one slot.
-    """
-    windows: collections.Counter[int] = collections.Counter()
+def lengths_of(manifest: Manifest, asked: Asked) -> Sequence[LengthCount]:
+    """How many instances there are of each length, by what windows are asked for; for `choose_buckets`."""
+    if asked == "masked":
+        return manifest.length_histogram
+    found: collections.Counter[int] = collections.Counter()
     for row in manifest.length_histogram:
-        windows[max(row.length - 1, 1)] += row.instances // _instances_of_a_window(manifest)
-    return [LengthCount(length, windows[length], length) for length in sorted(windows)]
+        if asked == "next":
+            # One a window, a slot shorter, all of it predicted; a window of one item stays as an empty row.
+            found[max(row.length - 1, 1)] += row.instances // _instances_of_a_window(manifest)
+        else:
+            # As many of each length, as far as they go round, from two items to all.
+            cuts = max(row.length - 1, 1)
+            for cut in range(cuts):
+                found[row.length - cut] += row.instances // cuts + (cut < row.instances % cuts)
+    return [
+        LengthCount(length, found[length], length if asked == "next" else 1)
+        for length in sorted(found)
+        if found[length]
+    ]
 
 
 def steps_per_pass(buckets: Sequence[Bucket], batch_size: int) -> int:
@@ -86,7 +102,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     vocabulary_size: int | None = None,
-    next_items: bool = False,
+    asked: Asked = "masked",
 ) -> tf.data.Dataset:
     """Batches without end; which records the n-th one holds is a function of the seed and n.
 
@@ -94,20 +110,24 @@ def training_batches(
     Every pass has its own order (shards, then a shuffle buffer) and the same number of batches; batches have one of the
     shapes of `buckets`, filled up with empty rows at the end of a pass.
 
-    With `next_items` nothing is masked: of a window x_1 ... x_n the slots hold x_1 ... x_(n-1), and each is to predict
-    the item after it, so that the "masked" slots are all slots, and their items x_2 ... x_n. The instances of a window
-    would all be the same, so a pass holds each window once. A window of one item becomes an empty row.
+    Asked for the "next" items nothing is masked: of a window x_1 ... x_n the slots hold x_1 ... x_(n-1), and each is to
+    predict the item after it, so that the "masked" slots are all slots, and their items x_2 ... x_n. The instances of a
+    window would all be the same, so a pass holds each window once. A window of one item becomes an empty row.
+
+    Asked for the "last" item, each instance is the window's first items, two to all of them, any number as likely, and
+    the last of these alone is masked: what serving asks, at every place of a history. Cuts are new in every pass. How
+    many fall to a batch shape is left to chance, so a pass ends after the number of batches that is expected.
 
     Args:
         data_dir: of `manifest`.
         manifest: names the shards.
-        buckets: from `choose_buckets`, over `next_item_lengths` where `next_items`.
+        buckets: from `choose_buckets`, over `lengths_of` what is asked for.
         batch_size: B.
         seed: of the order.
         first_step: batches to pass over, for a run that goes on.
         vocabulary_size: V, to mask every record anew in each pass, a function of the seed, the pass and the record;
             None: the masks of the records.
-        next_items: to predict the next item at every slot, for causal attention; the masks then count for nothing.
+        asked: what for; but for "masked", the records' masks and `vocabulary_size` count for nothing.
 
     Returns:
         Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions and masked_item_ids int32 [B, P],
@@ -117,26 +137,26 @@ def training_batches(
     steps = steps_per_pass(buckets, batch_size)
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
     masking = manifest.config.masking
+    stored = asked != "masked" or vocabulary_size is None
     widths = [  # P of each bucket
-        bucket.predictions if next_items or vocabulary_size is None else most_predictions(bucket.length, masking)
-        for bucket in buckets
+        bucket.predictions if stored else most_predictions(bucket.length, masking) for bucket in buckets
     ]
     predictions = tf.constant(widths, tf.int64)
-    copies = 1 if next_items else _instances_of_a_window(manifest)
+    copies = 1 if asked == "next" else _instances_of_a_window(manifest)
     shows_items = bool(masking.random_item_rate or masking.kept_item_rate)
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
         tf.compat.v1.set_random_seed(1)  # of this graph alone: shuffle() mixes the global one into its seed
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
-        records = tf.data.Dataset.range(copies).flat_map(lambda turn: one_turn(turn, seeds))
+        turns = tf.data.Dataset.range(_MOST_TURNS if asked == "last" else copies)
+        records = turns.flat_map(lambda turn: one_turn(turn, seeds))
         records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
-        instance = stored_instance if vocabulary_size is None else bare_window
-        instances = records.map(
-            next_item_instance if next_items else instance, num_parallel_calls=2, deterministic=True
-        )
+        instances = records.map(functools.partial(instance, epoch), num_parallel_calls=2, deterministic=True)
         batches = instances.group_by_window(bucket_of, batch, window_size=batch_size)
+        if asked != "masked":
+            return batches.take(steps)
         mask = stored_masks if vocabulary_size is None else functools.partial(new_masks, epoch, vocabulary_size)
-        return batches if next_items else batches.map(mask, num_parallel_calls=2)
+        return batches.map(mask, num_parallel_calls=2)
 
     def one_turn(turn: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
         """Every window once: the record, and a number of turn, file and record that names one of its instances."""
@@ -150,14 +170,18 @@ def training_batches(
             read_file, cycle_length=_FILES_AT_ONCE, num_parallel_calls=2, deterministic=True
         )
 
-    def bare_window(place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+    def instance(epoch: tf.Tensor, place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        if stored and asked == "masked":
+            return stored_instance(place, record)
         (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
-        return {"item_ids": item_ids, "place": place}
-
-    def next_item_instance(_: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
-        slots = tf.range(tf.size(item_ids) - 1)
-        return {"item_ids": item_ids[:-1], "masked_positions": slots, "masked_item_ids": item_ids[1:]}
+        if asked == "masked":
+            return {"item_ids": item_ids, "place": place}
+        if asked == "next":
+            slots = tf.range(tf.size(item_ids) - 1)
+            return {"item_ids": item_ids[:-1], "masked_positions": slots, "masked_item_ids": item_ids[1:]}
+        last = draw_cut(tf.size(item_ids), hashed_bits(seed, epoch, place)) - 1
+        shown = tf.concat([item_ids[:last], [MASK_ID]], axis=0)
+        return {"item_ids": shown, "masked_positions": last[None], "masked_item_ids": item_ids[last, None]}
 
     def stored_instance(place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         window = parse(MASKED_WINDOW, record)

@@ -10,12 +10,14 @@ import tensorflow as tf
 from bert4rec_tf.config import MaskingConfig
 from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
-# What a draw is for: those of `pipelines.masking`, and whether only the last item is masked.
-_RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY = 1, 2, 3, 4, 5
+# What a draw is for: those of `pipelines.masking`, whether only the last item is masked, and where a window is cut.
+_RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT = 1, 2, 3, 4, 5, 6
 
 
 def most_predictions(length: int, masking: MaskingConfig) -> int:
     """The most slots that a window of at most `length` items can have masked."""
+    if not masking.duplicate_factor:
+        return 1
     most = max(1, round(length * max(masking.masking_rates)))
     return most if masking.max_predictions is None else min(most, masking.max_predictions)
 
@@ -71,6 +73,13 @@ def draw_masks(
         "masked_positions": positions,
         "masked_item_ids": masked_item_ids,
     }
+
+
+def draw_cut(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """How many of a window's items are left, int32: from two (or one, of one) to `length`, any number as likely."""
+    cuts = tf.cast(tf.maximum(length - 1, 1), tf.uint64)
+    cut = tf.math.floormod(hashed_bits(key, _CUT)[0], cuts)
+    return length - tf.cast(cut, tf.int32)
 
 
 def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
