@@ -50,6 +50,8 @@ def reproduce(seed: int) -> str:
         if done.returncode:
             sys.exit(done.returncode)
         seconds[step] = round(time.monotonic() - started, 1)
+    history = (model / "history.jsonl").read_text().splitlines()
+    seconds["training"] = json.loads(history[-1])["elapsed_seconds"]  # earlier calls counted in
     metrics = json.loads(metrics_file.read_text())
     metrics["run"] = {
         "dataset": _DATASET.value,

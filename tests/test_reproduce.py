@@ -53,3 +53,9 @@ def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
         assert set(run["run"]["seconds"]) == {"records", "training", "evaluation"}
         assert 0 <= run["full"]["ndcg@10"] <= 1
         assert f"tiny-seed{seed}: NDCG@10" in done.stdout
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    again = json.loads((tmp_path / "results" / "tiny-seed1.json").read_text())
+    assert again["run"]["seconds"]["training"] == found[0]["run"]["seconds"]["training"], (
+        "all of it, not the last call's"
+    )
+    assert again["full"] == found[0]["full"]
