@@ -123,6 +123,9 @@ class ModelConfig:
     # Where the matrices of the dense layers start: "paper" as the embeddings do; "glorot" (Glorot & Bengio, AISTATS
     # 2010) uniformly within +-sqrt(6 / (rows + columns)), some five times as large, which learns far sooner.
     dense_initializer: Literal["paper", "glorot"] = "paper"
+    # Whether a hidden state goes through GELU(h W^P + b^P) before it is compared with the items (equation 7). Without,
+    # the model learns sooner.
+    head_projection: bool = True
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
 
     def __post_init__(self) -> None:

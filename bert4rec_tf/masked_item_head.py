@@ -15,9 +15,11 @@ _SPECIAL_SCORE = -1e9
 class MaskedItemHead(tf.keras.layers.Layer):
     """P(v) = softmax(GELU(h W^P + b^P) E^T + b^O), with E the item embedding (equation 7); this gives the logits.
 
+    Without `config.head_projection` it is softmax(h E^T + b^O), no part of the paper.
+
     Args:
         vocabulary_size: V.
-        config: sizes, and where b^O starts.
+        config: sizes, whether to project, and where b^O starts.
         log_popularity: float32 [V], the start of b^O where `config.output_bias` is "log_popularity".
     """
 
@@ -26,7 +28,9 @@ class MaskedItemHead(tf.keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
-        self.projection = Projection(config.hidden_size, config, activation=tf.nn.gelu, name="projection")
+        self.projection = None
+        if config.head_projection:
+            self.projection = Projection(config.hidden_size, config, activation=tf.nn.gelu, name="projection")
         from_popularity = config.output_bias == "log_popularity" and log_popularity is not None
         self._bias_start = tf.keras.initializers.Constant(log_popularity) if from_popularity else "zeros"
 
@@ -61,7 +65,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
         return own + tf.gather(self.output_bias, own_item_ids), others + tf.gather(self.output_bias, item_ids)
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """GELU(h W^P + b^P), whose inner product with an item's embedding, plus its bias, is the item's logit.
+        """GELU(h W^P + b^P), or h: its inner product with an item's embedding, plus the item's bias, is the logit.
 
         Args:
             hidden: float32 [B, P, D].
@@ -69,5 +73,5 @@ class MaskedItemHead(tf.keras.layers.Layer):
         Returns:
             float32 [B x P, D]: one large product with the table then does instead of B small ones.
         """
-        projected = self.projection(hidden)
+        projected = hidden if self.projection is None else self.projection(hidden)
         return tf.reshape(projected, [-1, projected.shape[-1]])

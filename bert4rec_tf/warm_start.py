@@ -21,6 +21,7 @@ _MUST_MATCH = (
     "positions",
     "feed_forward",
     "residual",
+    "head_projection",
 )
 
 

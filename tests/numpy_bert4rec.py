@@ -7,7 +7,7 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
     0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only
-    W_P [D, D]  b_P [D]  b_O [V]                         output layer
+    W_P [D, D]  b_P [D]  b_O [V]                         output layer; without the first two, no projection
 """
 
 import math
@@ -42,7 +42,9 @@ def masked_logits(
     if layer_norm == "pre":
         hidden = _norm(hidden, weights["final_norm"])
     at_masks = hidden[np.searchsorted(places, positions)]
-    logits = _gelu(at_masks @ weights["W_P"] + weights["b_P"]) @ weights["E"].T + weights["b_O"]
+    if "W_P" in weights:
+        at_masks = _gelu(at_masks @ weights["W_P"] + weights["b_P"])
+    logits = at_masks @ weights["E"].T + weights["b_O"]
     logits[:, :_NUM_SPECIAL_IDS] = _SPECIAL_LOGIT
     return logits
 

@@ -51,10 +51,11 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     heads, size = model.config.num_heads, model.config.hidden_size
     weights = {
         "E": named["embedding/item_table"],
-        "W_P": named["masked_item_head/projection/kernel"],
-        "b_P": named["masked_item_head/projection/bias"],
         "b_O": named["masked_item_head/output_bias"],
     }
+    if model.config.head_projection:
+        weights["W_P"] = named["masked_item_head/projection/kernel"]
+        weights["b_P"] = named["masked_item_head/projection/bias"]
     if model.config.positions != "none":
         name = "P" if model.config.positions == "from_oldest" else "P_from_newest"
         weights[name] = named["embedding/position_table"]
@@ -121,8 +122,17 @@ def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelCon
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, TWO_LAYERS, PRE, NEWEST, CAUSAL, dataclasses.replace(PRE, attention="causal"), CAUSAL_NEWEST],
-    ids=["one block", "post", "pre", "from newest", "causal post", "causal pre", "causal from newest"],
+    [
+        SMALL,
+        TWO_LAYERS,
+        PRE,
+        NEWEST,
+        CAUSAL,
+        dataclasses.replace(PRE, attention="causal"),
+        CAUSAL_NEWEST,
+        dataclasses.replace(PRE, head_projection=False),
+    ],
+    ids=["one block", "post", "pre", "from newest", "causal post", "causal pre", "causal from newest", "no projection"],
 )
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     model, batch = random_model(config), example_batch()
