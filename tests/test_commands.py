@@ -238,6 +238,7 @@ def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathl
     assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--set=model.attention=causal"]], ids=["bidirectional", "causal"])
 def test_the_last_stage_asks_for_last_items_alone(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, more: list[str]
