@@ -236,33 +236,30 @@ class _Run:
         signals: StopSignals,
     ) -> None:
         """Rounds of steps, each as the chief says, until it says none; anew made where a stage begins."""
-        steps, asked = None, self._asked()
+        progress, steps, asked = self._progress, None, self._asked()
         while True:
             plan = [0, 0, 0]
             if books is not None:
-                number = books.next_steps()
-                plan = [
-                    number,
-                    *(int(value.numpy()) for value in (self._progress.total_steps, self._progress.last_stage_from)),
-                ]
-            number, total_steps, last_stage_from, stopped = self._agreement.sum(
-                [*plan, int(signals.received is not None)]
-            )
+                # First, for this may begin the last stage.
+                plan[0] = books.next_steps()
+                plan[1:] = [int(progress.total_steps.numpy()), int(progress.last_stage_from.numpy())]
+            plan.append(int(signals.received is not None))
+            number, total_steps, last_stage_from, stopped = self._agreement.sum(plan)
             if number and stopped:
                 if books is not None:
                     books.save()
                 raise Stopped(signals.received or signal.SIGTERM)
             if not number:
                 return
-            self._progress.total_steps.assign(total_steps)
-            self._progress.last_stage_from.assign(last_stage_from)
+            progress.total_steps.assign(total_steps)
+            progress.last_stage_from.assign(last_stage_from)
             if steps is None or asked != self._asked():
                 steps, asked = make_steps(), self._asked()
             sums = steps(number)
-            self._progress.step.assign_add(number)
+            progress.step.assign_add(number)
             if not math.isfinite(sums.loss):
                 raise InputError(
-                    f"The loss must be finite. Received: {sums.loss} by step {int(self._progress.step.numpy()):,}; the "
+                    f"The loss must be finite. Received: {sums.loss} by step {int(progress.step.numpy()):,}; the "
                     "last good checkpoint is kept. Fix: lower training.learning_rate, or raise training.warmup_steps"
                 )
             if books is not None:

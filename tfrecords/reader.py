@@ -137,9 +137,9 @@ def training_batches(
     steps = steps_per_pass(buckets, batch_size)
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
     masking = manifest.config.masking
-    stored = asked != "masked" or vocabulary_size is None
+    redrawn = asked == "masked" and vocabulary_size is not None
     widths = [  # P of each bucket
-        bucket.predictions if stored else most_predictions(bucket.length, masking) for bucket in buckets
+        most_predictions(bucket.length, masking) if redrawn else bucket.predictions for bucket in buckets
     ]
     predictions = tf.constant(widths, tf.int64)
     copies = 1 if asked == "next" else _instances_of_a_window(manifest)
@@ -155,7 +155,7 @@ def training_batches(
         batches = instances.group_by_window(bucket_of, batch, window_size=batch_size)
         if asked != "masked":
             return batches.take(steps)
-        mask = stored_masks if vocabulary_size is None else functools.partial(new_masks, epoch, vocabulary_size)
+        mask = functools.partial(new_masks, epoch, vocabulary_size) if redrawn else stored_masks
         return batches.map(mask, num_parallel_calls=2)
 
     def one_turn(turn: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
@@ -171,10 +171,10 @@ def training_batches(
         )
 
     def instance(epoch: tf.Tensor, place: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        if stored and asked == "masked":
+        if asked == "masked" and not redrawn:
             return stored_instance(place, record)
         (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
-        if asked == "masked":
+        if redrawn:
             return {"item_ids": item_ids, "place": place}
         if asked == "next":
             slots = tf.range(tf.size(item_ids) - 1)

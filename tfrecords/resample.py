@@ -77,9 +77,7 @@ def draw_masks(
 
 def draw_cut(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """How many of a window's items are left, int32: from two (or one, of one) to `length`, any number as likely."""
-    cuts = tf.cast(tf.maximum(length - 1, 1), tf.uint64)
-    cut = tf.math.floormod(hashed_bits(key, _CUT)[0], cuts)
-    return length - tf.cast(cut, tf.int32)
+    return length - _draw_below(tf.maximum(length - 1, 1), key, _CUT)[0]
 
 
 def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
@@ -100,8 +98,8 @@ def hashed_uniform(*parts: tf.Tensor | int) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(11))), tf.float64) * 2.0**-53
 
 
-def _draw_below(number: int, *parts: tf.Tensor | int) -> tf.Tensor:
-    return tf.cast(tf.math.floormod(hashed_bits(*parts), _constant(number)), tf.int32)
+def _draw_below(number: tf.Tensor | int, *parts: tf.Tensor | int) -> tf.Tensor:
+    return tf.cast(tf.math.floormod(hashed_bits(*parts), tf.cast(number, tf.uint64)), tf.int32)
 
 
 def _sorted(bits: tf.Tensor) -> tf.Tensor:
