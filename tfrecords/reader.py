@@ -155,7 +155,7 @@ def training_batches(
         batches = instances.group_by_window(bucket_of, batch, window_size=batch_size)
         if asked != "masked":
             return batches.take(steps)
-        mask = functools.partial(new_masks, epoch, vocabulary_size) if redrawn else stored_masks
+        mask = stored_masks if vocabulary_size is None else functools.partial(new_masks, epoch, vocabulary_size)
         return batches.map(mask, num_parallel_calls=2)
 
     def one_turn(turn: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
