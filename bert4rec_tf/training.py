@@ -99,6 +99,7 @@ class _Run:
         self._data_dir, self._model_dir = pathlib.Path(data_dir), pathlib.Path(model_dir)
         self._config, self._manifest, self._vocabulary = config, manifest, vocabulary
         self._strategy, self._limit, self._profile = strategy, time_limit_seconds, profile
+        self._first_asked: Asked = "next" if config.model.attention == "causal" else "masked"
         self.chief = is_chief(strategy)
 
     def prepare(self, warm_start_from: str | None) -> None:
@@ -170,9 +171,9 @@ class _Run:
     def train(self) -> None:
         """Makes the steps that are left."""
         training = self._config.training
-        if self._config.model.attention == "causal":
-            training = dataclasses.replace(training, last_item_share=0.0)  # its only stage asks for all next items
-        buckets = self._buckets()
+        if self._first_asked == "next":
+            training = dataclasses.replace(training, last_item_share=0.0)  # it asks for the last items all along
+        buckets = self._buckets(self._first_asked)
         distribute = ParameterServerSteps if _on_parameter_servers(self._strategy) else SynchronousSteps
         steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
         books, signals = None, StopSignals()
@@ -208,12 +209,10 @@ class _Run:
 
     def _asked(self) -> Asked:
         """What windows are asked for in the stage that the run is in."""
-        if self._config.model.attention == "causal":
-            return "next"
-        return "masked" if int(self._progress.last_stage_from.numpy()) < 0 else "last"
+        return self._first_asked if int(self._progress.last_stage_from.numpy()) < 0 else "last"
 
-    def _buckets(self) -> list[Bucket]:
-        return choose_buckets(lengths_of(self._manifest, self._asked()), self._config.training.num_length_buckets)
+    def _buckets(self, asked: Asked) -> list[Bucket]:
+        return choose_buckets(lengths_of(self._manifest, asked), self._config.training.num_length_buckets)
 
     def _batches(self) -> tf.data.Dataset:
         """Those of the stage that the run is in, from here on."""
@@ -221,7 +220,7 @@ class _Run:
         return training_batches(
             self._data_dir,
             self._manifest,
-            self._buckets(),
+            self._buckets(self._asked()),
             training.batch_size,
             training.seed,
             int(self._progress.step.numpy()) - max(int(self._progress.last_stage_from.numpy()), 0),

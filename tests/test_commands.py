@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,20 @@ def test_the_last_stage_asks_for_last_items_alone(
         made[share] = history_of(tmp_path / f"{share}")
     assert made[0.0][0] == made[0.5][0], "the first half is the same"
     assert (made[0.0][1] == made[0.5][1]) == bool(more), "a causal model has no such stage"
+
+
+@pytest.mark.slow
+def test_a_run_taken_up_in_its_last_stage_validates_as_often_as_before(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    # With three batch lengths, a pass over these records takes another number of steps in the last stage.
+    flags = ["--set=training.last_item_share=1", "--set=training.num_length_buckets=3",
+             "--set=training.steps_per_epoch=null"]  # fmt: skip
+    printed = [train_again(data_dir, tmp_path / "model", *flags, f"--set=training.num_steps={n}") for n in (10, 20)]
+    assert "going on" in printed[1]
+    first, again = (re.findall(r"validation every (\d+) steps", text) for text in printed)
+    assert len(first) == 1
+    assert again == first
 
 
 @pytest.mark.slow
