@@ -19,7 +19,6 @@ _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8
 _PLACES_IN_A_FILE = 1 << 30
 _PLACES_IN_A_TURN = _PLACES_IN_A_FILE << 17  # more files than there may be
-_MOST_TURNS = 1 << 15
 
 # What a window is asked for: "masked" items; the "next" item at every slot, for causal attention; or the "last" item of
 # what is left of it once it is cut at random.
@@ -143,13 +142,15 @@ def training_batches(
     ]
     predictions = tf.constant(widths, tf.int64)
     copies = 1 if asked == "next" else _instances_of_a_window(manifest)
+    turns = copies
+    if asked == "last":  # and enough to fill a pass's batches whatever the cuts: all shapes' last ones, and begun ones
+        turns += -(-2 * len(buckets) * batch_size // manifest.records("train"))
     shows_items = bool(masking.random_item_rate or masking.kept_item_rate)
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
         tf.compat.v1.set_random_seed(1)  # of this graph alone: shuffle() mixes the global one into its seed
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
-        turns = tf.data.Dataset.range(_MOST_TURNS if asked == "last" else copies)
-        records = turns.flat_map(lambda turn: one_turn(turn, seeds))
+        records = tf.data.Dataset.range(turns).flat_map(lambda turn: one_turn(turn, seeds))
         records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
         instances = records.map(functools.partial(instance, epoch), num_parallel_calls=2, deterministic=True)
         batches = instances.group_by_window(bucket_of, batch, window_size=batch_size)
