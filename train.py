@@ -7,11 +7,14 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from bert4rec_tf.host_memory import keep_freed_memory
+
+keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
+
 from absl import app, flags
 
 from bert4rec_tf.config import read_settings
 from bert4rec_tf.errors import command
-from bert4rec_tf.host_memory import keep_freed_memory
 from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training import train
@@ -32,7 +35,6 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answe
 @command
 def main() -> None:
     """Flags to settings and a strategy, and one call."""
-    keep_freed_memory()
     settings = read_settings(_CONFIG.value, _SET.value)
     if _MASKING.value:
         settings["training"] = settings.get("training", {}) | {"masking": _MASKING.value}
