@@ -18,7 +18,8 @@ class MultiHeadAttention(tf.keras.layers.Layer):
 
     Departures from the paper's equations: projections have biases and the attention probabilities have dropout, both
     as in the authors' code. With `config.attention` "causal" a slot sees itself and the slots before it alone, as in
-    SASRec (Kang & McAuley, ICDM 2018).
+    SASRec (Kang & McAuley, ICDM 2018). With `config.relative_distances` a score also has a term, learned for each head,
+    for how far the slot seen lies before or after the one that asks (as in T5: Raffel et al., JMLR 2020).
 
     Args:
         config: sizes, dropout, initialisation, and what a slot sees.
@@ -34,6 +35,14 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         self.key_value = Projection(2 * size, config, name="key_value")
         self.output_projection = Projection(size, config, name="output_projection")
         self.dropout = SeededDropout(config.attention_dropout, salt, name="dropout")
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        if self.config.relative_distances:
+            distances = 2 * self.config.relative_distances + 1
+            self.distance_bias = self.add_weight(
+                "distance_bias", [distances, self.config.num_heads], initializer="zeros"
+            )
+        super().build(input_shape)
 
     def call(
         self,
@@ -70,6 +79,20 @@ class MultiHeadAttention(tf.keras.layers.Layer):
             asking_places = places[None, :] if positions is None else positions
             hiding += tf.where(asking_places[:, :, None] >= places, 0.0, _HIDDEN_SCORE)[:, None]
         scores += hiding
+        if self.config.relative_distances:
+            scores += self._distance_scores(tf.shape(hidden)[1], positions)
         weights = self.dropout(tf.nn.softmax(scores), dropout_seed)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return self.output_projection(tf.reshape(attended, tf.shape(asking)))
+
+    def _distance_scores(self, length: tf.Tensor, positions: tf.Tensor | None) -> tf.Tensor:
+        """float32 [1, h, L, L], or [B, h, P, L] from the slots at `positions`."""
+        furthest, places = self.config.relative_distances, tf.range(length)
+        distances = tf.clip_by_value(places[None, :] - places[:, None], -furthest, furthest) + furthest
+        scores = tf.gather(self.distance_bias, distances)  # [L, L, h]
+        if positions is None:
+            return tf.transpose(scores, [2, 0, 1])[None]
+        # As a product: XLA adds up a gather's gradient one element after the other.
+        rows = tf.matmul(tf.reshape(tf.one_hot(positions, length), [-1, length]), tf.reshape(scores, [length, -1]))
+        shape = [tf.shape(positions)[0], tf.shape(positions)[1], length, self.config.num_heads]
+        return tf.transpose(tf.reshape(rows, shape), [0, 3, 1, 2])

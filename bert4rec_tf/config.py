@@ -119,6 +119,9 @@ class ModelConfig:
     # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
     # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
     positions: Literal["from_oldest", "from_newest", "none"] = "from_oldest"
+    # Above 0: attention scores have a learned term for the distance between two slots as well, one for each head and
+    # each distance up to so many slots either way, the furthest for all beyond. No part of the paper.
+    relative_distances: int = 0
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
     # Where the matrices of the dense layers start: "paper" as the embeddings do; "glorot" (Glorot & Bengio, AISTATS
     # 2010) uniformly within +-sqrt(6 / (rows + columns)), some five times as large, which learns far sooner.
@@ -137,6 +140,7 @@ class ModelConfig:
             f"a positive multiple of num_heads={self.num_heads}",
         )
         _check(self, "num_layers", self.num_layers >= 1, "at least 1")
+        _check(self, "relative_distances", self.relative_distances >= 0, "at least 0")
         _check(self, "feed_forward_size", self.feed_forward_size is None or self.feed_forward_size >= 1, "at least 1")
         _check(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         _check(self, "attention_dropout", 0 <= self.attention_dropout < 1, "at least 0 and below 1")
@@ -156,6 +160,7 @@ class TrainingConfig:
     # that item alone is masked. (No part of the paper.) Of no consequence with model.attention=causal, which asks it at
     # every slot.
     last_item_share: float = 0.0
+    last_item_learning_rate: float | None = None  # the peak there, of the same decay; None: learning_rate
     # "softmax" is the paper's, over all items. For large catalogues: "sampled_softmax", over items drawn by popularity,
     # with the logQ correction; "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn alike. Both update only the
     # rows of the item table that a step touches.
@@ -186,6 +191,8 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "epsilon", "clip_norm", "checkpoint_minutes"):
             _check(self, name, getattr(self, name) > 0, "above 0")
+        rate = self.last_item_learning_rate
+        _check(self, "last_item_learning_rate", rate is None or rate > 0, "above 0")
         for name in ("warmup_steps", "weight_decay"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("beta_1", "beta_2"):

@@ -19,6 +19,7 @@ _MUST_MATCH = (
     "layer_norm",
     "attention",
     "positions",
+    "relative_distances",
     "feed_forward",
     "residual",
     "head_projection",

@@ -5,6 +5,7 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
     E [V, D]  P [N, D]                                   item and position embeddings; P_from_newest instead of P
                                                          where positions count from the newest item
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
+    0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, if there
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
     0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only
     W_P [D, D]  b_P [D]  b_O [V]                         output layer; without the first two, no projection
@@ -107,6 +108,11 @@ def _attention_weights(hidden: np.ndarray, part: Weights, causal: bool) -> np.nd
         query = hidden @ part["W_Q"][head] + part["b_Q"][head]
         key = hidden @ part["W_K"][head] + part["b_K"][head]
         scores = query @ key.T / math.sqrt(key.shape[1])
+        if "b_distance" in part:
+            for asking, seen in np.ndindex(scores.shape):
+                furthest = len(part["b_distance"]) // 2
+                distance = max(-furthest, min(seen - asking, furthest))
+                scores[asking, seen] += part["b_distance"][furthest + distance, head]
         if causal:
             scores[np.triu_indices(len(scores), 1)] = -np.inf
         heads.append(np.exp(log_softmax(scores)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_bert4rec import attention_of_blocks
-from test_model import CAUSAL, NEWEST, PRE, SMALL, TWO_LAYERS, paper_weights, random_model
+from test_model import CAUSAL, DISTANCES, NEWEST, PRE, SMALL, TWO_LAYERS, paper_weights, random_model
 
 from bert4rec_tf.attention_maps import attention_maps, attention_weights
 from bert4rec_tf.config import ModelConfig
@@ -13,7 +13,9 @@ from bert4rec_tf.vocabulary import MASK_ID, PAD_ID, UNK_ID
 # The model's windows have at most 8 slots: of the second history the newest 7 items count, of the third the known ones.
 HISTORIES = [np.array(row) for row in ([5, 3, 9, 4], [7, 7, 4, 6, 3, 8, 9, 13, 12], [4, UNK_ID, 5, PAD_ID, 6])]
 WINDOWS = [np.array([*row, MASK_ID]) for row in ([5, 3, 9, 4], [4, 6, 3, 8, 9, 13, 12], [4, 5, 6])]
-CONFIGS = pytest.mark.parametrize("config", [SMALL, TWO_LAYERS, PRE, NEWEST], ids=["post", "two", "pre", "newest"])
+CONFIGS = pytest.mark.parametrize(
+    "config", [SMALL, TWO_LAYERS, PRE, NEWEST, DISTANCES], ids=["post", "two", "pre", "newest", "distances"]
+)
 
 
 @CONFIGS

@@ -94,6 +94,7 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"masking": {"random_item_rate": 0.6, "kept_item_rate": 0.5}}, "kept_item_rate"),
         ({"masking": {"duplicate_factor": 0, "last_item_instances": 0}}, "duplicate_factor"),
         ({"training": {"last_item_share": 1.5}}, "last_item_share"),
+        ({"training": {"last_item_learning_rate": 0}}, "last_item_learning_rate"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(values: Any, named: str) -> None:

@@ -24,6 +24,7 @@ PRE = ModelConfig(
     hidden_size=8, num_heads=4, num_layers=3, feed_forward_size=20, dropout=0.0, attention_dropout=0.0, layer_norm="pre"
 )
 NEWEST = dataclasses.replace(PRE, positions="from_newest")
+DISTANCES = dataclasses.replace(NEWEST, relative_distances=3)
 CAUSAL = dataclasses.replace(TWO_LAYERS, attention="causal")
 CAUSAL_NEWEST = dataclasses.replace(NEWEST, attention="causal")
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
@@ -67,6 +68,8 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
             for index, letter in enumerate(letters):
                 weights[f"{block}.W_{letter}"] = kernel[:, index].transpose(1, 0, 2)
                 weights[f"{block}.b_{letter}"] = bias[index]
+        if model.config.relative_distances:
+            weights[f"{block}.b_distance"] = named[f"{inside}/attention/distance_bias"]
         layers = {"O": "attention/output_projection", "1": "feed_forward_in", "2": "feed_forward_out"}
         for name, layer in layers.items():
             if name != "O" and not model.config.feed_forward:
@@ -131,8 +134,21 @@ def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelCon
         dataclasses.replace(PRE, attention="causal"),
         CAUSAL_NEWEST,
         dataclasses.replace(PRE, head_projection=False),
+        DISTANCES,
+        dataclasses.replace(CAUSAL_NEWEST, relative_distances=20),
     ],
-    ids=["one block", "post", "pre", "from newest", "causal post", "causal pre", "causal from newest", "no projection"],
+    ids=[
+        "one block",
+        "post",
+        "pre",
+        "from newest",
+        "causal post",
+        "causal pre",
+        "causal from newest",
+        "no projection",
+        "distances",
+        "causal distances",
+    ],
 )
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     model, batch = random_model(config), example_batch()
@@ -175,7 +191,9 @@ def test_special_ids_score_minus_1e9() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST], ids=["post", "pre", "from newest", "causal", "both"]
+    "config",
+    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES],
+    ids=["post", "pre", "from newest", "causal", "both", "distances"],
 )
 def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     model, batch = random_model(config), inputs_of(example_batch())
