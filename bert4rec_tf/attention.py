@@ -74,25 +74,15 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         key, value = split(self.key_value(hidden), 2)  # each [B, h, L, D / h]
         scores = tf.matmul(query * head_size**-0.5, key, transpose_b=True)  # [B, h, P, L]
         hiding = tf.where(valid_mask, 0.0, _HIDDEN_SCORE)[:, None, None, :]
+        places = tf.range(tf.shape(hidden)[1])
+        asking_places = places[None, :] if positions is None else positions
+        distances = places - asking_places[:, :, None]  # [B, P, L]; above 0: the slot seen comes later
         if self.config.attention == "causal":
-            places = tf.range(tf.shape(hidden)[1])
-            asking_places = places[None, :] if positions is None else positions
-            hiding += tf.where(asking_places[:, :, None] >= places, 0.0, _HIDDEN_SCORE)[:, None]
+            hiding += tf.where(distances <= 0, 0.0, _HIDDEN_SCORE)[:, None]
         scores += hiding
-        if self.config.relative_distances:
-            scores += self._distance_scores(tf.shape(hidden)[1], positions)
+        if furthest := self.config.relative_distances:
+            terms = tf.gather(self.distance_bias, tf.clip_by_value(distances, -furthest, furthest) + furthest)
+            scores += tf.transpose(terms, [0, 3, 1, 2])
         weights = self.dropout(tf.nn.softmax(scores), dropout_seed)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return self.output_projection(tf.reshape(attended, tf.shape(asking)))
-
-    def _distance_scores(self, length: tf.Tensor, positions: tf.Tensor | None) -> tf.Tensor:
-        """float32 [1, h, L, L], or [B, h, P, L] from the slots at `positions`."""
-        furthest, places = self.config.relative_distances, tf.range(length)
-        distances = tf.clip_by_value(places[None, :] - places[:, None], -furthest, furthest) + furthest
-        scores = tf.gather(self.distance_bias, distances)  # [L, L, h]
-        if positions is None:
-            return tf.transpose(scores, [2, 0, 1])[None]
-        # As a product: XLA adds up a gather's gradient one element after the other.
-        rows = tf.matmul(tf.reshape(tf.one_hot(positions, length), [-1, length]), tf.reshape(scores, [length, -1]))
-        shape = [tf.shape(positions)[0], tf.shape(positions)[1], length, self.config.num_heads]
-        return tf.transpose(tf.reshape(rows, shape), [0, 3, 1, 2])

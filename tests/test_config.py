@@ -93,6 +93,7 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"masking": {"max_predictions": 0}}, "max_predictions"),
         ({"masking": {"random_item_rate": 0.6, "kept_item_rate": 0.5}}, "kept_item_rate"),
         ({"masking": {"duplicate_factor": 0, "last_item_instances": 0}}, "duplicate_factor"),
+        ({"model": {"relative_distances": -1}}, "relative_distances"),
         ({"training": {"last_item_share": 1.5}}, "last_item_share"),
         ({"training": {"last_item_learning_rate": 0}}, "last_item_learning_rate"),
     ],
