@@ -1,5 +1,6 @@
 """How many steps come next, and when a run ends: at its last step or in time."""
 
+import bisect
 import math
 import time
 
@@ -80,6 +81,7 @@ class RunClock:
     def after_steps(self, sums: StepSums) -> None:
         """Counts them."""
         self.step += sums.steps
+        self._pace_marks.append((self.step, time.monotonic()))
         self._step_seconds = sums.seconds / sums.steps
         left = self.seconds_left()
         pace = self._pace()
@@ -98,12 +100,19 @@ class RunClock:
             self._begin_pace()
 
     def _begin_pace(self) -> None:
-        self._pace_step, self._pace_since = self.step, time.monotonic()
+        self._pace_marks = [(self.step, time.monotonic())]
 
     def _pace(self) -> float | None:
-        """Seconds a step, since the run was taken up or the last stage began; None before it is known."""
-        done = self.step - self._pace_step
-        return None if done < _PACE_STEPS else (time.monotonic() - self._pace_since) / done
+        """Seconds a step, since the run was taken up or the last stage began; None before it is known.
+
+        Over the later half of these steps, for the first ones of each batch shape wait for the compiler.
+        """
+        begun, _ = self._pace_marks[0]
+        if self.step - begun < _PACE_STEPS:
+            return None
+        half = bisect.bisect_right(self._pace_marks, ((begun + self.step) / 2, math.inf)) - 1
+        step, then = self._pace_marks[half]
+        return (time.monotonic() - then) / (self.step - step)
 
     def record(self) -> None:
         """Puts the clock into `progress`; a run that its limit ended counts as having used all of it."""

@@ -70,6 +70,19 @@ def test_the_schedule_follows_the_pace_of_the_last_stage(seconds: Seconds) -> No
     assert int(progress.total_steps.numpy()) == clock.step + 1
 
 
+def test_the_compilers_time_is_soon_out_of_the_pace(seconds: Seconds) -> None:
+    config, progress = TrainingConfig(num_steps=1_000_000), Progress(1_000_000)
+    clock = RunClock(progress, config, 1_000, 1, 200.0, False)
+    steps_of(clock, progress, seconds, pace=2.0, most=20)
+    assert int(progress.total_steps.numpy()) == pytest.approx(100, abs=1)
+    steps_of(clock, progress, seconds, pace=0.1, most=5)
+    assert clock.step >= 40
+    expected = clock.step + (300 - seconds.now) / 0.1
+    assert int(progress.total_steps.numpy()) == pytest.approx(expected, rel=0.01)
+    steps_of(clock, progress, seconds, pace=0.1)
+    assert seconds.now == pytest.approx(300, abs=0.5)
+
+
 def test_a_run_that_is_taken_up_stays_in_its_stage(seconds: Seconds) -> None:
     config, progress = TrainingConfig(num_steps=100, last_item_share=0.5), Progress(100)
     steps_of(RunClock(progress, config, 40, 1, None, False), progress, seconds, pace=0.1)
