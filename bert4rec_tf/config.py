@@ -160,7 +160,6 @@ class TrainingConfig:
     # that item alone is masked. (No part of the paper.) Of no consequence with model.attention=causal, which asks it at
     # every slot.
     last_item_share: float = 0.0
-    last_item_learning_rate: float | None = None  # the peak there, of the same decay; None: learning_rate
     # "softmax" is the paper's, over all items. For large catalogues: "sampled_softmax", over items drawn by popularity,
     # with the logQ correction; "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn alike. Both update only the
     # rows of the item table that a step touches.
@@ -191,8 +190,6 @@ class TrainingConfig:
             _check(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "epsilon", "clip_norm", "checkpoint_minutes"):
             _check(self, name, getattr(self, name) > 0, "above 0")
-        rate = self.last_item_learning_rate
-        _check(self, "last_item_learning_rate", rate is None or rate > 0, "above 0")
         for name in ("warmup_steps", "weight_decay"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("beta_1", "beta_2"):

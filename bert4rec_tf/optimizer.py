@@ -16,14 +16,12 @@ class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
     Args:
         config: peak, warm-up and form.
         total_steps: int64 variable; a run that is to end at a given time moves it as its pace becomes known.
-        last_stage_from: int64 variable, the last stage's first step, below 0 before it; None: there is no such stage.
     """
 
-    def __init__(self, config: TrainingConfig, total_steps: tf.Variable, last_stage_from: tf.Variable | None = None):
+    def __init__(self, config: TrainingConfig, total_steps: tf.Variable):
         super().__init__()
         self.config = config
         self.total_steps = total_steps
-        self.last_stage_from = last_stage_from
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Learning rate of an update, float32; `step` counts updates from 0."""
@@ -33,16 +31,10 @@ class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
         left = tf.clip_by_value((total - step) / tf.maximum(total - warmup, 1.0), 0.0, 1.0)
         decay = {"linear": left, "cosine": 0.5 - 0.5 * tf.cos(math.pi * left), "constant": tf.ones_like(left)}
         rise = tf.minimum((step + 1.0) / max(warmup, 1.0), 1.0)
-        return self._peak() * rise * decay[self.config.schedule]
-
-    def _peak(self) -> tf.Tensor:
-        first, last = self.config.learning_rate, self.config.last_item_learning_rate
-        if self.last_stage_from is None or last is None:
-            return tf.constant(first)
-        return tf.where(self.last_stage_from < 0, first, last)
+        return self.config.learning_rate * rise * decay[self.config.schedule]
 
     def get_config(self) -> dict:
-        return {"config": self.config, "total_steps": self.total_steps, "last_stage_from": self.last_stage_from}
+        return {"config": self.config, "total_steps": self.total_steps}
 
 
 class LazyAdamW(tf.keras.optimizers.AdamW):
@@ -81,9 +73,7 @@ class LazyAdamW(tf.keras.optimizers.AdamW):
         return averaged
 
 
-def make_optimizer(
-    config: TrainingConfig, total_steps: tf.Variable, last_stage_from: tf.Variable | None = None
-) -> tf.keras.optimizers.Optimizer:
+def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras.optimizers.Optimizer:
     """AdamW with decoupled decay on all weights but biases and layer norms, and clipping by the global norm.
 
     Departure from the paper: it says l2 weight decay; like the authors' code, this decouples it (Loshchilov & Hutter,
@@ -92,7 +82,7 @@ def make_optimizer(
     """
     kind = tf.keras.optimizers.AdamW if config.loss == "softmax" else LazyAdamW
     optimizer = kind(
-        learning_rate=WarmupThenDecay(config, total_steps, last_stage_from),
+        learning_rate=WarmupThenDecay(config, total_steps),
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,
         beta_2=config.beta_2,

@@ -123,7 +123,7 @@ class _Run:
             )
             # XLA cannot read weights that are on another machine.
             jit_compile = training.jit_compile and not _on_parameter_servers(self._strategy)
-            self._optimizer = make_optimizer(training, self._progress.total_steps, self._progress.last_stage_from)
+            self._optimizer = make_optimizer(training, self._progress.total_steps)
             self._optimizer.build(self._model.trainable_variables)
             sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
             self._model.compile(self._optimizer, jit_compile, sampled_loss)

@@ -157,7 +157,7 @@ def test_kill_9_and_the_same_command_again_change_nothing(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
     flags = ["--set=training.num_steps=70", "--set=training.steps_per_epoch=30", flag,
-             "--set=training.last_item_learning_rate=0.002", "--set=training.checkpoint_minutes=0.001"]  # fmt: skip
+             "--set=training.checkpoint_minutes=0.001"]  # fmt: skip
     train_again(data_dir, tmp_path / "unbroken", *flags)
     process = start_training(data_dir, tmp_path / "killed", *flags)
     saved = tmp_path / "killed/checkpoints/latest"

@@ -95,7 +95,6 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"masking": {"duplicate_factor": 0, "last_item_instances": 0}}, "duplicate_factor"),
         ({"model": {"relative_distances": -1}}, "relative_distances"),
         ({"training": {"last_item_share": 1.5}}, "last_item_share"),
-        ({"training": {"last_item_learning_rate": 0}}, "last_item_learning_rate"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(values: Any, named: str) -> None:

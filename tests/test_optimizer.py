@@ -50,18 +50,6 @@ def test_moving_the_end_moves_the_course() -> None:
     assert float(rate(tf.constant(8, tf.int64))) == pytest.approx(0.16)
 
 
-def test_the_last_stage_has_a_peak_of_its_own() -> None:
-    last_stage_from = tf.Variable(-1, dtype=tf.int64)
-    config = TrainingConfig(learning_rate=0.8, last_item_learning_rate=0.2, warmup_steps=4)
-    rate = tf.function(WarmupThenDecay(config, tf.Variable(12, dtype=tf.int64), last_stage_from))
-    assert float(rate(tf.constant(8, tf.int64))) == pytest.approx(0.4)
-    last_stage_from.assign(0)  # all of it
-    assert float(rate(tf.constant(8, tf.int64))) == pytest.approx(0.1)
-    assert float(rate(tf.constant(0, tf.int64))) == pytest.approx(0.05)  # in the warm-up as well
-    same = WarmupThenDecay(TrainingConfig(learning_rate=0.8, warmup_steps=4), tf.Variable(12), last_stage_from)
-    assert float(same(tf.constant(8, tf.int64))) == pytest.approx(0.4)
-
-
 def test_weight_decay_spares_biases_and_layer_norms() -> None:
     model = build_model(ModelConfig(hidden_size=8, num_layers=2, layer_norm="pre"), 12, 8)
     for variable in model.trainable_variables:
