@@ -54,14 +54,15 @@ class EncoderBlock(tf.keras.layers.Layer):
             valid_mask: bool [B, L], True = a real item.
             positions: int32 [B, P], the slots to compute; None: all.
             dropout_seed: see `SeededDropout`.
-            slots: int32 [M], which of the B x P `positions` count, where others are padding; None: all.
+            slots: int32 [M], which of the B x P `positions` (of the B x L slots where that is None) count, where
+                others are padding; None: all.
 
         Returns:
             float32 [B, P, D]; [B, L, D] where `positions` is None; [1, M, D] where `slots` are given.
         """
         places = None
         if slots is not None and dropout_seed is not None:
-            places = dropout_seed[2] * tf.shape(positions)[1] + slots
+            places = dropout_seed[2] * tf.shape(hidden if positions is None else positions)[1] + slots
 
         def at_positions(states: tf.Tensor) -> tf.Tensor:
             return states if positions is None else tf.gather(states, positions, batch_dims=1)
@@ -103,7 +104,7 @@ class Encoder(tf.keras.layers.Layer):
         self,
         hidden: tf.Tensor,
         valid_mask: tf.Tensor,
-        positions: tf.Tensor,
+        positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None = None,
         slots: tf.Tensor | None = None,
     ) -> tf.Tensor:
@@ -112,7 +113,7 @@ class Encoder(tf.keras.layers.Layer):
         Args:
             hidden: float32 [B, L, D].
             valid_mask: bool [B, L], True = a real item.
-            positions: int32 [B, P].
+            positions: int32 [B, P]; None: all slots, P is L.
             dropout_seed: see `SeededDropout`.
             slots: int32 [M], which of the B x P `positions` count; None: all.
 

@@ -27,7 +27,7 @@ class Bert4Rec(tf.keras.Model):
 
         item_ids           int32 [B, L], L <= N, PAD_ID after the last item
         valid_mask         bool [B, L], True = a real item or [MASK]
-        masked_positions   int32 [B, P], the slots to score
+        masked_positions   int32 [B, P], the slots to score; without it all, and P is L
         dropout_seed       int32 [3], optional, see `SeededDropout`; without it there is no dropout, unless `training`
 
     For `fit`, also `masked_item_ids`, int32 [B, P], and `masked_weights`, float32 [B, P].
@@ -64,7 +64,7 @@ class Bert4Rec(tf.keras.Model):
         if training and seed is None:
             seed = tf.concat([tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32), [0]], axis=0)
         return self.head(
-            self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"], seed),
+            self.encode(inputs["item_ids"], inputs["valid_mask"], inputs.get("masked_positions"), seed),
             self.embedding.item_table,
         )
 
@@ -72,11 +72,11 @@ class Bert4Rec(tf.keras.Model):
         self,
         item_ids: tf.Tensor,
         valid_mask: tf.Tensor,
-        positions: tf.Tensor,
+        positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None = None,
         slots: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer at `positions`, float32 [B, P, D], or [1, M, D] at `slots` of the B x P."""
+        """Hidden states of the last layer at `positions` (None: all), float32 [B, P, D]; [1, M, D] at `slots`."""
         hidden = self.embedding(item_ids, valid_mask, dropout_seed)
         return self.encoder(hidden, valid_mask, positions, dropout_seed, slots)
 
@@ -161,7 +161,7 @@ class Bert4Rec(tf.keras.Model):
 
     def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
         with tf.GradientTape() as tape:
-            hidden = self.encode(*(batch[name] for name in _ENCODED))
+            hidden = self.encode(*(batch.get(name) for name in _ENCODED))
             if self._sampled_loss is None:
                 logits = self.head(hidden, self.embedding.item_table)
                 loss, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])

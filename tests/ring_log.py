@@ -26,7 +26,6 @@ def next_item_ring_batch() -> dict[str, np.ndarray]:
     return {
         "item_ids": items[:, :-1],
         "valid_mask": np.ones([64, 5], bool),
-        "masked_positions": np.tile(np.arange(5, dtype=np.int32), [64, 1]),
         "masked_item_ids": items[:, 1:],
         "masked_weights": np.ones([64, 5], np.float32),
     }

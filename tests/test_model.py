@@ -27,6 +27,7 @@ NEWEST = dataclasses.replace(PRE, positions="from_newest")
 DISTANCES = dataclasses.replace(NEWEST, relative_distances=3)
 CAUSAL = dataclasses.replace(TWO_LAYERS, attention="causal")
 CAUSAL_NEWEST = dataclasses.replace(NEWEST, attention="causal")
+CAUSAL_DISTANCES = dataclasses.replace(CAUSAL_NEWEST, relative_distances=20)
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
 EITHER_WAY = pytest.mark.parametrize("config", [TWO_LAYERS, CAUSAL], ids=["bidirectional", "causal"])
 GOLDEN_FILE = pathlib.Path(__file__).parent / "golden" / "logits.json"
@@ -135,7 +136,7 @@ def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelCon
         CAUSAL_NEWEST,
         dataclasses.replace(PRE, head_projection=False),
         DISTANCES,
-        dataclasses.replace(CAUSAL_NEWEST, relative_distances=20),
+        CAUSAL_DISTANCES,
     ],
     ids=[
         "one block",
@@ -399,6 +400,27 @@ def test_a_step_computes_what_a_call_does_with_its_dropout() -> None:
     logits = model(inputs_of(batch) | {"dropout_seed": tf.constant([model.seed, 0, 0])})
     total, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
     assert loss == pytest.approx(float(total / weight), abs=1e-5)
+
+
+@pytest.mark.parametrize("config", [DROPPING, PRE, CAUSAL_DISTANCES], ids=["with dropout", "pre", "causal distances"])
+def test_slots_need_no_names_where_all_are_asked(config: ModelConfig) -> None:
+    windows = example_batch()
+    unnamed = {
+        "item_ids": windows["item_ids"],
+        "valid_mask": windows["valid_mask"],
+        "masked_item_ids": np.roll(np.maximum(windows["item_ids"], NUM_SPECIAL_IDS), 1, axis=1),
+        "masked_weights": windows["valid_mask"].astype(np.float32),
+    }
+    named = unnamed | {"masked_positions": np.tile(np.arange(7, dtype=np.int32), [4, 1])}
+    loss, updates = updates_of_one_step(config, named, jit_compile=False)
+    same_loss, same_updates = updates_of_one_step(config, unnamed, jit_compile=False)
+    assert same_loss == pytest.approx(loss, abs=1e-6)
+    for update, same in zip(updates, same_updates, strict=True):
+        np.testing.assert_allclose(same, update, atol=1e-6)
+    model = random_model(config)
+    np.testing.assert_allclose(
+        model({name: unnamed[name] for name in ("item_ids", "valid_mask")}), model(inputs_of(named)), atol=1e-6
+    )
 
 
 def test_filled_up_rows_change_nothing() -> None:

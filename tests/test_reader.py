@@ -85,19 +85,19 @@ def assert_same(one: list[Batch], other: list[Batch]) -> None:
 
 
 def records_of(batches: list[Batch]) -> list[tuple[tuple[int, ...], ...]]:
-    """Window, masked slots and masked items of each row that is no filling, in their order."""
-    return [
-        (tuple(items[valid].tolist()), tuple(slots[weights > 0].tolist()), tuple(masked[weights > 0].tolist()))
-        for batch in batches
-        for items, valid, slots, masked, weights in zip(
-            *(
-                batch[name]
-                for name in ("item_ids", "valid_mask", "masked_positions", "masked_item_ids", "masked_weights")
-            ),
-            strict=True,
-        )
-        if valid.any()
-    ]
+    """Window, masked slots (all, where a batch names none) and their items of each row that is no filling, in order."""
+    found = []
+    for batch in batches:
+        every_slot = np.broadcast_to(np.arange(batch["item_ids"].shape[1]), batch["item_ids"].shape)
+        names = ("item_ids", "valid_mask", "masked_positions", "masked_item_ids", "masked_weights")
+        whole = {"masked_positions": every_slot} | batch
+        for items, valid, slots, masked, weights in zip(*(whole[name] for name in names), strict=True):
+            if valid.any():
+                asked = weights > 0
+                found.append(
+                    (tuple(items[valid].tolist()), tuple(slots[asked].tolist()), tuple(masked[asked].tolist()))
+                )
+    return found
 
 
 def stored(data_dir: pathlib.Path) -> Counter[tuple[tuple[int, ...], ...]]:
@@ -378,8 +378,9 @@ def test_next_items_are_those_of_every_window_once_a_pass(
     assert sum(bucket.instances for bucket in next_item_buckets) == len(windows)
     empty = sum((~batch["valid_mask"].any(axis=1)).sum() for batch in batches[:number])
     assert empty == alone + number * BATCH_SIZE - len(windows)
+    assert not any("masked_positions" in batch for batch in batches), "all slots are asked"
     shapes = {(bucket.length, bucket.length) for bucket in next_item_buckets}
-    assert {(batch["item_ids"].shape[1], batch["masked_positions"].shape[1]) for batch in batches} == shapes
+    assert {(batch["item_ids"].shape[1], batch["masked_item_ids"].shape[1]) for batch in batches} == shapes
     assert max(shapes) == (CONFIG.data.max_seq_length - 1,) * 2
     for batch in batches:
         np.testing.assert_array_equal(batch["masked_weights"] > 0, batch["valid_mask"])

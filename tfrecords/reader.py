@@ -110,8 +110,9 @@ def training_batches(
     shapes of `buckets`, filled up with empty rows at the end of a pass.
 
     Asked for the "next" items nothing is masked: of a window x_1 ... x_n the slots hold x_1 ... x_(n-1), and each is to
-    predict the item after it, so that the "masked" slots are all slots, and their items x_2 ... x_n. The instances of a
-    window would all be the same, so a pass holds each window once. A window of one item becomes an empty row.
+    predict the item after it: the "masked" items are x_2 ... x_n, and `masked_positions`, being all, are left out. The
+    instances of a window would all be the same, so a pass holds each window once. A window of one item becomes an empty
+    row.
 
     Asked for the "last" item, each instance is the window's first items, two to all of them, any number as likely, and
     the last of these alone is masked: what serving asks, at every place of a history. Cuts are new in every pass. How
@@ -129,8 +130,8 @@ def training_batches(
         asked: what for; but for "masked", the records' masks and `vocabulary_size` count for nothing.
 
     Returns:
-        Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions and masked_item_ids int32 [B, P],
-        masked_weights float32 [B, P].
+        Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions (but for "next") and masked_item_ids
+        int32 [B, P], masked_weights float32 [B, P].
     """
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.splits["train"] if shard.records]
     steps = steps_per_pass(buckets, batch_size)
@@ -178,8 +179,7 @@ def training_batches(
         if redrawn:
             return {"item_ids": item_ids, "place": place}
         if asked == "next":
-            slots = tf.range(tf.size(item_ids) - 1)
-            return {"item_ids": item_ids[:-1], "masked_positions": slots, "masked_item_ids": item_ids[1:]}
+            return {"item_ids": item_ids[:-1], "masked_item_ids": item_ids[1:]}
         last = draw_cut(tf.size(item_ids), hashed_bits(seed, epoch, place)) - 1
         shown = tf.concat([item_ids[:last], [MASK_ID]], axis=0)
         return {"item_ids": shown, "masked_positions": last[None], "masked_item_ids": item_ids[last, None]}
