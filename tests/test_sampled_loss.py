@@ -137,7 +137,7 @@ def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool
 def test_it_learns(loss: str, attention: str) -> None:
     model, batch = ring_model(loss, jit_compile=True, attention=attention)
     model.fit(tf.data.Dataset.from_tensors(batch).repeat(1250), verbose=0)
-    inputs = {name: tf.constant(batch[name]) for name in ("item_ids", "valid_mask", "masked_positions")}
+    inputs = {name: tf.constant(values) for name, values in batch.items()}
     assert np.mean(np.argmax(model(inputs), axis=2) == batch["masked_item_ids"]) > 0.9
 
 
