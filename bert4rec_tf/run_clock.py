@@ -9,6 +9,7 @@ from bert4rec_tf.model_dir import Progress
 from bert4rec_tf.steps import StepSums
 
 _PACE_STEPS = 10  # steps before the pace is believed
+_PACE_MARK_SHARE = 0.01  # of the steps that the pace is of, from mark to mark: a long run keeps hundreds, not all
 _CALL_SECONDS = 0.5
 
 
@@ -81,7 +82,7 @@ class RunClock:
     def after_steps(self, sums: StepSums) -> None:
         """Counts them."""
         self.step += sums.steps
-        self._pace_marks.append((self.step, time.monotonic()))
+        self._mark_pace()
         self._step_seconds = sums.seconds / sums.steps
         left = self.seconds_left()
         pace = self._pace()
@@ -101,6 +102,11 @@ class RunClock:
 
     def _begin_pace(self) -> None:
         self._pace_marks = [(self.step, time.monotonic())]
+
+    def _mark_pace(self) -> None:
+        begun, last = self._pace_marks[0][0], self._pace_marks[-1][0]
+        if self.step - last >= _PACE_MARK_SHARE * (self.step - begun):
+            self._pace_marks.append((self.step, time.monotonic()))
 
     def _pace(self) -> float | None:
         """Seconds a step, since the run was taken up or the last stage began; None before it is known.
