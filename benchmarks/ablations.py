@@ -1,6 +1,9 @@
-"""The paper's ablations (Table 5, Figures 2 to 4), each trained with the same budget.
+"""The paper's ablations (Table 5, N of Table 4, d and the masking rate of Figures 3 and 4), each with the same steps.
 
-python benchmarks/ablations.py --input=ml-1m.txt --config=configs/ml-1m.json --steps=2000 --work_dir=/tmp/ablations
+python benchmarks/ablations.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m.json --steps=400 \
+    --work_dir=/tmp/ablations
+
+It ranks the validation split: nothing is chosen on the test. results_table.py makes the table of what it leaves.
 """
 
 import json
@@ -11,52 +14,72 @@ from typing import Any
 
 from absl import app, flags
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from bert4rec_tf.config import Config, read_settings
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+_DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
 _INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecords.py takes it", required=True)
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings: what the ablations change", required=True)
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config, for all of them; repeatable")
 _STEPS = flags.DEFINE_integer("steps", None, "of each training", required=True)
 _ONLY = flags.DEFINE_list("only", [], "names of ablations; without: all")
 _WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is there is gone on with", required=True)
+_RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where ablations-DATASET.json goes")
 
-# Name -> what it sets. Records are built anew only for settings of `data` and `masking`.
+# Name -> what it sets; the names are those of results/published_ablations.json. Records are built anew only for
+# settings of `data` and `masking`.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as configured": {},
     "without positions": {"model.positions": "none"},
     "without feed-forward": {"model.feed_forward": False},
     "without layer norm": {"model.layer_norm": "none"},
     "without residuals": {"model.residual": False},
-    "without dropout": {"model.dropout": 0, "model.attention_dropout": 0},
-    **{f"{layers} layers": {"model.num_layers": layers} for layers in (1, 3, 4)},
-    **{f"{heads} heads": {"model.num_heads": heads} for heads in (1, 4, 8)},
-    **{f"d = {size}": {"model.hidden_size": size} for size in (16, 32, 128)},
-    **{f"masking rate {rate}": {"masking.masking_rates": rate} for rate in (0.1, 0.4, 0.6, 0.8)},
-    **{f"N = {length}": {"data.max_seq_length": length} for length in (10, 20, 50)},
-    "last-item instances alone": {"masking.duplicate_factor": 0, "masking.last_item_instances": 1},
+    "without dropout": {"model.dropout": 0.0, "model.attention_dropout": 0.0},
+    **{f"layers = {layers}": {"model.num_layers": layers} for layers in (1, 2, 3, 4)},
+    **{f"heads = {heads}": {"model.num_heads": heads} for heads in (1, 2, 4, 8)},
+    **{f"N = {length}": {"data.max_seq_length": length} for length in (10, 20, 30, 50, 100, 200)},
+    **{f"d = {size}": {"model.hidden_size": size} for size in (16, 32, 64, 128)},
+    **{f"masking rate = {rate}": {"masking.masking_rates": [rate]} for rate in (0.1, 0.2, 0.4, 0.6, 0.8)},
+    "last-item instances alone": {"masking.duplicate_factor": 0},
     "left to right": {"model.attention": "causal"},
 }
 
 
 def main(_: list[str]) -> None:
-    """Each in turn; prints a table, and keeps it as ablations.json."""
-    work = pathlib.Path(_WORK.value)
+    """Each in turn, but for those that change nothing; the file grows with each."""
     unknown = set(_ONLY.value) - set(ABLATIONS)
     if unknown:
         sys.exit(f"error: --only takes {', '.join(ABLATIONS)}. Received: {', '.join(unknown)}")
-    found: dict[str, Any] = {}
-    print(f"| | NDCG@10, all items | NDCG@10, negatives | seconds |\n|{'---|' * 4}")
+    base = Config.from_dict(read_settings(_CONFIG.value, _SET.value)).to_dict()
+    results = pathlib.Path(_RESULTS.value) / f"ablations-{_DATASET.value}.json"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {
+        "dataset": _DATASET.value,
+        "config": pathlib.Path(_CONFIG.value).name,
+        "set": _SET.value,
+        "steps": _STEPS.value,
+        "ablations": {},
+    }
     for name, changes in ABLATIONS.items():
-        if _ONLY.value and name not in _ONLY.value:
+        changed = [path for path, value in changes.items() if _at(base, path) != value]
+        if (_ONLY.value and name not in _ONLY.value) or (changes and not changed):
             continue
-        found[name] = run(work, name, changes)
-        shown = [found[name][protocol]["ndcg@10"] for protocol in ("full", "sampled")]
-        seconds = found[name]["model"]["training"]["elapsed_seconds"]
-        print(f"| {name} | {shown[0]:.4f} | {shown[1]:.4f} | {seconds:.0f} |", flush=True)
-        (work / "ablations.json").write_text(json.dumps(found, indent=1) + "\n")
+        metrics = run(pathlib.Path(_WORK.value), name, changes)
+        found["hardware"], found["users"] = metrics["hardware"], metrics["users"]
+        found["ablations"][name] = {
+            "full": metrics["full"],
+            "sampled": metrics["sampled"],
+            "seconds": metrics["model"]["training"]["elapsed_seconds"],
+        }
+        results.write_text(json.dumps(found, indent=1) + "\n")
+        shown = [metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")]
+        print(f"{name}: NDCG@10 {shown[0]:.4f} over all items, {shown[1]:.4f} over the negatives", flush=True)
 
 
 def run(work: pathlib.Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Records where they are new, training, and the metrics of the validation split: nothing is chosen on the test."""
+    """Records where they are new, training, and the metrics of the validation split."""
     assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
     of_records = [assignment for assignment in assignments if assignment.startswith(("data.", "masking."))]
     folder = "-".join(["records", *of_records]).replace("/", "_").replace(" ", "")
@@ -69,7 +92,7 @@ def run(work: pathlib.Path, name: str, changes: dict[str, Any]) -> dict[str, Any
         config,
         *flagged(of_records),
     )
-    steps = [f"training.num_steps={_STEPS.value}", f"training.steps_per_epoch={max(1, _STEPS.value // 4)}"]
+    steps = [f"training.num_steps={_STEPS.value}", f"training.steps_per_epoch={_STEPS.value}"]
     where = [f"--data_dir={work / folder}", f"--model_dir={model}"]
     command("train.py", *where, config, *flagged([*assignments, *steps]))
     command("evaluate.py", *where, "--split=validation", f"--output={metrics}")
@@ -86,6 +109,11 @@ def command(*arguments: str) -> None:
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
+
+
+def _at(settings: dict[str, dict[str, Any]], path: str) -> Any:
+    section, _, field = path.partition(".")
+    return settings[section][field]
 
 
 if __name__ == "__main__":

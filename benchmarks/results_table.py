@@ -1,7 +1,7 @@
-"""Writes the README's tables of results from the files under results/.
+"""Makes tables of the files under results/: of runs for README.md, of ablations for benchmarks/README.md.
 
 python benchmarks/results_table.py          shows them
-python benchmarks/results_table.py --write  puts them into README.md
+python benchmarks/results_table.py --write  puts them there
 """
 
 import json
@@ -17,14 +17,24 @@ _METRICS = (("full", "hr@10"), ("full", "ndcg@10"), ("sampled", "hr@10"), ("samp
 
 
 def main(_: list[str]) -> None:
-    """Every dataset of which there is a run."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for dataset in sorted({run["run"]["dataset"] for run in runs()}):
-        print(table(dataset))
-        text = with_table(text, dataset)
-    if _WRITE.value:
-        readme.write_text(text, encoding="utf-8")
+    """Every dataset of which there is a run, or ablations."""
+    for path, tables in pages().items():
+        text = path.read_text(encoding="utf-8")
+        for name, rows in tables.items():
+            print(rows)
+            text = with_table(text, name, rows)
+        if _WRITE.value:
+            path.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[pathlib.Path, dict[str, str]]:
+    """The files that hold tables: of each table its markers' name and its rows."""
+    datasets = sorted({run["run"]["dataset"] for run in runs()})
+    ablated = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("ablations-*.json"))]
+    return {
+        ROOT / "README.md": {f"results: {dataset}": table(dataset) for dataset in datasets},
+        ROOT / "benchmarks" / "README.md": {f"ablations: {run['dataset']}": ablations(run) for run in ablated},
+    }
 
 
 def runs() -> list[dict[str, Any]]:
@@ -53,14 +63,30 @@ def table(dataset: str) -> str:
     return "\n".join(lines)
 
 
-def with_table(text: str, dataset: str) -> str:
-    """The README with this dataset's table between its markers."""
-    begin, end = f"<!-- results: {dataset} -->", "<!-- end -->"
+def ablations(run: dict[str, Any]) -> str:
+    """Each change beside the paper's: NDCG@10 over the negatives, and what the change makes of it."""
+    published = json.loads((ROOT / "results" / "published_ablations.json").read_text()).get(run["dataset"], {})
+    unchanged = run["ablations"]["as configured"]["sampled"]["ndcg@10"]
+    lines = [
+        "| | paper: NDCG@10 | change | here: NDCG@10 | change | all items | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in run["ablations"].items():
+        here, paper = row["sampled"]["ndcg@10"], published.get(name)
+        cells = [_number(paper), _change(paper, published.get("as configured"))]
+        cells += [_number(here), _change(here, unchanged), _number(row["full"]["ndcg@10"])]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['seconds'] / 60:.1f} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, name: str, rows: str) -> str:
+    """The text with these rows between the markers of this name."""
+    begin, end = f"<!-- {name} -->", "<!-- end -->"
     before, found, after = text.partition(begin)
     _, closed, after = after.partition(end)
     if not (found and closed):
-        raise SystemExit(f"error: README.md must hold {begin} and, behind it, {end}. Received: neither or one")
-    return f"{before}{begin}\n{table(dataset)}\n{end}{after}"
+        raise SystemExit(f"error: the page must hold {begin} and, behind it, {end}. Received: neither or one")
+    return f"{before}{begin}\n{rows}\n{end}{after}"
 
 
 def _measured(same: list[dict[str, Any]], protocol: str, name: str) -> str:
@@ -68,6 +94,10 @@ def _measured(same: list[dict[str, Any]], protocol: str, name: str) -> str:
     values = [run[protocol][name] for run in same]
     low, high = (min(values), max(values)) if len(same) > 1 else same[0][protocol]["ci95"][name]
     return f"{_number(statistics.mean(values))} [{_number(low)}, {_number(high)}]"
+
+
+def _change(value: float | None, unchanged: float | None) -> str:
+    return "" if value is None or not unchanged else f"{value / unchanged - 1:+.0%}"
 
 
 def _number(value: float | None) -> str:

@@ -14,21 +14,33 @@ import results_table
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_the_readme_holds_the_table_of_the_files() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    datasets = {run["run"]["dataset"] for run in results_table.runs()}
-    for dataset in datasets:
-        assert results_table.with_table(text, dataset) == text, "python benchmarks/results_table.py --write"
+def test_the_pages_hold_the_tables_of_the_files() -> None:
+    for path, tables in results_table.pages().items():
+        text = path.read_text(encoding="utf-8")
+        for name, rows in tables.items():
+            assert results_table.with_table(text, name, rows) == text, "python benchmarks/results_table.py --write"
 
 
-def test_a_table_takes_its_place_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results_table, "table", lambda dataset: f"| {dataset} |")
-    once = results_table.with_table("before\n<!-- results: x -->\n<!-- end -->\nafter\n", "x")
-    assert once == "before\n<!-- results: x -->\n| x |\n<!-- end -->\nafter\n"
-    assert results_table.with_table(once, "x") == once
-    for text in ("nothing", "<!-- results: x -->\nand no end"):
+def test_a_table_takes_its_place_and_nothing_else() -> None:
+    once = results_table.with_table("before\n<!-- x -->\n<!-- end -->\nafter\n", "x", "| row |")
+    assert once == "before\n<!-- x -->\n| row |\n<!-- end -->\nafter\n"
+    assert results_table.with_table(once, "x", "| row |") == once
+    for text in ("nothing", "<!-- x -->\nand no end"):
         with pytest.raises(SystemExit, match="must hold"):
-            results_table.with_table(text, "x")
+            results_table.with_table(text, "x", "| row |")
+
+
+def test_an_ablation_stands_beside_the_papers() -> None:
+    def row(full: float, sampled: float) -> dict:
+        return {"full": {"ndcg@10": full}, "sampled": {"ndcg@10": sampled}, "seconds": 90}
+
+    run = {"dataset": "ml-1m", "ablations": {"as configured": row(0.1, 0.4), "layers = 1": row(0.09, 0.3)}}
+    run["ablations"]["not in the paper"] = row(0.2, 0.5)
+    assert results_table.ablations(run).splitlines()[2:] == [
+        "| as configured | .476 | +0% | .400 | +0% | .100 | 1.5 |",
+        "| layers = 1 | .441 | -7% | .300 | -25% | .090 | 1.5 |",
+        "| not in the paper |  |  | .500 | +25% | .200 | 1.5 |",
+    ]
 
 
 @pytest.mark.slow
