@@ -339,6 +339,12 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
     assert (difference["a"], difference["b"]) == pytest.approx((scores["popularity"], scores["optimum"]))
     assert difference["p"] < 0.001
     assert f"full ndcg@10 {difference['a']:>11.4f} {difference['b']:>8.4f} {difference['difference']:>+8.4f}" in printed
+
+
+@pytest.mark.slow
+def test_evaluate_says_what_it_cannot_rank(
+    model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     run("pipelines/make_tfrecords.py", "--dataset=synthetic:num_users=50", f"--output_dir={tmp_path / 'other'}")
     other = run("evaluate.py", f"--model_dir={model_dir}", f"--data_dir={tmp_path / 'other'}", code=2)
     assert "its own vocabulary" in other
