@@ -17,6 +17,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from bert4rec_tf.config import Config, read_settings
+from bert4rec_tf.errors import InputError, command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
@@ -24,7 +25,7 @@ _INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecord
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings: what the ablations change", required=True)
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config, for all of them; repeatable")
 _STEPS = flags.DEFINE_integer("steps", None, "of each training", required=True)
-_ONLY = flags.DEFINE_list("only", [], "names of ablations; without: all")
+_ONLY = flags.DEFINE_list("only", [], "names of ablations, beside 'as configured'; without: all")
 _WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is there is gone on with", required=True)
 _RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where ablations-DATASET.json goes")
 
@@ -41,18 +42,19 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     **{f"heads = {heads}": {"model.num_heads": heads} for heads in (1, 2, 4, 8)},
     **{f"N = {length}": {"data.max_seq_length": length} for length in (10, 20, 30, 50, 100, 200)},
     **{f"d = {size}": {"model.hidden_size": size} for size in (16, 32, 64, 128)},
-    **{f"masking rate = {rate}": {"masking.masking_rates": [rate]} for rate in (0.1, 0.2, 0.4, 0.6, 0.8)},
+    **{f"masking rate = {rate}": {"masking.masking_rates": rate} for rate in (0.1, 0.2, 0.4, 0.6, 0.8)},
     "last-item instances alone": {"masking.duplicate_factor": 0},
     "left to right": {"model.attention": "causal"},
 }
 
 
-def main(_: list[str]) -> None:
+@command
+def main() -> None:
     """Each in turn, but for those that change nothing; the file grows with each."""
     unknown = set(_ONLY.value) - set(ABLATIONS)
     if unknown:
-        sys.exit(f"error: --only takes {', '.join(ABLATIONS)}. Received: {', '.join(unknown)}")
-    base = Config.from_dict(read_settings(_CONFIG.value, _SET.value)).to_dict()
+        raise InputError(f"--only takes {', '.join(ABLATIONS)}. Received: {', '.join(unknown)}")
+    unchanged = configured(_SET.value)
     results = pathlib.Path(_RESULTS.value) / f"ablations-{_DATASET.value}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
@@ -63,10 +65,11 @@ def main(_: list[str]) -> None:
         "ablations": {},
     }
     for name, changes in ABLATIONS.items():
-        changed = [path for path, value in changes.items() if _at(base, path) != value]
-        if (_ONLY.value and name not in _ONLY.value) or (changes and not changed):
+        assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
+        asked = not _ONLY.value or name in _ONLY.value
+        if changes and (not asked or configured(assignments) == unchanged):
             continue
-        metrics = run(pathlib.Path(_WORK.value), name, changes)
+        metrics = run(pathlib.Path(_WORK.value), name, assignments)
         found["hardware"], found["users"] = metrics["hardware"], metrics["users"]
         found["ablations"][name] = {
             "full": metrics["full"],
@@ -78,14 +81,18 @@ def main(_: list[str]) -> None:
         print(f"{name}: NDCG@10 {shown[0]:.4f} over all items, {shown[1]:.4f} over the negatives", flush=True)
 
 
-def run(work: pathlib.Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+def configured(assignments: list[str]) -> Config:
+    """What --config and these come to."""
+    return Config.from_dict(read_settings(_CONFIG.value, assignments))
+
+
+def run(work: pathlib.Path, name: str, assignments: list[str]) -> dict[str, Any]:
     """Records where they are new, training, and the metrics of the validation split."""
-    assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
     of_records = [assignment for assignment in assignments if assignment.startswith(("data.", "masking."))]
     folder = "-".join(["records", *of_records]).replace("/", "_").replace(" ", "")
     model, metrics = work / name.replace(" ", "_"), work / f"{name.replace(' ', '_')}.json"
     config = f"--config={_CONFIG.value}"
-    command(
+    call(
         "pipelines/make_tfrecords.py",
         f"--input={_INPUT.value}",
         f"--output_dir={work / folder}",
@@ -94,8 +101,8 @@ def run(work: pathlib.Path, name: str, changes: dict[str, Any]) -> dict[str, Any
     )
     steps = [f"training.num_steps={_STEPS.value}", f"training.steps_per_epoch={_STEPS.value}"]
     where = [f"--data_dir={work / folder}", f"--model_dir={model}"]
-    command("train.py", *where, config, *flagged([*assignments, *steps]))
-    command("evaluate.py", *where, "--split=validation", f"--output={metrics}")
+    call("train.py", *where, config, *flagged([*assignments, *steps]))
+    call("evaluate.py", *where, "--split=validation", f"--output={metrics}")
     return json.loads(metrics.read_text())
 
 
@@ -104,16 +111,11 @@ def flagged(assignments: list[str]) -> list[str]:
     return [f"--set={assignment}" for assignment in assignments]
 
 
-def command(*arguments: str) -> None:
+def call(*arguments: str) -> None:
     """Runs a command of the project, and ends with it if it fails."""
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
-
-
-def _at(settings: dict[str, dict[str, Any]], path: str) -> Any:
-    section, _, field = path.partition(".")
-    return settings[section][field]
 
 
 if __name__ == "__main__":
