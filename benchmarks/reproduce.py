@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
 _INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecords.py takes it", required=True)
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; its name is the results'", required=True)
+_SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable, named in the results")
 _SEEDS = flags.DEFINE_integer("seeds", 1, "how many, from --first_seed", lower_bound=1)
 _FIRST = flags.DEFINE_integer("first_seed", 1, "the first one", lower_bound=0)
 _LIMIT = flags.DEFINE_float("time_limit_minutes", None, "of each training; without, all of training.num_steps")
@@ -32,12 +33,14 @@ def main(_: list[str]) -> None:
 
 def reproduce(seed: int) -> str:
     """One run. Records and negatives are the same for all; masks drawn anew, weights and order follow the seed."""
-    name = f"{pathlib.Path(_CONFIG.value).stem}-seed{seed}"
+    changes = [assignment.split(".", 1)[-1] for assignment in _SET.value]
+    name = "-".join([pathlib.Path(_CONFIG.value).stem, *changes, f"seed{seed}"])
     work, seconds = pathlib.Path(_WORK.value), {}
-    config, model, metrics_file = f"--config={_CONFIG.value}", work / name, work / f"{name}.json"
+    model, metrics_file = work / name, work / f"{name}.json"
+    config = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
     steps = {
-        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={work / 'data'}", config],
-        "training": ["train.py", f"--data_dir={work / 'data'}", f"--model_dir={model}", config],
+        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={work / 'data'}", *config],
+        "training": ["train.py", f"--data_dir={work / 'data'}", f"--model_dir={model}", *config],
         "evaluation": ["evaluate.py", f"--data_dir={work / 'data'}", f"--model_dir={model}"],
     }
     steps["training"].append(f"--set=training.seed={seed}")
@@ -56,6 +59,7 @@ def reproduce(seed: int) -> str:
     metrics["run"] = {
         "dataset": _DATASET.value,
         "config": pathlib.Path(_CONFIG.value).name,
+        "set": _SET.value,
         "seed": seed,
         "time_limit_minutes": _LIMIT.value,
         "seconds": seconds,

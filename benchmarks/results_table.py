@@ -13,6 +13,7 @@ from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _WRITE = flags.DEFINE_bool("write", False, "into README.md, between its markers")
+_HELD_OUT = {True: "held out", False: "trained on"}  # of the most users, at least
 _METRICS = (("full", "hr@10"), ("full", "ndcg@10"), ("sampled", "hr@10"), ("sampled", "ndcg@10"))
 
 
@@ -40,27 +41,35 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
 def runs() -> list[dict[str, Any]]:
     """The runs that `reproduce.py` left, by configuration and seed."""
     found = [json.loads(path.read_text()) for path in (ROOT / "results").glob("*-seed*.json")]
-    return sorted((run for run in found if "run" in run), key=lambda run: (run["run"]["config"], run["run"]["seed"]))
+    return sorted((run for run in found if "run" in run), key=lambda run: (_name(run), run["run"]["seed"]))
 
 
 def table(dataset: str) -> str:
     """Our configurations, each over its seeds, above what was published."""
     lines = [
-        "| | all items: HR@10 | NDCG@10 | 100 negatives: HR@10 | NDCG@10 | training |",
-        "|---|---|---|---|---|---|",
+        "| | validation item | all items: HR@10 | NDCG@10 | 100 negatives: HR@10 | NDCG@10 | training |",
+        "|---|---|---|---|---|---|---|",
     ]
     ours = [run for run in runs() if run["run"]["dataset"] == dataset]
-    for config in sorted({run["run"]["config"] for run in ours}):
-        same = [run for run in ours if run["run"]["config"] == config]
+    for name in sorted({_name(run) for run in ours}):
+        same = [run for run in ours if _name(run) == name]
         minutes = statistics.mean(run["run"]["seconds"]["training"] for run in same) / 60
         seeds = f"{len(same)} seeds" if len(same) > 1 else f"seed {same[0]['run']['seed']}"
         cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
-        lines.append(f"| **`configs/{config}`** ({seeds}) | {cells} | {minutes:.0f} min |")
+        counts = same[0]["data"]["counts"]
+        held_out = _HELD_OUT[counts["validated_users"] == counts["evaluated_users"]]
+        lines.append(f"| **{name}** ({seeds}) | {held_out} | {cells} | {minutes:.0f} min |")
     for published in json.loads((ROOT / "results" / "published.json").read_text()):
         if published["dataset"] == dataset:
             cells = " | ".join(_number(published.get(protocol, {}).get(name)) for protocol, name in _METRICS)
-            lines.append(f"| {published['name']} ({published['source']}) | {cells} | |")
+            held_out = _HELD_OUT[published["validation_held_out"]] if "validation_held_out" in published else ""
+            lines.append(f"| {published['name']} ({published['source']}) | {held_out} | {cells} | |")
     return "\n".join(lines)
+
+
+def _name(run: dict[str, Any]) -> str:
+    """What was trained: the configuration's file, and the settings over it."""
+    return ", ".join([f"`configs/{run['run']['config']}`", *(f"`{setting}`" for setting in run["run"].get("set", []))])
 
 
 def ablations(run: dict[str, Any]) -> str:

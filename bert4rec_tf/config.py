@@ -36,6 +36,9 @@ class DataConfig:
     # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
     split_time: float | None = None  # in the unit of the log's timestamps; seconds since 1970 where these are dates
+    # Of the users: whose validation target is held out; the others' is trained on, as are all in the authors' code
+    # (Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). The test target is held out of all.
+    validation_share: float = 1.0
     # Of the windows, only those with an event at or after this time are trained on, in the same unit; None: all. All
     # else stays that of the whole log: vocabulary, counts, split, evaluated users.
     train_since: float | None = None
@@ -57,6 +60,7 @@ class DataConfig:
             (self.split == "temporal") == (self.split_time is not None and math.isfinite(self.split_time)),
             "a finite number with split=temporal, and null without",
         )
+        _check(self, "validation_share", 0 < self.validation_share <= 1, "above 0 and at most 1")
         _check(self, "train_since", self.train_since is None or math.isfinite(self.train_since), "a finite number")
         _check(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
         _check(self, "num_negatives", 0 <= self.num_negatives, "at least 0")

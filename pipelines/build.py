@@ -184,6 +184,12 @@ def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts, data: Data
 
 
 def _check_counts(counted: ShardCounts, config: Config) -> None:
+    if config.data.validation_share < 1 and counted.evaluated_users and not counted.validated_users:
+        raise InputError(
+            "data.validation_share must leave a user to validate. Received: "
+            f"{config.data.validation_share}, which leaves none; {counted.evaluated_users:,} are tested. "
+            "Fix: a larger share"
+        )
     if config.data.split == "temporal":
         if not (counted.training_events.any() and counted.validated_users and counted.evaluated_users):
             raise InputError(

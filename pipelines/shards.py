@@ -56,7 +56,7 @@ class ShardCounts:
 
 def count_shard(users: ShardSequences, config: Config, num_items: int) -> ShardCounts:
     """Splits a shard's sequences and counts, without masking or writing."""
-    split = split_sequences(users.sequences, users.early_events, config.data)
+    split = split_sequences(users.sequences, users.early_events, users.user_keys, config.data)
     windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
     trained_on = windows.reaching(users.old_events)
     return ShardCounts(
@@ -91,7 +91,7 @@ class ShardBuilder:
     def build(self, users: ShardSequences) -> "BuiltShard":
         """Writes the shard's three files."""
         sequences = Ragged(self.ids[users.sequences.values], users.sequences.offsets)
-        split = split_sequences(sequences, users.early_events, self.config.data)
+        split = split_sequences(sequences, users.early_events, users.user_keys, self.config.data)
         records, histogram = self._mask(split, users)
         seed = self.config.data.seed
         return BuiltShard(

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 
 from bert4rec_tf.config import DataConfig
+from pipelines.hashed_random import hashed_uniform
 from tfrecords.schema import Ragged, take_slices
 
 MIN_EVALUATED_EVENTS = 3  # leave-one-out: one to train on, one to validate, one to test
+_VALIDATED = 2**40  # sets the draw of the validated users apart from those of windows and negatives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,41 +41,46 @@ class Split:
     test: Targets
 
 
-def split_sequences(sequences: Ragged, early_events: np.ndarray, data: DataConfig) -> Split:
-    """Splits by `data.split`.
+def split_sequences(sequences: Ragged, early_events: np.ndarray, user_keys: np.ndarray, data: DataConfig) -> Split:
+    """Splits by `data.split`; who is validated is drawn by user.
 
     Args:
         sequences: items of each user, oldest first.
         early_events: int64 [users], how many of them came before `data.split_time`.
+        user_keys: uint64 [users].
         data: of the pipeline.
     """
-    return temporal(sequences, early_events) if data.split == "temporal" else leave_one_out(sequences)
+    drawn = hashed_uniform(data.seed, user_keys, _VALIDATED) < data.validation_share
+    return temporal(sequences, early_events, drawn) if data.split == "temporal" else leave_one_out(sequences, drawn)
 
 
-def leave_one_out(sequences: Ragged) -> Split:
+def leave_one_out(sequences: Ragged, drawn: np.ndarray) -> Split:
     """The last item of each user is the test target, the one before it the validation target, the rest is training.
 
-    The history at test includes the validation item. Users with fewer than three events are trained on, not evaluated.
+    Only who is `drawn`, bool [users], is validated; the others' validation target is trained on. The history at test
+    includes it. Users with fewer than three events are trained on, not evaluated.
     """
     lengths = sequences.lengths
-    evaluated = lengths >= MIN_EVALUATED_EVENTS
-    users = np.flatnonzero(evaluated)
+    tested = lengths >= MIN_EVALUATED_EVENTS
+    validated = tested & drawn
+    test_users, validation_users = np.flatnonzero(tested), np.flatnonzero(validated)
     return Split(
-        take_slices(sequences.values, sequences.offsets[:-1], lengths - 2 * evaluated),
-        validation=_targets(sequences, users, lengths[users] - 2),
-        test=_targets(sequences, users, lengths[users] - 1),
+        take_slices(sequences.values, sequences.offsets[:-1], lengths - tested - validated),
+        validation=_targets(sequences, validation_users, lengths[validation_users] - 2),
+        test=_targets(sequences, test_users, lengths[test_users] - 1),
     )
 
 
-def temporal(sequences: Ragged, early_events: np.ndarray) -> Split:
+def temporal(sequences: Ragged, early_events: np.ndarray, drawn: np.ndarray) -> Split:
     """What came before a moment is trained on, and its last item of each user is the validation target.
 
-    Users with one event before the moment are trained on, not validated. The test target is the last item of each user
-    who came at or after the moment, its history all before it, later items too: among them are users of whom nothing
-    was trained on. (No part of the paper.)
+    Only who is `drawn`, bool [users], is validated; the others' validation target is trained on, as is the event of
+    users with one before the moment. The test target is the last item of each user who came at or after the moment,
+    its history all before it, later items too: among them are users of whom nothing was trained on. (No part of the
+    paper.)
     """
     lengths = sequences.lengths
-    validated = early_events >= 2
+    validated = (early_events >= 2) & drawn
     validation_users = np.flatnonzero(validated)
     test_users = np.flatnonzero((lengths > early_events) & (lengths >= 2))
     return Split(

@@ -152,6 +152,7 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (TIMED_LOG, ["--format=csv", "--train_since=soon"], ["--train_since", "'soon'"]),
         (TIMED_LOG, ["--format=csv", "--train_since=4"], ["--train_since", "4, which leaves none of 20"]),
         (TIMED_LOG, ["--format=csv", "--train_since=1e40"], ["--train_since", "1e+40, which leaves none of 20"]),
+        (GOOD_LOG, ["--set=data.validation_share=1e-9"], ["validation_share", "20 are tested"]),
         (GOOD_LOG + "u\n", ["--max_bad_fraction=0.008"], ["1 bad rows of 121", "--max_bad_fraction=0.009"]),
         (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),

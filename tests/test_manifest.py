@@ -42,13 +42,16 @@ def test_the_file_gives_the_manifest_back(data_dir: pathlib.Path) -> None:
     assert manifest.records("test") == LOG.num_users
 
 
-def test_a_setting_younger_than_a_directory_leaves_its_sha256_alone(data_dir: pathlib.Path) -> None:
+@pytest.mark.parametrize("setting", [{"train_since": 3.0}, {"validation_share": 0.5}], ids=str)
+def test_a_setting_younger_than_a_directory_leaves_its_sha256_alone(
+    data_dir: pathlib.Path, setting: dict[str, float]
+) -> None:
     manifest = Manifest.load(data_dir)
-    assert "train_since" not in json.loads(manifest.to_bytes())["config"]["data"]
-    data = dataclasses.replace(manifest.config.data, train_since=3.0)
-    since = dataclasses.replace(manifest, config=dataclasses.replace(manifest.config, data=data))
-    assert Manifest.from_bytes(since.to_bytes(), "here") == since
-    assert since.sha256() != manifest.sha256()
+    assert not setting.keys() & json.loads(manifest.to_bytes())["config"]["data"].keys()
+    data = dataclasses.replace(manifest.config.data, **setting)
+    younger = dataclasses.replace(manifest, config=dataclasses.replace(manifest.config, data=data))
+    assert Manifest.from_bytes(younger.to_bytes(), "here") == younger
+    assert younger.sha256() != manifest.sha256()
 
 
 def test_the_directory_as_written_is_verified(data_dir: pathlib.Path) -> None:

@@ -68,7 +68,7 @@ CONFIGS = [
     {"duplicates": "first", "min_item_events": 50, "min_user_events": 25, "num_shards": 3},
     {"duplicates": "last", "tie_order": "input", "min_rating": 3},
     {"duplicates": "keep", "split": "temporal", "split_time": 30.0, "max_seq_length": 5, "sliding_window": 0.2},
-    {"train_since": 40.5, "max_seq_length": 6},
+    {"train_since": 40.5, "max_seq_length": 6, "validation_share": 0.4},
     {"train_since": 20.0, "split": "temporal", "split_time": 30.0, "tie_order": "input", "max_seq_length": 5},
 ]
 

@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from bert4rec_tf.config import Config
+from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
 from tfrecords.schema import SCHEMA_VERSION
@@ -14,6 +14,7 @@ from tfrecords.writer import Shard
 
 MANIFEST_FILE = "manifest.json"
 BAD_ROWS_FILE = "bad_rows.jsonl"
+_LATER_SETTINGS = ("train_since", "validation_share")  # kept where set: a directory older than these keeps its sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,9 @@ class Manifest:
         """The file's content, the same for the same records."""
         settings = self.config.to_dict()
         config = {"data": settings["data"], "masking": settings["masking"]}
-        if config["data"]["train_since"] is None:  # a directory older than this setting keeps its sha256
-            del config["data"]["train_since"]
+        for name in _LATER_SETTINGS:
+            if config["data"][name] == getattr(DataConfig, name):
+                del config["data"][name]
         values = dataclasses.asdict(self) | {"config": config}
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
