@@ -113,6 +113,9 @@ class ModelConfig:
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
     # Paper: post; pre trains at ten times the learning rate.
     layer_norm: Literal["post", "pre", "none"] = "post"
+    # Another one on the embeddings (in the authors' code, not in the paper's text). With layer_norm=pre the item itself
+    # then counts beside what attention adds to it: on a log that has few events of an item, the largest gain of all.
+    embedding_layer_norm: bool = False
     # What the paper's Table 5 leaves out, one at a time: these two, layer_norm=none, positions=none and dropout=0.
     feed_forward: bool = True
     residual: bool = True

@@ -6,13 +6,14 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
+from bert4rec_tf.layer_norm import layer_norm
 
 
 class ItemAndPositionEmbedding(tf.keras.layers.Layer):
     """h_i = v_i + p_i: a learned item embedding and a learned position embedding (paper section 3.4).
 
-    Departures from the paper's text: dropout follows the sum, as in the authors' code (whose layer norm here is left
-    out, as in the text); positions may count from the newest item.
+    Departures from the paper's text: dropout follows the sum, as in the authors' code, and with
+    `config.embedding_layer_norm` so does a layer norm, before it; positions may count from the newest item.
 
     Args:
         vocabulary_size: V.
@@ -25,6 +26,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length
         self.config = config
+        self.norm = layer_norm(config, "layer_norm") if config.embedding_layer_norm else None
         self.dropout = SeededDropout(config.dropout, salt=1, name="dropout")
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -49,15 +51,14 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         Returns:
             float32 [B, L, D].
         """
-        if self.config.positions == "none":  # an ablation of the paper (Table 5)
-            return self.dropout(tf.gather(self.item_table, item_ids), dropout_seed)
+        embedded = tf.gather(self.item_table, item_ids)
         places = tf.range(tf.shape(item_ids)[1])
         if self.config.positions == "from_oldest":
-            positions = tf.gather(self.position_table, places)
-        else:
+            embedded += tf.gather(self.position_table, places)
+        elif self.config.positions == "from_newest":
             newest = tf.reduce_sum(tf.cast(valid_mask, tf.int32), axis=1, keepdims=True) - 1
-            positions = tf.gather(self.position_table, tf.maximum(newest - places, 0))
-        return self.dropout(tf.gather(self.item_table, item_ids) + positions, dropout_seed)
+            embedded += tf.gather(self.position_table, tf.maximum(newest - places, 0))
+        return self.dropout(embedded if self.norm is None else self.norm(embedded), dropout_seed)
 
 
 def paper_initializer(config: ModelConfig) -> tf.keras.initializers.Initializer:

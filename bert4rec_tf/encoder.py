@@ -7,6 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.attention import MultiHeadAttention
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
+from bert4rec_tf.layer_norm import layer_norm
 from bert4rec_tf.projection import Projection
 
 _SALTS_OF_A_BLOCK = 10
@@ -124,10 +125,3 @@ class Encoder(tf.keras.layers.Layer):
             hidden = block(hidden, valid_mask, dropout_seed=dropout_seed)
         hidden = self.blocks[-1](hidden, valid_mask, positions, dropout_seed, slots)
         return hidden if self.final_norm is None else self.final_norm(hidden)
-
-
-def layer_norm(config: ModelConfig, name: str) -> tf.keras.layers.Layer:
-    """Layer norm over D with BERT's epsilon; what it is given where `config.layer_norm` is "none"."""
-    if config.layer_norm == "none":
-        return tf.keras.layers.Activation("linear", name=name)
-    return tf.keras.layers.LayerNormalization(epsilon=1e-12, name=name)

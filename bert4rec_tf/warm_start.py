@@ -17,6 +17,7 @@ _MUST_MATCH = (
     "num_heads",
     "feed_forward_size",
     "layer_norm",
+    "embedding_layer_norm",
     "attention",
     "positions",
     "relative_distances",

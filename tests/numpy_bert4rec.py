@@ -7,7 +7,8 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
     0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, if there
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
-    0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only
+    0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only;
+    norm_0 [2, D]                                        on the embeddings, if there
     W_P [D, D]  b_P [D]  b_O [V]                         output layer; without the first two, no projection
 """
 
@@ -37,7 +38,7 @@ def masked_logits(
     """
     # Padding takes no part in anything: here it is simply not there.
     places = np.flatnonzero(valid)
-    hidden = weights["E"][item_ids[places]] + _positions(weights, places)
+    hidden = _embedded(weights, item_ids[places], places)
     for part in _blocks(weights):
         hidden = _after(hidden, part, layer_norm, causal, residual)
     if layer_norm == "pre":
@@ -54,7 +55,7 @@ def attention_of_blocks(
     weights: Weights, item_ids: np.ndarray, layer_norm: str, causal: bool = False
 ) -> list[np.ndarray]:
     """Attention weights [h, L, L] of each block over one sequence without padding: `item_ids` int [L]."""
-    hidden, found = weights["E"][item_ids] + _positions(weights, np.arange(len(item_ids))), []
+    hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids))), []
     for part in _blocks(weights):
         asked = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
         found.append(_attention_weights(asked, part, causal))
@@ -66,6 +67,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _embedded(weights: Weights, item_ids: np.ndarray, places: np.ndarray) -> np.ndarray:
+    embedded = weights["E"][item_ids] + _positions(weights, places)
+    return _norm(embedded, weights["norm_0"]) if "norm_0" in weights else embedded
 
 
 def _positions(weights: Weights, places: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ DISTANCES = dataclasses.replace(NEWEST, relative_distances=3)
 CAUSAL = dataclasses.replace(TWO_LAYERS, attention="causal")
 CAUSAL_NEWEST = dataclasses.replace(NEWEST, attention="causal")
 CAUSAL_DISTANCES = dataclasses.replace(CAUSAL_NEWEST, relative_distances=20)
+EMBEDDING_NORM = dataclasses.replace(CAUSAL_DISTANCES, positions="none", embedding_layer_norm=True)
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
 EITHER_WAY = pytest.mark.parametrize("config", [TWO_LAYERS, CAUSAL], ids=["bidirectional", "causal"])
 GOLDEN_FILE = pathlib.Path(__file__).parent / "golden" / "logits.json"
@@ -61,6 +62,8 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     if model.config.positions != "none":
         name = "P" if model.config.positions == "from_oldest" else "P_from_newest"
         weights[name] = named["embedding/position_table"]
+    if model.config.embedding_layer_norm and model.config.layer_norm != "none":
+        weights["norm_0"] = _scale_and_shift(named, "embedding/layer_norm")
     for block in range(model.config.num_layers):
         inside = f"encoder/block_{block}"
         for layer, letters in (("query", "Q"), ("key_value", "KV")):
@@ -137,6 +140,8 @@ def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelCon
         dataclasses.replace(PRE, head_projection=False),
         DISTANCES,
         CAUSAL_DISTANCES,
+        EMBEDDING_NORM,
+        dataclasses.replace(TWO_LAYERS, embedding_layer_norm=True),
     ],
     ids=[
         "one block",
@@ -149,6 +154,8 @@ def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelCon
         "no projection",
         "distances",
         "causal distances",
+        "causal, embeddings normed",
+        "post, embeddings normed",
     ],
 )
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
