@@ -33,7 +33,7 @@ def main(_: list[str]) -> None:
 
 def reproduce(seed: int) -> str:
     """One run. Records and negatives are the same for all; masks drawn anew, weights and order follow the seed."""
-    changes = [assignment.split(".", 1)[-1] for assignment in _SET.value]
+    changes = [assignment.split(".", 1)[-1].replace("=", "-") for assignment in _SET.value]
     name = "-".join([pathlib.Path(_CONFIG.value).stem, *changes, f"seed{seed}"])
     work, seconds = pathlib.Path(_WORK.value), {}
     model, metrics_file = work / name, work / f"{name}.json"
