@@ -132,8 +132,9 @@ def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool
     assert len(of_batch) < 43, "else this shows nothing"
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax", pytest.param("gbce", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("attention", ["bidirectional", pytest.param("causal", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 def test_it_learns(loss: str, attention: str) -> None:
     model, batch = ring_model(loss, jit_compile=True, attention=attention)
     model.fit(tf.data.Dataset.from_tensors(batch).repeat(1250), verbose=0)

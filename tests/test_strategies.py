@@ -148,6 +148,7 @@ def test_mirrored_makes_the_updates_of_one_device_otherwise_too(
     assert_same_weights(mirrored, alone)
 
 
+@pytest.mark.slow  # the same sums as mirrored replicas, over the network
 def test_two_workers_make_the_updates_of_one_device(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
 ) -> None:
