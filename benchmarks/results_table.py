@@ -4,6 +4,7 @@ python benchmarks/results_table.py          shows them
 python benchmarks/results_table.py --write  puts them there
 """
 
+import itertools
 import json
 import pathlib
 import statistics
@@ -12,8 +13,8 @@ from typing import Any
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_WRITE = flags.DEFINE_bool("write", False, "into README.md, between its markers")
-_HELD_OUT = {True: "held out", False: "trained on"}  # of the most users, at least
+_WRITE = flags.DEFINE_bool("write", False, "into the pages, between their markers")
+_HELD_OUT = {True: "held out", False: "trained on", None: ""}  # of most users, at least; None: not known
 _METRICS = (("full", "hr@10"), ("full", "ndcg@10"), ("sampled", "hr@10"), ("sampled", "ndcg@10"))
 
 
@@ -51,8 +52,8 @@ def table(dataset: str) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     ours = [run for run in runs() if run["run"]["dataset"] == dataset]
-    for name in sorted({_name(run) for run in ours}):
-        same = [run for run in ours if _name(run) == name]
+    for name, group in itertools.groupby(ours, _name):  # `runs` are in the order of their names
+        same = list(group)
         minutes = statistics.mean(run["run"]["seconds"]["training"] for run in same) / 60
         seeds = f"{len(same)} seeds" if len(same) > 1 else f"seed {same[0]['run']['seed']}"
         cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
@@ -62,7 +63,7 @@ def table(dataset: str) -> str:
     for published in json.loads((ROOT / "results" / "published.json").read_text()):
         if published["dataset"] == dataset:
             cells = " | ".join(_number(published.get(protocol, {}).get(name)) for protocol, name in _METRICS)
-            held_out = _HELD_OUT[published["validation_held_out"]] if "validation_held_out" in published else ""
+            held_out = _HELD_OUT[published.get("validation_held_out")]
             lines.append(f"| {published['name']} ({published['source']}) | {held_out} | {cells} | |")
     return "\n".join(lines)
 

@@ -133,7 +133,7 @@ def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 def test_it_learns(loss: str, attention: str) -> None:
     model, batch = ring_model(loss, jit_compile=True, attention=attention)
