@@ -230,11 +230,11 @@ def test_a_run_starts_from_another_model(
 @pytest.mark.slow
 def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = ["--set=training.num_steps=1000000", "--time_limit_minutes=0.5"]  # a busy machine compiles for 12 s of it
-    started = time.monotonic()
     train_again(data_dir, tmp_path / "model", *flags)
-    assert time.monotonic() - started < 30 + 25  # the limit, and the process around it on a busy machine
     last = json.loads((tmp_path / "model" / "history.jsonl").read_text().splitlines()[-1])
     assert last["step"] < 1_000_000
+    # By training's own clock: how long the process around it takes is the machine's business.
+    assert last["elapsed_seconds"] < 2 * 30, "the last call of steps and its validation must not run on"
     assert last["learning_rate"] < 0.003 * 0.2, "the schedule must have come down with the time"
     assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
 
