@@ -25,7 +25,7 @@ _INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecord
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings: what the ablations change", required=True)
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config, for all of them; repeatable")
 _STEPS = flags.DEFINE_integer("steps", None, "of each training", required=True)
-_ONLY = flags.DEFINE_list("only", [], "names of ablations, beside 'as configured'; without: all")
+_ONLY = flags.DEFINE_list("only", [], "names of ablations, added to the file where it has others; without: all anew")
 _WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is there is gone on with", required=True)
 _RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where ablations-DATASET.json goes")
 
@@ -57,17 +57,14 @@ def main() -> None:
     unchanged = configured(_SET.value)
     results = pathlib.Path(_RESULTS.value) / f"ablations-{_DATASET.value}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {
-        "dataset": _DATASET.value,
-        "config": pathlib.Path(_CONFIG.value).name,
-        "set": _SET.value,
-        "steps": _STEPS.value,
-        "ablations": {},
-    }
+    found = added_to(results) if _ONLY.value and results.exists() else {**of_all(), "ablations": {}}
     for name, changes in ABLATIONS.items():
         assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
-        asked = not _ONLY.value or name in _ONLY.value
-        if changes and (not asked or configured(assignments) == unchanged):
+        if not changes:
+            skipped = name in found["ablations"]
+        else:
+            skipped = (_ONLY.value and name not in _ONLY.value) or configured(assignments) == unchanged
+        if skipped:
             continue
         metrics = run(pathlib.Path(_WORK.value), name, assignments)
         found["hardware"], found["users"] = metrics["hardware"], metrics["users"]
@@ -76,9 +73,32 @@ def main() -> None:
             "sampled": metrics["sampled"],
             "seconds": metrics["model"]["training"]["elapsed_seconds"],
         }
+        found["ablations"] = {name: found["ablations"][name] for name in ABLATIONS if name in found["ablations"]}
         results.write_text(json.dumps(found, indent=1) + "\n")
         shown = [metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")]
         print(f"{name}: NDCG@10 {shown[0]:.4f} over all items, {shown[1]:.4f} over the negatives", flush=True)
+
+
+def of_all() -> dict[str, Any]:
+    """What all ablations of one file have in common."""
+    return {
+        "dataset": _DATASET.value,
+        "config": pathlib.Path(_CONFIG.value).name,
+        "set": _SET.value,
+        "steps": _STEPS.value,
+    }
+
+
+def added_to(results: pathlib.Path) -> dict[str, Any]:
+    """The file, which must be of the same settings, for its rows are compared."""
+    found: dict[str, Any] = json.loads(results.read_text())
+    there = {name: found[name] for name in of_all()}
+    if there != of_all():
+        raise InputError(
+            f"--only adds to {results}, which must be of the same settings. Received: {of_all()}, there: {there}. "
+            "Fix: the same flags, or another --results_dir"
+        )
+    return found
 
 
 def configured(assignments: list[str]) -> Config:

@@ -43,29 +43,55 @@ def test_an_ablation_stands_beside_the_papers() -> None:
     ]
 
 
-@pytest.mark.slow
-def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
+def tiny(path: pathlib.Path) -> list[str]:
+    """Flags of a log and settings that take seconds."""
     rows = [f"u{user} i{(user + step) % 20}\n" for user in range(60) for step in range(8)]
-    (tmp_path / "log.txt").write_text("".join(rows))
+    (path / "log.txt").write_text("".join(rows))
     settings = {
         "data": {"max_seq_length": 6, "num_negatives": 5},
         "model": {"hidden_size": 8, "num_layers": 1},
         "training": {"num_steps": 20, "batch_size": 16, "steps_per_epoch": 10, "jit_compile": False},
     }
-    (tmp_path / "tiny.json").write_text(json.dumps(settings))
-    command = [sys.executable, "benchmarks/reproduce.py", "--dataset=ring", f"--input={tmp_path / 'log.txt'}"]
-    command += [f"--config={tmp_path / 'tiny.json'}", "--seeds=2", f"--work_dir={tmp_path / 'work'}"]
-    command += [f"--results_dir={tmp_path / 'results'}"]
+    (path / "tiny.json").write_text(json.dumps(settings))
+    flags = ["--dataset=ring", f"--input={path / 'log.txt'}", f"--config={path / 'tiny.json'}"]
+    return [*flags, f"--work_dir={path / 'work'}", f"--results_dir={path / 'results'}"]
+
+
+def benchmark(name: str, *flags: str, code: int = 0) -> str:
+    command = [sys.executable, f"benchmarks/{name}", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_ablations_are_added_to_those_of_the_same_settings(tmp_path: pathlib.Path) -> None:
+    flags = [*tiny(tmp_path), "--steps=4"]
+    results = tmp_path / "results" / "ablations-ring.json"
+    benchmark("ablations.py", *flags, "--only=d = 16")
+    first = json.loads(results.read_text())["ablations"]
+    printed = benchmark("ablations.py", *flags, "--only=layers = 2,layers = 1")
+    assert "as configured" not in printed, "it is there already"
+    assert "layers = 1" not in printed, "as configured"
+    added = json.loads(results.read_text())["ablations"]
+    assert list(added) == ["as configured", "layers = 2", "d = 16"]
+    assert {name: added[name] for name in first} == first
+    assert "of the same settings" in benchmark("ablations.py", *flags, "--steps=5", "--only=layers = 3", code=2)
+    assert json.loads(results.read_text())["ablations"] == added
+
+
+@pytest.mark.slow
+def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
+    flags = [*tiny(tmp_path), "--seeds=2"]
+    printed = benchmark("reproduce.py", *flags)
     found = [json.loads((tmp_path / "results" / f"tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
     assert found[0]["data"]["manifest_sha256"] == found[1]["data"]["manifest_sha256"]
     for seed, run in enumerate(found, start=1):
         assert run["run"]["seed"] == run["model"]["config"]["training"]["seed"] == seed
         assert set(run["run"]["seconds"]) == {"records", "training", "evaluation"}
         assert 0 <= run["full"]["ndcg@10"] <= 1
-        assert f"tiny-seed{seed}: NDCG@10" in done.stdout
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        assert f"tiny-seed{seed}: NDCG@10" in printed
+    benchmark("reproduce.py", *flags)
     again = json.loads((tmp_path / "results" / "tiny-seed1.json").read_text())
     assert again["run"]["seconds"]["training"] == found[0]["run"]["seconds"]["training"], (
         "all of it, not the last call's"
