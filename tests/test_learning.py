@@ -34,6 +34,7 @@ SETTINGS = {
         "learning_rate": 0.005,
         "warmup_steps": 50,
         "steps_per_epoch": 250,
+        "jit_compile": False,  # compiling takes longer than it saves here
     },
 }
 

@@ -409,7 +409,11 @@ def test_a_step_computes_what_a_call_does_with_its_dropout() -> None:
     assert loss == pytest.approx(float(total / weight), abs=1e-5)
 
 
-@pytest.mark.parametrize("config", [DROPPING, PRE, CAUSAL_DISTANCES], ids=["with dropout", "pre", "causal distances"])
+@pytest.mark.parametrize(
+    "config",
+    [DROPPING, pytest.param(PRE, marks=pytest.mark.slow), CAUSAL_DISTANCES],
+    ids=["with dropout", "pre", "causal distances"],
+)
 def test_slots_need_no_names_where_all_are_asked(config: ModelConfig) -> None:
     windows = example_batch()
     unnamed = {

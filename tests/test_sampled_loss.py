@@ -120,7 +120,7 @@ def ring_model(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool) -> None:
     model, batch = ring_model(loss, jit_compile)
     before = model.embedding.item_table.numpy(), model.head.output_bias.numpy()
