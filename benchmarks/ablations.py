@@ -51,20 +51,25 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 @command
 def main() -> None:
     """Each in turn, but for those that change nothing; the file grows with each."""
-    unknown = set(_ONLY.value) - set(ABLATIONS)
+    asked = set(_ONLY.value) or set(ABLATIONS)
+    unknown = asked - set(ABLATIONS)
     if unknown:
         raise InputError(f"--only takes {', '.join(ABLATIONS)}. Received: {', '.join(unknown)}")
     unchanged = configured(_SET.value)
     results = pathlib.Path(_RESULTS.value) / f"ablations-{_DATASET.value}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
-    found = added_to(results) if _ONLY.value and results.exists() else {**of_all(), "ablations": {}}
+    of_all = {
+        "dataset": _DATASET.value,
+        "config": pathlib.Path(_CONFIG.value).name,
+        "set": _SET.value,
+        "steps": _STEPS.value,
+    }
+    found = added_to(results, of_all) if _ONLY.value and results.exists() else {**of_all, "ablations": {}}
     for name, changes in ABLATIONS.items():
         assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
-        if not changes:
-            skipped = name in found["ablations"]
-        else:
-            skipped = (_ONLY.value and name not in _ONLY.value) or configured(assignments) == unchanged
-        if skipped:
+        if changes and (name not in asked or configured(assignments) == unchanged):
+            continue
+        if not changes and name in found["ablations"]:  # what the others are compared with
             continue
         metrics = run(pathlib.Path(_WORK.value), name, assignments)
         found["hardware"], found["users"] = metrics["hardware"], metrics["users"]
@@ -79,23 +84,13 @@ def main() -> None:
         print(f"{name}: NDCG@10 {shown[0]:.4f} over all items, {shown[1]:.4f} over the negatives", flush=True)
 
 
-def of_all() -> dict[str, Any]:
-    """What all ablations of one file have in common."""
-    return {
-        "dataset": _DATASET.value,
-        "config": pathlib.Path(_CONFIG.value).name,
-        "set": _SET.value,
-        "steps": _STEPS.value,
-    }
-
-
-def added_to(results: pathlib.Path) -> dict[str, Any]:
-    """The file, which must be of the same settings, for its rows are compared."""
+def added_to(results: pathlib.Path, of_all: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds, which must be of the same settings: its rows are compared."""
     found: dict[str, Any] = json.loads(results.read_text())
-    there = {name: found[name] for name in of_all()}
-    if there != of_all():
+    there = {name: found[name] for name in of_all}
+    if there != of_all:
         raise InputError(
-            f"--only adds to {results}, which must be of the same settings. Received: {of_all()}, there: {there}. "
+            f"--only adds to {results}, which must be of the same settings. Received: {of_all}, there: {there}. "
             "Fix: the same flags, or another --results_dir"
         )
     return found

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from command_line import ROOT, run
 
 from bert4rec_tf.evaluation import evaluate, make_ranker
 from bert4rec_tf.model_dir import load_model
@@ -20,7 +21,6 @@ from bert4rec_tf.user_ranks import read_users, users_file
 from tfrecords.manifest import Manifest
 from tfrecords.reader import evaluation_batches
 
-ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = [
     "--set=model.hidden_size=16",
     "--set=model.num_layers=1",
@@ -31,17 +31,6 @@ SETTINGS = [
     "--set=training.warmup_steps=5",
     "--set=training.jit_compile=false",
 ]
-
-
-def run(*command: object, code: int = 0) -> str:
-    """Runs a command of the repository; gives what it printed, and checks its exit code."""
-    finished = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    printed = finished.stdout + finished.stderr
-    assert finished.returncode == code, printed
-    assert "Traceback" not in printed
-    return printed
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,14 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
+import command_line
 import pytest
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 
 import results_table
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_the_pages_hold_the_tables_of_the_files() -> None:
@@ -57,33 +55,27 @@ def tiny(path: pathlib.Path) -> list[str]:
     return [*flags, f"--work_dir={path / 'work'}", f"--results_dir={path / 'results'}"]
 
 
-def benchmark(name: str, *flags: str, code: int = 0) -> str:
-    command = [sys.executable, f"benchmarks/{name}", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.mark.slow
 def test_ablations_are_added_to_those_of_the_same_settings(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--steps=4"]
     results = tmp_path / "results" / "ablations-ring.json"
-    benchmark("ablations.py", *flags, "--only=d = 16")
+    command_line.run("benchmarks/ablations.py", *flags, "--only=d = 16")
     first = json.loads(results.read_text())["ablations"]
-    printed = benchmark("ablations.py", *flags, "--only=layers = 2,layers = 1")
+    printed = command_line.run("benchmarks/ablations.py", *flags, "--only=layers = 2,layers = 1")
     assert "as configured" not in printed, "it is there already"
     assert "layers = 1" not in printed, "as configured"
     added = json.loads(results.read_text())["ablations"]
     assert list(added) == ["as configured", "layers = 2", "d = 16"]
     assert {name: added[name] for name in first} == first
-    assert "of the same settings" in benchmark("ablations.py", *flags, "--steps=5", "--only=layers = 3", code=2)
+    printed = command_line.run("benchmarks/ablations.py", *flags, "--steps=5", "--only=layers = 3", code=2)
+    assert "of the same settings" in printed
     assert json.loads(results.read_text())["ablations"] == added
 
 
 @pytest.mark.slow
 def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--seeds=2"]
-    printed = benchmark("reproduce.py", *flags)
+    printed = command_line.run("benchmarks/reproduce.py", *flags)
     found = [json.loads((tmp_path / "results" / f"tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
     assert found[0]["data"]["manifest_sha256"] == found[1]["data"]["manifest_sha256"]
     for seed, run in enumerate(found, start=1):
@@ -91,7 +83,7 @@ def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
         assert set(run["run"]["seconds"]) == {"records", "training", "evaluation"}
         assert 0 <= run["full"]["ndcg@10"] <= 1
         assert f"tiny-seed{seed}: NDCG@10" in printed
-    benchmark("reproduce.py", *flags)
+    command_line.run("benchmarks/reproduce.py", *flags)
     again = json.loads((tmp_path / "results" / "tiny-seed1.json").read_text())
     assert again["run"]["seconds"]["training"] == found[0]["run"]["seconds"]["training"], (
         "all of it, not the last call's"
