@@ -62,7 +62,11 @@ class LogSource:
             if not matches:
                 raise InputError(f"--input must name existing files. Received: {path!r}, which matches none")
             found += matches
-        paths = [pathlib.Path(os.path.abspath(path)) for path in dict.fromkeys(found)]  # noqa: PTH100, symlinks stay
+        # A file counts once, however it is spelt: read twice, each history would hold its own test target.
+        once: dict[str, str] = {}
+        for path in found:
+            once.setdefault(os.path.realpath(path), path)
+        paths = [pathlib.Path(os.path.abspath(path)) for path in once.values()]  # noqa: PTH100, symlinks stay
         shared = os.path.commonpath([path.parent for path in paths])
         return [self._scanned(path, path.relative_to(shared).as_posix()) for path in paths]
 
