@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
@@ -45,10 +46,10 @@ class WarmStart:
 def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> WarmStart:
     """Gives a new model the weights of an old one.
 
-    Positions, encoder and head are copied, and so are the special ids' and the shared items' embeddings and biases:
-    both models give shared items the same scores. A new item's embedding is its fresh start plus the mean of the shared
-    items' embeddings, and its bias the fresh one plus the mean by which the old model moved the shared items' biases
-    from theirs. The optimizer starts afresh. (No part of the paper.)
+    Positions, layer norms, encoder and head are copied, and so are the special ids' and the shared items' embeddings
+    and biases: both models give shared items the same scores. A new item's embedding is its fresh start plus the mean
+    of the shared items' embeddings, and its bias the fresh one plus the mean by which the old model moved the shared
+    items' biases from theirs. The optimizer starts afresh. (No part of the paper.)
 
     Args:
         model: freshly built, with `vocabulary`.
@@ -77,10 +78,10 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
         new_weight.assign(values)
     if model.config.positions != "none":
         model.embedding.position_table.assign(old.model.embedding.position_table)
-    for part in ("encoder", "head"):
-        for new_weight, old_weight in zip(getattr(model, part).weights, getattr(old.model, part).weights, strict=True):
-            if "output_bias" not in new_weight.name:
-                new_weight.assign(old_weight)
+    if model.config.embedding_layer_norm:
+        _copy(model.embedding.norm, old.model.embedding.norm)
+    _copy(model.encoder, old.model.encoder)
+    _copy(model.head, old.model.head)
     return WarmStart(items, len(vocabulary.item_ids) - items, len(old.vocabulary.item_ids) - items)
 
 
@@ -98,3 +99,10 @@ def check_alike(new: Config, old: Config) -> None:
                 f"`{name}` must be that of the model to start from. Received: {received!r}, there {carried!r}. "
                 f"Fix: set {name}={carried!r}, or start anew"
             )
+
+
+def _copy(new: tf.keras.layers.Layer, old: tf.keras.layers.Layer) -> None:
+    """All of a layer's weights but the output bias, which is the items'."""
+    for new_weight, old_weight in zip(new.weights, old.weights, strict=True):
+        if "output_bias" not in new_weight.name:
+            new_weight.assign(old_weight)

@@ -1,6 +1,7 @@
 """What a warm start carries over, and what it says where it cannot."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,24 +26,38 @@ OLD = vocabulary("a", "b", "c", "gone")
 NEW = vocabulary("new", "c", "a", "newer", "b")
 
 
-@pytest.fixture(scope="module")
-def old() -> TrainedModel:
-    model = build_model(CONFIG.model, OLD.size, CONFIG.data.max_seq_length)
+def trained(config: Config) -> TrainedModel:
+    model = build_model(config.model, OLD.size, config.data.max_seq_length)
     random = np.random.default_rng(1)
     for weight in model.weights:
         weight.assign(random.normal(scale=0.5, size=weight.shape))
-    manifest = Manifest(CONFIG, {}, {}, (), "", {})
-    return TrainedModel(model, OLD, CONFIG, manifest, {})
+    manifest = Manifest(config, {}, {}, (), "", {})
+    return TrainedModel(model, OLD, config, manifest, {})
 
 
-def test_shared_items_score_as_before(old: TrainedModel) -> None:
-    model = build_model(CONFIG.model, NEW.size, CONFIG.data.max_seq_length)
+@pytest.fixture(scope="module")
+def old() -> TrainedModel:
+    return trained(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"embedding_layer_norm": True, "head_projection": False},
+        {"positions": "none", "relative_distances": 4, "attention": "causal", "layer_norm": "pre"},
+    ],
+)
+def test_shared_items_score_as_before(changes: dict[str, Any]) -> None:
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **changes))
+    old = trained(config)
+    model = build_model(config.model, NEW.size, config.data.max_seq_length)
     assert warm_start(model, NEW, old) == WarmStart(shared_items=3, new_items=2, forgotten_items=1)
     shared = ["a", "b", "c"]
     for history in (["a"], ["c", "b"], ["b", "a", "c", "b", "a", "c", "b"]):
         scores = [
-            trained.score_next_item(tf.constant([names.ids_of(history)])).numpy()[0, names.ids_of(shared)]
-            for trained, names in ((old.model, OLD), (model, NEW))
+            scored.score_next_item(tf.constant([names.ids_of(history)])).numpy()[0, names.ids_of(shared)]
+            for scored, names in ((old.model, OLD), (model, NEW))
         ]
         np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
     np.testing.assert_array_equal(
