@@ -1,7 +1,9 @@
 """One machine: DuckDB reads, sorts and counts within a memory limit; worker processes mask and write."""
 
 import multiprocessing
+import os
 import pathlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -91,7 +93,7 @@ class DuckDBEngine:
             return
         if self._pool is None:  # not fork: the engine's threads would be copied in an unknown state
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(self._num_workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(self._num_workers, mp_context=context, initializer=_end_with_parent)
         running: deque[Future[T]] = deque()
         try:
             for shard in shards:
@@ -108,6 +110,18 @@ class DuckDBEngine:
 
     def _done(self) -> float:
         return float(self._connection.query_progress()) / 100
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the run is killed: it would wait for work for ever, or write beside the next run."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:

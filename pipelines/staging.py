@@ -35,7 +35,8 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     What a killed run left behind is swept first.
 
     Raises:
-        InputError: `output_dir` holds something, and `overwrite` is not set; or another run is building it.
+        InputError: `output_dir` holds something, and `overwrite` is not set or it is no data directory; or another run
+            is building it.
     """
     output_dir = output_dir.resolve()
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +103,11 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
         raise InputError(
             f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
             "holds something else. Fix: name another directory, or pass --overwrite to replace it"
+        )
+    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / MANIFEST_FILE).is_file():
+        raise InputError(
+            f"--overwrite replaces data directories, which have a {MANIFEST_FILE}. Received: {output_dir}, which holds "
+            "something else. Fix: name another directory, or empty this one"
         )
     _remove(_leftovers(output_dir))
     building.mkdir()

@@ -23,7 +23,7 @@ def output_dir(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def build(output_dir: pathlib.Path, content: str, overwrite: bool = False) -> None:
     with staged(output_dir, overwrite) as building:
-        (building / "file").write_text(content)
+        (building / MANIFEST_FILE).write_text(content)
 
 
 def on_disk(output_dir: pathlib.Path) -> dict[str, str]:
@@ -47,25 +47,34 @@ def test_a_finished_directory_is_complete_for_its_own_configuration_and_source(t
 
 def test_it_appears_by_its_name_when_the_block_ends(output_dir: pathlib.Path) -> None:
     with staged(output_dir, overwrite=False) as building:
-        (building / "file").write_text("new")
+        (building / MANIFEST_FILE).write_text("new")
         assert not output_dir.exists()
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_parents_are_made_and_an_empty_directory_is_taken(tmp_path: pathlib.Path) -> None:
     build(tmp_path / "a/b/data", "new")
     (tmp_path / "empty").mkdir()
     build(tmp_path / "empty", "new")
-    assert (tmp_path / "a/b/data/file").read_text() == (tmp_path / "empty/file").read_text() == "new"
+    for place in ("a/b/data", "empty"):
+        assert (tmp_path / place / MANIFEST_FILE).read_text() == "new"
 
 
 def test_what_is_there_is_refused_unless_overwritten(output_dir: pathlib.Path) -> None:
     build(output_dir, "old")
     with pytest.raises(InputError, match=rf"{output_dir}.*--overwrite"):
         build(output_dir, "new")
-    assert on_disk(output_dir) == {"data/file": "old"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "old"}
     build(output_dir, "new", overwrite=True)
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
+
+
+def test_what_is_no_data_directory_is_never_replaced(output_dir: pathlib.Path) -> None:
+    output_dir.mkdir()
+    (output_dir / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match=rf"{MANIFEST_FILE}.*{output_dir}"):
+        build(output_dir, "new", overwrite=True)
+    assert on_disk(output_dir) == {"data/thesis.txt": "precious"}
 
 
 def test_a_file_in_its_place_is_refused(output_dir: pathlib.Path) -> None:
@@ -83,9 +92,9 @@ def test_a_failure_within_changes_nothing(
     if before:
         build(output_dir, before)
     with contextlib.suppress(error), staged(output_dir, overwrite=True) as building:
-        (building / "file").write_text("half")
+        (building / MANIFEST_FILE).write_text("half")
         raise error
-    assert on_disk(output_dir) == ({"data/file": before} if before else {})
+    assert on_disk(output_dir) == ({f"data/{MANIFEST_FILE}": before} if before else {})
     assert [path.name for path in output_dir.parent.iterdir()] == (["data"] if before else [])
 
 
@@ -94,7 +103,7 @@ def test_what_a_killed_run_left_is_swept(output_dir: pathlib.Path) -> None:
     left.mkdir()
     (left / "half").write_text("half")
     build(output_dir, "new")
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_killed_between_the_two_renames_the_old_records_come_back(output_dir: pathlib.Path) -> None:
@@ -102,63 +111,63 @@ def test_killed_between_the_two_renames_the_old_records_come_back(output_dir: pa
     output_dir.rename(output_dir.parent / ".data.replaced")
     with pytest.raises(InputError, match="--overwrite"):
         build(output_dir, "new")
-    assert on_disk(output_dir) == {"data/file": "old"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "old"}
     output_dir.rename(output_dir.parent / ".data.replaced")
     build(output_dir, "new", overwrite=True)
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_killed_after_the_two_renames_the_old_records_are_swept(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     build(output_dir.parent / ".data.replaced", "old")
     build(output_dir, "newer", overwrite=True)
-    assert on_disk(output_dir) == {"data/file": "newer"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "newer"}
 
 
 def test_the_working_directory_can_be_the_place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
     build(pathlib.Path(), "new")
-    assert on_disk(tmp_path / "data") == {"data/file": "new"}
+    assert on_disk(tmp_path / "data") == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_one_run_at_a_time(output_dir: pathlib.Path) -> None:
     with staged(output_dir, overwrite=False) as building:
-        (building / "file").write_text("first")
+        (building / MANIFEST_FILE).write_text("first")
         with pytest.raises(InputError, match="another run is building"):
             build(output_dir, "second", overwrite=True)
         build(output_dir.with_name("other"), "elsewhere")
-        assert (building / "file").read_text() == "first"
-    assert on_disk(output_dir) == {"data/file": "first", "other/file": "elsewhere"}
+        assert (building / MANIFEST_FILE).read_text() == "first"
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "first", f"other/{MANIFEST_FILE}": "elsewhere"}
 
 
 def test_the_lock_of_a_killed_run_holds_nobody_up(output_dir: pathlib.Path) -> None:
     output_dir.with_name(".data.lock").write_text("")
     build(output_dir, "new")
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_what_was_replaced_is_swept_after_a_kill_at_the_very_end(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     replaced = output_dir.with_name(".data.replaced")
     replaced.mkdir()
-    (replaced / "file").write_text("old")
+    (replaced / MANIFEST_FILE).write_text("old")
     sweep(output_dir)
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_the_lock_of_a_run_killed_at_its_very_end_is_swept(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     output_dir.with_name(".data.lock").write_text("")
     sweep(output_dir)
-    assert on_disk(output_dir) == {"data/file": "new"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
 def test_what_another_run_has_is_not_swept(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     with staged(output_dir, overwrite=True) as building:
-        (building / "file").write_text("newer")
+        (building / MANIFEST_FILE).write_text("newer")
         sweep(output_dir)
-        assert (building / "file").exists()
+        assert (building / MANIFEST_FILE).exists()
         assert output_dir.with_name(".data.lock").exists()
-    assert on_disk(output_dir) == {"data/file": "newer"}
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "newer"}
