@@ -222,18 +222,11 @@ class Config:
         Raises:
             InputError: an unknown section or field, a wrong type or an impossible value; `origin` names the source.
         """
-        sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
-        _check_names(values, sections, origin, "section")
-        built = {}
-        for name, section in sections.items():
-            fields = {field.name: field.type for field in dataclasses.fields(section)}
-            given = values.get(name, {})
-            _check_names(given, fields, f"{origin}, {name}", "field")
-            try:
-                built[name] = section(**{key: _typed(name, key, fields[key], value) for key, value in given.items()})
-            except InputError as error:
-                raise InputError(f"{error} ({origin})") from None
-        return cls(**built)
+        typed = _typed_sections(values, origin)
+        try:
+            return cls(**{field.name: field.type(**typed.get(field.name, {})) for field in dataclasses.fields(cls)})
+        except InputError as error:
+            raise InputError(f"{error} ({origin})") from None
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """The configuration as nested dicts of JSON values; `from_dict` gives it back."""
@@ -242,6 +235,8 @@ class Config:
 
 def read_settings(path: str | None, assignments: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Reads what the user set, and only that: a JSON file, then `section.field=value` assignments over it.
+
+    Names and types are checked here, and values by `Config.from_dict`, for some are only possible with others.
 
     Args:
         path: a JSON file of sections and fields, or None.
@@ -258,7 +253,7 @@ def read_settings(path: str | None, assignments: Sequence[str] = ()) -> dict[str
             raise InputError(f"--config must be a readable file. Received: {path!r} ({error})") from None
         except json.JSONDecodeError as error:
             raise InputError(f"--config must be JSON. Received: {path}, line {error.lineno}: {error.msg}") from None
-        Config.from_dict(settings, path)
+        _typed_sections(settings, path)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         section, dot, field = name.strip().partition(".")
@@ -272,7 +267,7 @@ def read_settings(path: str | None, assignments: Sequence[str] = ()) -> dict[str
         except json.JSONDecodeError:
             value = text
         settings.setdefault(section, {})[field] = value
-        Config.from_dict({section: {field: value}} if section else {}, f"--set={assignment}")
+        _typed_sections({section: {field: value}}, f"--set={assignment}")
     return settings
 
 
@@ -288,7 +283,7 @@ def check_settings_match(settings: dict[str, dict[str, Any]], config: Config, ma
     Raises:
         InputError: names the first field that differs and both values.
     """
-    received, fixed = Config.from_dict(settings).to_dict(), config.to_dict()
+    received, fixed = json.loads(json.dumps(_typed_sections(settings, "settings"))), config.to_dict()
     for section, fields in settings.items():
         for field in fields:
             if received[section][field] != fixed[section][field]:
@@ -309,6 +304,25 @@ def _check_names(values: Any, known: typing.Collection[str], origin: str, kind: 
     for name in values:
         if name not in known:
             raise InputError(f"Unknown {kind} {name!r} ({origin}). Known: {', '.join(sorted(known))}")
+
+
+def _typed_sections(values: Any, origin: str) -> dict[str, dict[str, Any]]:
+    """Checks the names and the types of settings, and gives them as their fields are declared.
+
+    Raises:
+        InputError: see `Config.from_dict`.
+    """
+    sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
+    _check_names(values, sections, origin, "section")
+    typed = {}
+    for name, given in values.items():
+        fields = {field.name: field.type for field in dataclasses.fields(sections[name])}
+        _check_names(given, fields, f"{origin}, {name}", "field")
+        try:
+            typed[name] = {key: _typed(name, key, fields[key], value) for key, value in given.items()}
+        except InputError as error:
+            raise InputError(f"{error} ({origin})") from None
+    return typed
 
 
 def _typed(section: str, field: str, declared: Any, value: Any) -> Any:

@@ -65,7 +65,8 @@ def train(
     check_settings_match(
         recorded, manifest.config, "the records", f"Rebuild {data_dir} with pipelines/make_tfrecords.py"
     )
-    config = Config.from_dict(settings | {name: manifest.config.to_dict()[name] for name in ("data", "masking")})
+    built_with = {name: manifest.config.to_dict()[name] for name in ("data", "masking")}
+    config = Config.from_dict(settings | built_with, "--config and flags")
     _check_strategy(strategy, config)
     verify(data_dir, manifest)
     vocabulary = Vocabulary.load(data_dir)
@@ -155,7 +156,8 @@ class _Run:
                 self._progress.total_steps.assign(self._config.training.num_steps)
             if _is_finished(self._config, self._progress, self._limit):
                 print(
-                    f"{self._model_dir} is trained already. A larger num_steps or --time_limit_minutes goes on with it."
+                    f"{self._model_dir} is trained already. A larger num_steps or --time_limit_minutes goes on with "
+                    "it, or a larger early_stopping_epochs where that ended it."
                 )
                 return True
             print(f"going on with {self._model_dir} from step {int(self._progress.step.numpy()):,}")

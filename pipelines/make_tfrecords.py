@@ -5,6 +5,7 @@ python pipelines/make_tfrecords.py --input=ml-1m.txt --config=configs/ml-1m.json
 
 import contextlib
 import datetime
+import json
 import os
 import pathlib
 import sys
@@ -63,11 +64,12 @@ _BAD_ROWS_SHOWN = 3
 @command
 def main() -> None:
     """Flags to a configuration, a source and an engine, and one call."""
-    settings = read_settings(_CONFIG.value, _SET.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
-    settings["data"] = settings.get("data", {}) | given
-    config = Config.from_dict(settings, "flags")
+    own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]
+    if not _OUTPUT.value:
+        raise InputError("--output_dir must name a directory. Received: ''")
+    config = Config.from_dict(read_settings(_CONFIG.value, [*_SET.value, *own_flags]), "--config and flags")
     started = time.monotonic()
     built = build_records(
         _source(config),

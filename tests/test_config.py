@@ -137,6 +137,27 @@ def test_set_names_the_assignment_that_it_refuses(assignment: str) -> None:
     assert assignment in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "assignments"),
+    [
+        ({}, ["data.split=temporal", "data.split_time=5"]),
+        ({}, ["data.split_time=5", "data.split=temporal"]),
+        ({"data": {"split": "temporal"}}, ["data.split_time=5"]),
+        ({"data": {"split_time": 5}}, ["data.split=temporal"]),
+        ({"model": {"hidden_size": 96}}, ["model.num_heads=3"]),
+        ({"masking": {"random_item_rate": 0.6}}, ["masking.kept_item_rate=0.2"]),
+    ],
+)
+def test_settings_count_together(tmp_path: pathlib.Path, content: dict, assignments: list[str]) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(content))
+    settings = read_settings(str(file), assignments)
+    assert {f"{section}.{name}" for section in settings for name in settings[section]} >= {
+        text.split("=")[0] for text in assignments
+    }
+    Config.from_dict(settings)
+
+
 def test_set_goes_over_the_file_and_the_last_one_counts(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"data": {"seed": 2, "num_shards": 3}}')
@@ -174,6 +195,8 @@ def test_only_what_was_set_must_match() -> None:
     config = Config.from_dict({"data": {"max_seq_length": 50}, "masking": {"masking_rates": [0.2]}})
     check_settings_match({}, config, "the records", "")
     check_settings_match({"data": {"max_seq_length": 50.0}, "masking": {"masking_rates": 0.2}}, config, "them", "")
+    temporal = Config.from_dict({"data": {"split": "temporal", "split_time": 5}})
+    check_settings_match({"data": {"split": "temporal"}}, temporal, "records whose time came by a flag", "")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
