@@ -35,17 +35,18 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answe
 @command
 def main() -> None:
     """Flags to settings and a strategy, and one call."""
-    settings = read_settings(_CONFIG.value, _SET.value)
-    if _MASKING.value:
-        settings["training"] = settings.get("training", {}) | {"masking": _MASKING.value}
+    masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
+    settings = read_settings(_CONFIG.value, [*_SET.value, *masking])
+    publishing = Publishing(_TOP_K.value)  # refuses an impossible one before the training, not after
     strategy = make_strategy(_STRATEGY.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
     if trained is None:
         return  # the chief reports
-    state = trained.state
-    print(f"{_MODEL.value}: best validation NDCG@10 {state['validation_ndcg@10']:.4f} at step {state['step']:,}")
+    ndcg = trained.state["validation_ndcg@10"]
+    validated = "not validated" if ndcg is None else f"best validation NDCG@10 {ndcg:.4f}"
+    print(f"{_MODEL.value}: {validated} at step {trained.state['step']:,}")
     if _EXPORT.value:
-        print(f"wrote {export(_MODEL.value, _EXPORT.value, Publishing(_TOP_K.value))}")
+        print(f"wrote {export(_MODEL.value, _EXPORT.value, publishing)}")
 
 
 if __name__ == "__main__":

@@ -63,11 +63,12 @@ class Progress(tf.Module):
         self.epochs_since_best = tf.Variable(0, trainable=False, dtype=tf.int64)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values, for metadata."""
+        """The values, for metadata; the validation's is None before the first one."""
+        ndcg = round(float(self.validation_ndcg.numpy()), 6)
         return {
             "step": int(self.step.numpy()),
             "elapsed_seconds": round(float(self.elapsed_seconds.numpy()), 1),
-            "validation_ndcg@10": round(float(self.validation_ndcg.numpy()), 6),
+            "validation_ndcg@10": ndcg if ndcg >= 0 else None,
         }
 
 
@@ -205,9 +206,11 @@ def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int, 
             f"A checkpoint must fit on the disk of --model_dir. Received: {str(error).splitlines()[0]:.300} "
             f"at {place}; the last good checkpoint is kept. Fix: free space, and run the same command again"
         ) from None
-    if place.exists():  # by a run that went on from an earlier step
-        shutil.rmtree(place.rename(directory / f".{place.name}.replaced"))
+    replaced = directory / f".{place.name}.replaced"
+    if place.exists():  # of a run that went on from an earlier step, or was stopped right after it validated
+        place.rename(replaced)
     building.rename(place)
+    shutil.rmtree(replaced, ignore_errors=True)
     others = [path for path in _checkpoints(directory) if path != place]
     for old in others[: max(0, len(others) + 1 - to_keep)]:
         # Not in place: half a checkpoint that is left of a killed run would be taken for a damaged one.

@@ -85,6 +85,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
 def _run(evaluation: Evaluation) -> Markup:
     trained, metrics = evaluation.trained, evaluation.metrics
     state, hardware, counts = trained.state, metrics["hardware"], metrics["data"]["counts"]
+    ndcg = state["validation_ndcg@10"]
     config, defaults = trained.config.to_dict(), Config().to_dict()
     settings = [(section, field, value) for section in config for field, value in config[section].items()]
     differ = [(f"{a}.{b}", value) for a, b, value in settings if value != defaults[a][b]]
@@ -93,7 +94,7 @@ def _run(evaluation: Evaluation) -> Markup:
     facts = [
         ("model", evaluation.model_dir.resolve().name),
         ("weights", f"of step {state['step']:,}, after {state['elapsed_seconds'] / 60:.1f} minutes of training"),
-        ("validation", f"NDCG@10 {state['validation_ndcg@10']:.4f} at that step, all items"),
+        ("validation", "none by that step" if ndcg is None else f"NDCG@10 {ndcg:.4f} at that step, all items"),
         ("evaluated", f"{metrics['users']:,} users, {metrics['split']} split"),
         ("on", f"{hardware['cpu']}, {devices}, Python {hardware['python']}, TensorFlow {hardware['tensorflow']}"),
         ("records", f"{evaluation.data_dir.resolve().name}, manifest sha256 {metrics['data']['manifest_sha256'][:12]}"),
@@ -139,7 +140,8 @@ def _learning(history: list[dict[str, Any]], evaluation: Evaluation) -> Markup:
     step = evaluation.trained.state["step"]
     says = (
         f"{_number(len(history), 'validation')}. The dashed line marks the weights of this report, of step {step:,}; "
-        "the bands are 95% intervals over the validation users. The loss is the mean since the validation before."
+        "the bands are 95% intervals over the validation users. The loss is the mean since the validation "
+        "before, or since the run was taken up."
     )
     return together(element("p", says, class_="soft"), _charts(learning_curves(history, evaluation.protocols(), step)))
 

@@ -108,6 +108,6 @@ class Validation:
         self._bar.say(
             f"epoch {epoch}, step {self._clock.step:,}: loss {measured['loss']:.4f}, "
             f"validation NDCG@10 {full['ndcg@10']:.4f}, HR@10 {full['hr@10']:.4f} "
-            f"(100 negatives: {sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}), "
+            f"(over the negatives: {sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}), "
             f"{self._clock.elapsed_seconds() / 60:.1f} min"
         )

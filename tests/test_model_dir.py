@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,33 @@ def test_only_the_latest_are_kept(tmp_path: pathlib.Path) -> None:
     run.go_to(3)  # a run that went on from before: what it saves is what is kept
     run.checkpoints.save(best=False)
     assert sorted(path.name for path in (tmp_path / "checkpoints/latest").iterdir()) == ["ckpt-3", "ckpt-4"]
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = start_run(tmp_path, to_keep=1)
+    run.go_to(3)
+    run.checkpoints.save(best=False)
+    with monkeypatch.context() as while_removing:
+        while_removing.setattr("shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            run.checkpoints.save(best=False)
+    again = start_run(tmp_path, to_keep=1)
+    assert again.checkpoints.restore_latest()
+    assert int(again.progress.step) == 3
+    again.checkpoints.save(best=False)
+    assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["ckpt-3"]
+
+
+def test_before_the_first_validation_there_is_no_figure_of_one(tmp_path: pathlib.Path) -> None:
+    progress = start_run(tmp_path).progress
+    assert progress.to_dict()["validation_ndcg@10"] is None
+    progress.validation_ndcg.assign(0)
+    assert progress.to_dict()["validation_ndcg@10"] == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
