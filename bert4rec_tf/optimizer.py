@@ -7,7 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.config import TrainingConfig
 
 _UNDECAYED = ("bias", "layer_norm")
-_ITEM_TABLE = "item_table"
+_TABLES = ("item_table", "position_table")  # a step of a sampled loss touches some of their rows
 
 
 class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -89,8 +89,8 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
         epsilon=config.epsilon,
         global_clipnorm=config.clip_norm,
     )
-    # The lazy optimizer decays the rows of the item table itself.
-    by_rows = [] if config.loss == "softmax" else [_ITEM_TABLE]
+    # The lazy optimizer decays the rows that it touches itself.
+    by_rows = () if config.loss == "softmax" else _TABLES
     optimizer.exclude_from_weight_decay(var_names=[*_UNDECAYED, *by_rows])
     return optimizer
 
