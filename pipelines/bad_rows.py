@@ -18,7 +18,7 @@ class BadRow:
         file: as the manifest names it.
         line: where the row begins, from 1; in a file that has no lines, the row's number.
         reason: what keeps it from being an interaction.
-        text: the row, or its fields as JSON where it is no text.
+        text: the row where it is not of the format, else its fields as JSON.
     """
 
     file: str

@@ -37,7 +37,9 @@ def relation(layout: Layout) -> str:
         )
     options = f"auto_detect=false, compression={compression}, max_line_size={MAX_LINE_BYTES}"
     if layout.format in DELIMITERS:
-        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in layout.header)
+        # By place: the engine takes no name that is empty, nor two that differ in case alone.
+        columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(layout.header)))
+        fields |= {name: _column(str(layout.header.index(column))) for name, column in layout.columns.items()}
         delimiter, quote = quoted(DELIMITERS[layout.format]), quoted('"' if layout.file.quotes else "")
         options += f", delim={delimiter}, quote={quote}, escape={quote}, header={layout.has_header}"
         return _select(f"read_csv({path}, columns={{{columns}}}, {options})", fields)

@@ -164,10 +164,10 @@ def load_batches(
         checked = _checked(rows_of_batch, timed, min_rating is not None, first_row)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE checked AS {checked}")
         connection.unregister("batch")
+        shown = ", ".join(f"'{name}': {name}" for name in _COLUMNS[1 : 4 + (min_rating is not None)])
         bad = connection.execute(
-            """SELECT line, reason,
-               coalesce(text, to_json({'user_id': user_id, 'item_id': item_id, 'timestamp': timestamp})::VARCHAR)[:1000]
-               FROM checked WHERE reason IS NOT NULL ORDER BY line"""
+            f"""SELECT line, reason, coalesce(text, to_json({{{shown}}})::VARCHAR)[:1000]
+            FROM checked WHERE reason IS NOT NULL ORDER BY line"""
         ).fetchall()
         count, first = set_aside((BadRow(name, *row) for row in bad), bad_rows) if bad else (0, [])
         (kept,) = connection.execute(

@@ -13,7 +13,7 @@ def read_titles(path: str | None) -> dict[str, str]:
         Title by raw item id; empty where `path` is None. Of several rows of one item the last counts.
 
     Raises:
-        InputError: the file cannot be read or lacks a column.
+        InputError: the file cannot be read, or lacks a column or an item id.
     """
     if path is None:
         return {}
@@ -24,7 +24,13 @@ def read_titles(path: str | None) -> dict[str, str]:
                 raise InputError(
                     f"--item_titles must have the columns item_id and title. Received: {path}: {rows.fieldnames}"
                 )
-            return {row["item_id"]: row["title"] for row in rows if row["title"]}
+            titles = {}
+            for row in rows:
+                if not row["item_id"]:
+                    raise InputError(f"Each title needs an item_id. Received: {path}, line {rows.line_num}: {row}")
+                if row["title"]:
+                    titles[row["item_id"]] = row["title"]
+            return titles
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"--item_titles must be a readable CSV or TSV file in UTF-8. Received: {path} ({error})"

@@ -156,6 +156,29 @@ def test_globs_and_several_inputs_are_read_one_after_the_other(tmp_path: pathlib
     assert described[0]["sha256"] == hashlib.sha256(b"u b.txt-1\nu b.txt-2\n").hexdigest()
 
 
+def test_a_file_counts_once_however_it_is_spelt(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.txt").write_text("u a\nu b\n")
+    (tmp_path / "link.txt").symlink_to("log.txt")
+    monkeypatch.chdir(tmp_path)
+    source = LogSource(["log.txt", "./log.txt", str(tmp_path / "*.txt"), f"../{tmp_path.name}/log.txt"])
+    assert [file.name for file in source.files] == ["log.txt"]
+    assert load(source)[1] == Loaded(rows_read=2)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [",user_id,item_id,timestamp", "ITEM_ID,user_id,item_id,timestamp", 'n,user_id,item_id,"timestamp" '],
+    ids=["a column without a name", "names that differ in case", "not RFC 4180"],
+)
+def test_any_header_will_do(tmp_path: pathlib.Path, header: str) -> None:
+    rows = "0,u1,i1,100\n1,u2,i2,50\n2,u1,i2,101\n"
+    columns = {"timestamp_column": "timestamp "} if header.endswith(" ") else {}
+    assert load_file(tmp_path, "log.csv", f"{header}\n{rows}", **columns) == EVENTS
+    for stray in ('"u', "u,i"):  # has the rows read one by one
+        with pytest.raises(InputError, match=r"1 bad rows of 4: log.csv, line 5"):
+            load_file(tmp_path, "log.csv", f"{header}\n{rows}{stray}\n", **columns)
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_read_alone(tmp_path: pathlib.Path) -> None:
     (tmp_path / "log.txt").write_text("u other\n")
     assert [row[:2] for row in load_file(tmp_path, "lo*.txt", "u item\n")] == [("u", "item")]
@@ -310,6 +333,8 @@ def test_a_rating_that_cannot_be_read_is_named(
     with pytest.raises(InputError) as error:
         load_file(tmp_path, name, content, min_rating=3.0, **columns)
     assert named in str(error.value)
+    if "good" in content:
+        assert '"rating":"good"' in str(error.value)
 
 
 @pytest.mark.parametrize("pattern", ["nowhere.csv", "*.csv", "folder"])

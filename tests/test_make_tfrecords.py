@@ -158,6 +158,8 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
         (GOOD_LOG, ["--config=nowhere.json"], ["nowhere.json"]),
         (GOOD_LOG, ["--item_titles=nowhere.csv"], ["nowhere.csv"]),
+        (GOOD_LOG, ["--output_dir="], ["--output_dir", "''"]),
+        (GOOD_LOG, ["--output_dir=", "--overwrite"], ["--output_dir", "''"]),
         (GOOD_LOG, ["--input=nowhere.txt"], ["nowhere.txt"]),
         (GOOD_LOG, ["--memory_limit=much"], ["--memory_limit", "much"]),
         (GOOD_LOG, ["--memory_limit=10KB"], ["--memory_limit"]),
@@ -198,6 +200,32 @@ def test_a_killed_run_leaves_nothing_to_the_next(tmp_path: pathlib.Path) -> None
     assert building.exists()
     assert not output_dir.exists()
     assert built(output_dir, *flags) == built(tmp_path / "clean/data", *flags)
+
+
+def test_a_killed_run_takes_its_workers_along(tmp_path: pathlib.Path) -> None:
+    flags = ["--dataset=synthetic:num_users=700", "--num_shards=8", "--num_workers=2"]
+    command = [*COMMAND, f"--output_dir={tmp_path / 'data'}", *flags]
+    process = subprocess.Popen(command, start_new_session=True)
+    while not list(tmp_path.glob(".data.building/train/*")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        pytest.fail("some of its processes still run")
+
+
+def test_a_title_without_an_item_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "titles.csv").write_text("title,item_id\nToy Story,1\nJumanji\n")
+    refused = run(tmp_path / "data", TINY, f"--item_titles={tmp_path / 'titles.csv'}")
+    assert refused.returncode == 2
+    assert "line 3" in refused.stderr
+    assert "Jumanji" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_spill_files_of_a_killed_run_are_swept(tmp_path: pathlib.Path) -> None:
