@@ -145,7 +145,10 @@ def _without_server(export_dir: str, inputs: dict[str, Any]) -> Answer:
         name: tf.reshape(tf.constant(value, specs[name].dtype), [1, -1] if name.endswith("item_ids") else [-1])
         for name, value in inputs.items()
     }
-    found = {name: value[0].numpy().tolist() for name, value in signature(**tensors).items()}
+    try:
+        found = {name: value[0].numpy().tolist() for name, value in signature(**tensors).items()}
+    except tf.errors.InvalidArgumentError as error:
+        raise ServingError(error.message.split(" [Op:")[0]) from None
     pairs = [
         (item_id.decode("utf-8"), score) for item_id, score in zip(found["item_ids"], found["scores"], strict=True)
     ]
@@ -155,7 +158,8 @@ def _without_server(export_dir: str, inputs: dict[str, Any]) -> Answer:
 
 def main(argv: list[str]) -> None:
     """Asks, and prints the answer with titles where they are known."""
-    del argv
+    if argv[1:]:
+        sys.exit(f"error: Only flags are taken, --item_id once for each item. Received: {' '.join(argv[1:])}")
     inputs = recommend_inputs(_ITEMS.value, _K.value, not _KEEP_SEEN.value, _EXCLUDED.value, _ALLOWED.value)
     titles = _titles(_EXPORT.value) if _EXPORT.value else {}
     try:
@@ -166,7 +170,7 @@ def main(argv: list[str]) -> None:
         else:
             sys.exit(f"error: Give --server with --model, or --export_dir. Received: {_SERVER.value}, {_MODEL.value}")
     except ServingError as error:
-        sys.exit(f"error: {_SERVER.value} gave no answer. {error}")
+        sys.exit(f"error: {_SERVER.value or _EXPORT.value} gave no answer. {error}")
     print(f"version {answer.version or 'unsaid'}; a history of {len(_ITEMS.value)} items, the newest last:")
     if len(_ITEMS.value) > _SHOWN_ITEMS:
         print("              ...")

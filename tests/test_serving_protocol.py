@@ -281,6 +281,8 @@ def test_the_client_says_what_went_wrong(server: ServingDouble | Started, shop: 
     for address in (f"localhost:{free_port()}", f"http://localhost:{free_port()}"):
         assert "gave no answer" in run_client(f"--server={address}", "--model=shop", "--timeout_seconds=1", code=1)
     assert "Give --server with --model" in run_client(code=1)
+    assert "`k` must be at least 1" in run_client(f"--export_dir={shop}", "--k=0", code=1)
+    assert "Only flags are taken" in run_client(f"--export_dir={shop}", "--item_id", "a3", "a4", code=1)
 
 
 @pytest.mark.parametrize("over", ["grpc_address", "rest_address"])
