@@ -223,8 +223,9 @@ class Config:
             InputError: an unknown section or field, a wrong type or an impossible value; `origin` names the source.
         """
         typed = _typed_sections(values, origin)
+        sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
         try:
-            return cls(**{field.name: field.type(**typed.get(field.name, {})) for field in dataclasses.fields(cls)})
+            return cls(**{name: section(**typed.get(name, {})) for name, section in sections.items()})
         except InputError as error:
             raise InputError(f"{error} ({origin})") from None
 
