@@ -13,6 +13,10 @@ import time
 
 from absl import app, flags
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from bert4rec_tf.errors import command
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
 _INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecords.py takes it", required=True)
@@ -25,7 +29,8 @@ _WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is t
 _RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where the JSON goes")
 
 
-def main(_: list[str]) -> None:
+@command
+def main() -> None:
     """Each seed in turn; the same command again goes on where it was."""
     for seed in range(_FIRST.value, _FIRST.value + _SEEDS.value):
         print(reproduce(seed), flush=True)
@@ -33,23 +38,28 @@ def main(_: list[str]) -> None:
 
 def reproduce(seed: int) -> str:
     """One run. Records and negatives are the same for all; masks drawn anew, weights and order follow the seed."""
-    changes = [assignment.split(".", 1)[-1].replace("=", "-") for assignment in _SET.value]
-    name = "-".join([pathlib.Path(_CONFIG.value).stem, *changes, f"seed{seed}"])
+    config = pathlib.Path(_CONFIG.value).stem
+    of_dataset = [] if config.startswith(_DATASET.value) else [_DATASET.value]
+    settings = "-".join([*of_dataset, config, *(assignment.replace("=", "-") for assignment in _SET.value)])
+    name = f"{settings}-seed{seed}"
     work, seconds = pathlib.Path(_WORK.value), {}
     model, metrics_file = work / name, work / f"{name}.json"
-    config = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
+    where = [f"--data_dir={work / f'{settings}-data'}", f"--model_dir={model}"]
+    configured = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
+    limit = [f"--time_limit_minutes={_LIMIT.value}"] if _LIMIT.value else []
     steps = {
-        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={work / 'data'}", *config],
-        "training": ["train.py", f"--data_dir={work / 'data'}", f"--model_dir={model}", *config],
-        "evaluation": ["evaluate.py", f"--data_dir={work / 'data'}", f"--model_dir={model}"],
+        "records": [
+            "pipelines/make_tfrecords.py",
+            f"--input={_INPUT.value}",
+            f"--output_dir={work / f'{settings}-data'}",
+            *configured,
+        ],
+        "training": ["train.py", *where, *configured, f"--set=training.seed={seed}", *limit],
+        "evaluation": ["evaluate.py", *where, f"--output={metrics_file}"],
     }
-    steps["training"].append(f"--set=training.seed={seed}")
-    if _LIMIT.value:
-        steps["training"].append(f"--time_limit_minutes={_LIMIT.value}")
-    steps["evaluation"].append(f"--output={metrics_file}")
-    for step, command in steps.items():
+    for step, (script, *arguments) in steps.items():
         started = time.monotonic()
-        done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False)
+        done = subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False)
         if done.returncode:
             sys.exit(done.returncode)
         seconds[step] = round(time.monotonic() - started, 1)
@@ -66,7 +76,7 @@ def reproduce(seed: int) -> str:
         "date": time.strftime("%Y-%m-%d"),
     }
     results = pathlib.Path(_RESULTS.value)
-    results.mkdir(exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
     shutil.copy(model / "history.jsonl", results / f"{name}-history.jsonl")
     found = {protocol: metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")}

@@ -76,15 +76,15 @@ def test_ablations_are_added_to_those_of_the_same_settings(tmp_path: pathlib.Pat
 def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--seeds=2"]
     printed = command_line.run("benchmarks/reproduce.py", *flags)
-    found = [json.loads((tmp_path / "results" / f"tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
+    found = [json.loads((tmp_path / "results" / f"ring-tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
     assert found[0]["data"]["manifest_sha256"] == found[1]["data"]["manifest_sha256"]
     for seed, run in enumerate(found, start=1):
         assert run["run"]["seed"] == run["model"]["config"]["training"]["seed"] == seed
         assert set(run["run"]["seconds"]) == {"records", "training", "evaluation"}
         assert 0 <= run["full"]["ndcg@10"] <= 1
-        assert f"tiny-seed{seed}: NDCG@10" in printed
+        assert f"ring-tiny-seed{seed}: NDCG@10" in printed
     command_line.run("benchmarks/reproduce.py", *flags)
-    again = json.loads((tmp_path / "results" / "tiny-seed1.json").read_text())
+    again = json.loads((tmp_path / "results" / "ring-tiny-seed1.json").read_text())
     assert again["run"]["seconds"]["training"] == found[0]["run"]["seconds"]["training"], (
         "all of it, not the last call's"
     )
