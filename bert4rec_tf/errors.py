@@ -47,7 +47,7 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
             _report("another process of the cluster is gone; start all of them again, and the run goes on", code=3)
             os._exit(3)  # TensorFlow would wait for its peers
         except KeyboardInterrupt:
-            sys.exit(_report("interrupted; the same command again goes on from what is on disk", code=130))
+            sys.exit(_report("interrupted; run the same command again", code=130))
 
     return run
 

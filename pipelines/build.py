@@ -146,9 +146,10 @@ def build_records(
 
 @contextlib.contextmanager
 def _room(output_dir: pathlib.Path, overwrite: bool, dry_run: bool) -> Iterator[pathlib.Path]:
-    """A directory to build in: beside `output_dir`, or somewhere else and soon gone."""
+    """A directory to build in, beside `output_dir` or as near as there is one; that of a dry run is soon gone."""
     if dry_run:
-        with tempfile.TemporaryDirectory(prefix="make_tfrecords-") as directory:
+        nearest = next(parent for parent in output_dir.parents if parent.is_dir())
+        with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.dry_run-", dir=nearest) as directory:
             building = pathlib.Path(directory) / "data"
             building.mkdir()
             yield building

@@ -101,7 +101,6 @@ class ShardBuilder:
                 "test": self._write_targets("test", users, sequences, split, split.test, seed + 1),
             },
             histogram=histogram,
-            users=len(sequences),
             events=len(sequences.values),
         )
 
@@ -161,12 +160,11 @@ class BuiltShard:
     Attributes:
         files: by split.
         histogram: of the training instances.
-        users, events: how many it has.
+        events: how many it has.
     """
 
     files: dict[str, Shard]
     histogram: list[LengthCount]
-    users: int
     events: int
 
 

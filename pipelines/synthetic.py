@@ -2,7 +2,7 @@
 
 Each user walks a Markov chain over the items and never meets one twice: the next item is drawn from the row of the
 last one in `transitions()`, among the items that are left. So the row of the last item, seen items dropped, ranks
-the next item as well as anything can; no model beats it but by luck. Two things make up a row:
+the next item as well as anything can; no model beats it but by luck. Three things make up a row:
 
     successors    a few items that tend to follow this very item, the first the most likely
     theme         the other items of its theme (items come in themes of equal size)

@@ -102,7 +102,7 @@ class Manifest:
             ) from None
         raise InputError(
             f"`schema_version` must be {SCHEMA_VERSION}. Received: {version!r} ({origin}). "
-            "Fix: rebuild the directory with pipelines/make_tfrecords.py"
+            "Fix: rebuild the directory with pipelines/make_tfrecords.py --overwrite"
         )
 
     @classmethod
