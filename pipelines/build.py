@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
@@ -22,7 +21,7 @@ from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences
 from pipelines.shards import SPLITS, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS
-from pipelines.staging import is_complete, spill_dir, staged, sweep, write_manifest
+from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
 
 # What becomes of the rows that are read and are no `events`.
@@ -86,7 +85,7 @@ def build_records(
         config: its sections `data` and `masking` are used.
         output_dir: where the records appear, whole.
         make_engine: makes an `Engine`, given a directory for what does not fit in memory.
-        overwrite: replaces what `output_dir` holds.
+        overwrite: replaces the records that `output_dir` holds.
         dry_run: only counts, and leaves the disk as it was.
         progress: shows how far the run is; None shows nothing.
 
@@ -103,7 +102,8 @@ def build_records(
         sweep(place)
         manifest = Manifest.load(place)
         return Built(manifest, False, manifest.instances())
-    with _room(place, overwrite, dry_run) as building, make_engine(spill_dir(building)) as engine:
+    room = discarded(place) if dry_run else staged(place, overwrite)
+    with room as building, make_engine(spill_dir(building)) as engine:
         bad_rows = building / BAD_ROWS_FILE
         loaded = engine.load(source, config, bad_rows, progress)
         loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)
@@ -142,20 +142,6 @@ def build_records(
         )
         write_manifest(building, manifest)
     return Built(manifest, True, counted.instances, loaded.first_bad)
-
-
-@contextlib.contextmanager
-def _room(output_dir: pathlib.Path, overwrite: bool, dry_run: bool) -> Iterator[pathlib.Path]:
-    """A directory to build in, beside `output_dir` or as near as there is one; that of a dry run is soon gone."""
-    if dry_run:
-        nearest = next(parent for parent in output_dir.parents if parent.is_dir())
-        with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}.dry_run-", dir=nearest) as directory:
-            building = pathlib.Path(directory) / "data"
-            building.mkdir()
-            yield building
-    else:
-        with staged(output_dir, overwrite) as building:
-            yield building
 
 
 def _enough_shards(events: int) -> int:

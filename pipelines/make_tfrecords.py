@@ -56,7 +56,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", None, "the data directory to make", 
 _ENGINE = flags.DEFINE_enum("engine", "duckdb", ["duckdb", "spark"], "what sorts and counts; spark: see BUILD.md")
 _WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "processes that mask and write", lower_bound=1)
 _MEMORY = flags.DEFINE_string("memory_limit", None, "of the engine, e.g. 4GB; past it, it spills beside --output_dir")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an --output_dir that holds something else")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an --output_dir that holds other records")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be written, and write nothing")
 _BAD_ROWS_SHOWN = 3
 

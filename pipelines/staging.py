@@ -44,6 +44,27 @@ def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
         yield from _build_beside(output_dir, overwrite)
 
 
+@contextlib.contextmanager
+def discarded(output_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a directory for a dry run, beside `output_dir` or as near as there is a folder, and removes it at the end.
+
+    What a killed dry run left behind is swept first.
+
+    Raises:
+        InputError: another dry run is at work there.
+    """
+    output_dir = output_dir.resolve()
+    nearest = next(parent for parent in output_dir.parents if parent.is_dir())
+    building = nearest / f".{output_dir.name}.dry_run"
+    with _only_run(building):
+        _remove((building, spill_dir(building)))
+        building.mkdir()
+        try:
+            yield building
+        finally:
+            _remove((building, spill_dir(building)))
+
+
 def sweep(output_dir: pathlib.Path) -> None:
     """Removes what a run left that was killed after its records were in place; what a running one has stays."""
     output_dir = output_dir.resolve()
@@ -102,12 +123,12 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
     if output_dir.exists() and any(output_dir.iterdir()) and not overwrite:
         raise InputError(
             f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
-            "holds something else. Fix: name another directory, or pass --overwrite to replace it"
+            "holds something else. Fix: name another directory, or pass --overwrite if it holds other records"
         )
-    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / MANIFEST_FILE).is_file():
+    if output_dir.exists() and any(output_dir.iterdir()) and not _holds_records(output_dir):
         raise InputError(
-            f"--overwrite replaces data directories, which have a {MANIFEST_FILE}. Received: {output_dir}, which holds "
-            "something else. Fix: name another directory, or empty this one"
+            f"--overwrite replaces data directories, which have a {MANIFEST_FILE} and no model. "
+            f"Received: {output_dir}, which holds something else. Fix: name another directory, or empty this one"
         )
     _remove(_leftovers(output_dir))
     building.mkdir()
@@ -119,6 +140,11 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         _remove((building, spill_dir(building)))
+
+
+def _holds_records(directory: pathlib.Path) -> bool:
+    # A model directory has a manifest too, that of the records it was trained on.
+    return (directory / MANIFEST_FILE).is_file() and not (directory / "config.json").exists()
 
 
 def write_manifest(directory: pathlib.Path, manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ import pytest
 from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
-from pipelines.staging import is_complete, staged, sweep, write_manifest
+from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from tfrecords.manifest import MANIFEST_FILE, Manifest
 
 SOURCE = {"format": "synthetic", "seed": 1}
@@ -75,6 +75,32 @@ def test_what_is_no_data_directory_is_never_replaced(output_dir: pathlib.Path) -
     with pytest.raises(InputError, match=rf"{MANIFEST_FILE}.*{output_dir}"):
         build(output_dir, "new", overwrite=True)
     assert on_disk(output_dir) == {"data/thesis.txt": "precious"}
+
+
+def test_a_model_directory_is_never_replaced_for_its_manifest(output_dir: pathlib.Path) -> None:
+    build(output_dir, "of the records that it was trained on")
+    (output_dir / "config.json").write_text("{}")
+    before = on_disk(output_dir)
+    with pytest.raises(InputError, match="no model"):
+        build(output_dir, "new", overwrite=True)
+    assert on_disk(output_dir) == before
+
+
+def test_a_dry_run_leaves_nothing_and_sweeps_what_a_killed_one_left(output_dir: pathlib.Path) -> None:
+    left = output_dir.parent / ".data.dry_run"
+    for directory in (left, spill_dir(left)):
+        directory.mkdir()
+        (directory / "half").write_text("half")
+    with discarded(output_dir / "deeper") as building:
+        assert building.parent == output_dir.parent
+    with discarded(output_dir) as building:
+        assert not list(building.iterdir())
+        spill_dir(building).mkdir()
+        with pytest.raises(InputError, match="One run at a time"), discarded(output_dir):
+            pass
+        build(output_dir, "meanwhile")
+    assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "meanwhile"}
+    assert [path.name for path in output_dir.parent.iterdir()] == ["data"]
 
 
 def test_a_file_in_its_place_is_refused(output_dir: pathlib.Path) -> None:
