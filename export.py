@@ -33,7 +33,14 @@ def main() -> None:
     """Flags, and one call."""
     if _MODEL.value is None:
         raise InputError("--model_dir must name a model made by train.py. Received: nothing")
-    publishing = Publishing(_TOP_K.value, _INDEX.value, _RECALL.value, _DATA.value, _REGRESSION.value, _KEEP.value)
+    publishing = Publishing(
+        top_k=_TOP_K.value,
+        index=_INDEX.value,
+        min_recall=_RECALL.value,
+        data_dir=_DATA.value,
+        max_regression=_REGRESSION.value,
+        keep_versions=_KEEP.value,
+    )
     print(f"wrote {export(_MODEL.value, _EXPORT.value, publishing)}")
 
 

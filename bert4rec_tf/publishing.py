@@ -115,10 +115,12 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
             ) from None
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        gone: list[pathlib.Path] = []
         if publishing.keep_versions is not None:
-            for old in [*_withdrawn(root), *versions(root)[: -publishing.keep_versions]]:
-                _remove(old)
-        write_models_config(root)
+            gone = [*_withdrawn(root), *versions(root)[: -publishing.keep_versions]]
+        write_models_config(root, [path for path in versions(root) if path not in gone])
+        for old in gone:
+            _remove(old)
     return version
 
 
@@ -143,8 +145,8 @@ def rollback(export_dir: str) -> tuple[str, str]:
                 f"A rollback needs a version to return to. Received: {root}, which holds {len(served)}. "
                 "Fix: export another model"
             )
+        write_models_config(root, served[:-1])  # first: its labels never name what is no longer there
         served[-1].rename(root / f"{_WITHDRAWN}{served[-1].name}")
-        write_models_config(root)
     return served[-1].name, served[-2].name
 
 
@@ -270,9 +272,9 @@ def _write_item_vectors(path: pathlib.Path, trained: TrainedModel) -> None:
     pq.write_table(pa.table({"item_id": item_ids, "vector": vectors, "bias": bias}), path)
 
 
-def write_models_config(root: pathlib.Path) -> None:
-    """The model, its two newest versions and their labels, as TF Serving's text protobuf."""
-    name, served = root.resolve().name, versions(root)
+def write_models_config(root: pathlib.Path, served: list[pathlib.Path]) -> None:
+    """The model, the two newest of its versions and their labels, as TF Serving's text protobuf."""
+    name = root.resolve().name
     labels = {"stable": served[-1].name, "previous": served[-2:][0].name}
     lines = [
         "# Written by export.py; in the image, the versions are below /models.",

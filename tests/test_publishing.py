@@ -19,7 +19,7 @@ from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
-from bert4rec_tf.publishing import Publishing, export, rollback, write_models_config
+from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
 from pipelines.build import build_records
@@ -173,7 +173,7 @@ def test_labels_follow_the_versions(good: pathlib.Path, exported: pathlib.Path, 
 
     root = tmp_path / "my shop"
     exports_with(exported, root, 5)
-    write_models_config(root)
+    write_models_config(root, versions(root))
     assert labels() == {"stable": 5, "previous": 5}
     exports_with(exported, root, 7)
     newest = export(str(good), str(root), Publishing())
@@ -181,6 +181,30 @@ def test_labels_follow_the_versions(good: pathlib.Path, exported: pathlib.Path, 
     assert rollback(str(root)) == (newest.name, "7")
     assert labels() == {"stable": 7, "previous": 5}
     assert names(root) == [f".withdrawn-{newest.name}", "5", "7"]
+
+
+def test_labels_never_name_what_is_gone(
+    good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while old versions are deleted, or before a version is withdrawn."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    root = exports_with(exported, tmp_path / "shop", 5, 6)
+    with monkeypatch.context() as killed:
+        killed.setattr("bert4rec_tf.publishing._remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            export(str(good), str(root), Publishing(keep_versions=1))
+    newest = versions(root)[-1].name
+    text = (root / "models.config").read_text()
+    assert text.count(f"value: {newest}") == 2
+    with monkeypatch.context() as killed:
+        killed.setattr(pathlib.Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(str(root))
+    assert f'"stable" value: {6}' in (root / "models.config").read_text()
+    assert rollback(str(root)) == (newest, "6")
 
 
 def test_rollback_needs_a_version_to_return_to(exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
