@@ -184,7 +184,8 @@ class TrainingConfig:
     clip_norm: float = 5.0  # on the global norm of the gradient
     steps_per_epoch: int | None = None  # steps between validations and checkpoints; None: one pass over the records
     validation_users: int | None = None  # rank so many users during training; None: all
-    early_stopping_epochs: int | None = None  # stop after so many epochs without a better validation; None: never
+    # Stop after so many epochs without a better validation, counted in the last stage where there is one; None: never.
+    early_stopping_epochs: int | None = None
     checkpoints_to_keep: int = 2
     checkpoint_minutes: float = 10.0  # minutes without a validation after which a checkpoint is saved all the same
     jit_compile: bool = True  # XLA for the forward and backward pass

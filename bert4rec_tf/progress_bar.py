@@ -110,19 +110,20 @@ class Profiler:
         directory: of the TensorBoard logs.
     """
 
-    _FIRST, _LAST = 20, 30
+    _FIRST, _NUMBER = 20, 10
 
     def __init__(self, directory: pathlib.Path):
         self._directory, self._steps, self._runs = str(directory), 0, False
+        self._last: int | None = None
 
     def after_steps(self, sums: StepSums) -> None:
-        """Starts before the 21st step, and stops after the 30th or a little later."""
+        """Starts once 20 steps are made, and stops 10 later or with the call that holds the tenth."""
         self._steps += sums.steps
-        if self._runs and self._steps >= self._LAST:
-            self.close()
-        elif not self._runs and self._FIRST <= self._steps < self._LAST:
+        if self._last is None and self._steps >= self._FIRST:
             tf.profiler.experimental.start(self._directory)
-            self._runs = True
+            self._runs, self._last = True, self._steps + self._NUMBER
+        elif self._runs and self._last is not None and self._steps >= self._last:
+            self.close()
 
     def close(self) -> None:
         """Writes what there is."""

@@ -60,7 +60,7 @@ class RunClock:
         """Until the last step, by the pace so far; infinite before a pace is known."""
         pace = self._pace()
         if pace is None:
-            return self._limit - self.elapsed_seconds()
+            return self._limit - self._set_aside - self.elapsed_seconds()
         return min((self._num_steps - self.step) * pace, self._limit - self._set_aside - self.elapsed_seconds())
 
     def next_steps(self) -> int:

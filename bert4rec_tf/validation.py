@@ -15,6 +15,8 @@ from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_who
 from bert4rec_tf.progress_bar import ProgressBar
 from bert4rec_tf.run_clock import RunClock
 
+_SET_ASIDE = 1.2  # times what a validation took is kept for the last one
+
 
 class Validation:
     """At the end of each epoch: ranks validation users, writes history.jsonl, saves checkpoints, and may stop the run.
@@ -51,6 +53,8 @@ class Validation:
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         # A run that was cut off after a line and before its checkpoint comes by that step again.
         self._history = [line for line in lines if json.loads(line)["step"] <= clock.step]
+        if self._history:
+            clock.set_aside(_SET_ASIDE * json.loads(self._history[-1]).get("validation_seconds", 0.0))
 
     def after_steps(self) -> None:
         """Validates and saves at the end of an epoch and of the run, and saves in between where that takes long."""
@@ -80,10 +84,14 @@ class Validation:
         better = ndcg > float(self._progress.best_ndcg.numpy())
         self._progress.validation_ndcg.assign(ndcg)
         self._progress.best_ndcg.assign(max(ndcg, float(self._progress.best_ndcg.numpy())))
-        self._progress.epochs_since_best.assign(0 if better else self._progress.epochs_since_best + 1)
+        # Patience is for the last stage, where there is one: it asks for something else, and may gain what the first
+        # one no longer does.
+        ahead = self._config.last_item_share > 0 and int(self._progress.last_stage_from.numpy()) < 0
+        self._progress.epochs_since_best.assign(0 if better or ahead else self._progress.epochs_since_best + 1)
+        measured["validation_seconds"] = round(time.monotonic() - started, 1)
         self._write(epoch, measured, metrics)
         self.save(best=better)
-        self._clock.set_aside(1.2 * (time.monotonic() - started))
+        self._clock.set_aside(_SET_ASIDE * (time.monotonic() - started))
         patience = self._config.early_stopping_epochs
         if patience is not None and int(self._progress.epochs_since_best.numpy()) >= patience:
             self._bar.say(f"no better validation in {patience} epochs: stopping early")

@@ -113,18 +113,20 @@ def test_a_training_that_is_told_to_end_saves_its_steps(
 ) -> None:
     flags = ["--set=training.num_steps=1000000"]
     process = start_training(data_dir, tmp_path / "model", *flags)
-    wait_for(process, "epoch 1, step 20")
-    time.sleep(3)  # the next round of steps may have a batch length to compile first
-    process.send_signal(number)
-    assert process.stderr is not None
-    printed = process.stderr.read()
-    assert process.wait(60) == code, printed
+    try:
+        wait_for(process, "epoch 1, step 20")
+        time.sleep(3)  # the next round of steps may have a batch length to compile first
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, printed
     assert f"stopped by {number.name}, and saved" in printed
     assert "Traceback" not in printed
     saved = max(int(path.name.split("-")[1]) for path in (tmp_path / "model/checkpoints/latest").glob("ckpt-*"))
     assert saved > 20
-    again = train_again(data_dir, tmp_path / "model", *flags, "--time_limit_minutes=0.001")
-    assert f"from step {saved}" in again or "trained already" in again
+    again = train_again(data_dir, tmp_path / "model", f"--set=training.num_steps={saved + 1}")
+    assert f"from step {saved:,}" in again
 
 
 def weights_of(model_dir: pathlib.Path, step: int) -> dict[str, bytes]:
@@ -257,6 +259,14 @@ def test_a_run_taken_up_in_its_last_stage_validates_as_often_as_before(
 
 
 @pytest.mark.slow
+def test_patience_is_for_the_last_stage(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = ["--set=training.num_steps=100", "--set=training.last_item_share=0.5", "--set=training.learning_rate=1e-12"]
+    printed = train_again(data_dir, tmp_path / "model", *flags, "--set=training.early_stopping_epochs=1")
+    assert "stopping early" in printed
+    assert [step for step, _ in history_of(tmp_path / "model")] == [20, 40, 60], "the last stage begins at 50"
+
+
+@pytest.mark.slow
 def test_training_stops_early_where_nothing_gets_better(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = [
         "--set=training.num_steps=1000",
@@ -338,6 +348,7 @@ def test_evaluate_says_what_it_cannot_rank(
     other = run("evaluate.py", f"--model_dir={model_dir}", f"--data_dir={tmp_path / 'other'}", code=2)
     assert "its own vocabulary" in other
     assert "either --model_dir or --baseline" in run("evaluate.py", f"--data_dir={data_dir}", code=2)
+    assert "--split besides" in run("evaluate.py", "--compare=a.json,b.json", "--split=validation", code=2)
     assert "--data_dir must name the records" in run("evaluate.py", f"--model_dir={model_dir}", code=2)
     assert "without a config.json" in run("evaluate.py", f"--data_dir={data_dir}", f"--model_dir={tmp_path}", code=2)
 

@@ -1,11 +1,13 @@
 """The clock of a run: calls that stop where something else begins, and stages that share the steps or the time."""
 
 import math
+import pathlib
 
 import pytest
 
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.model_dir import Progress
+from bert4rec_tf.progress_bar import Profiler
 from bert4rec_tf.run_clock import RunClock
 from bert4rec_tf.steps import StepSums
 
@@ -55,6 +57,29 @@ def test_the_last_stage_has_its_share_of_the_time(seconds: Seconds, share: float
     assert seconds.now == pytest.approx(160, abs=0.5)
     assert int(progress.last_stage_from.numpy()) == pytest.approx(600 * (1 - share), abs=5)
     assert clock.step == pytest.approx(600, abs=5)
+
+
+def test_the_time_of_the_last_validation_is_kept(seconds: Seconds) -> None:
+    config, progress = TrainingConfig(num_steps=1_000_000), Progress(1_000_000)
+    clock = RunClock(progress, config, 1_000, 1, 60.0, False)
+    clock.set_aside(20.0)
+    steps_of(clock, progress, seconds, pace=0.1)
+    assert seconds.now == pytest.approx(140, abs=0.5)
+
+
+def test_a_trace_is_of_ten_steps_whatever_a_call_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("tensorflow.profiler.experimental.start", lambda _: made.append("start"))
+    monkeypatch.setattr("tensorflow.profiler.experimental.stop", lambda: made.append("stop"))
+    for calls in ([1, 2, 102, 100, 100], [10, 10, 5, 5, 5]):
+        made.clear()
+        profiler, after = Profiler(tmp_path), []
+        for number in calls:
+            profiler.after_steps(StepSums(number, 1.0, 1.0, 1.0, 0.0, 1.0))
+            after.append(len(made))
+        profiler.close()
+        assert made == ["start", "stop"]
+        assert after == ([0, 0, 1, 2, 2] if calls[2] == 102 else [0, 1, 1, 2, 2])
 
 
 def test_the_schedule_follows_the_pace_of_the_last_stage(seconds: Seconds) -> None:
