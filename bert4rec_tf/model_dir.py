@@ -24,6 +24,8 @@ from tfrecords.manifest import MANIFEST_FILE, Manifest
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.jsonl"
+# A parameter server that is gone; a full disk is none of these.
+_PEER_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 _STATE = "state"  # what the files of a checkpoint begin with
 # Settings that say how long to go on and what to show: a run may be continued with others.
 _MAY_CHANGE = {
@@ -97,6 +99,8 @@ class Checkpoints:
         Raises:
             InputError: every checkpoint is damaged.
         """
+        for directory in (self._latest_dir, self._best_dir):
+            _put_back(directory)
         checkpoints = _checkpoints(self._latest_dir)
         while checkpoints:
             newest = checkpoints.pop()
@@ -106,7 +110,11 @@ class Checkpoints:
             except InputError as error:
                 if not checkpoints:
                     raise
-                aside = newest.rename(newest.with_name(f"damaged-{newest.name}"))
+                aside, number = newest.with_name(f"damaged-{newest.name}"), 1
+                while aside.exists():  # the same step, damaged once more
+                    number += 1
+                    aside = newest.with_name(f"damaged-{newest.name}-{number}")
+                newest.rename(aside)
                 print(f"warning: {error} Going on from the one before; it is kept as {aside}", file=sys.stderr)
         return False
 
@@ -130,7 +138,9 @@ class Checkpoints:
 
 def has_checkpoint(model_dir: str | pathlib.Path) -> bool:
     """Whether a run in this directory would go on from a checkpoint."""
-    return bool(_checkpoints(pathlib.Path(model_dir) / "checkpoints" / "latest"))
+    latest = pathlib.Path(model_dir) / "checkpoints" / "latest"
+    _put_back(latest)
+    return bool(_checkpoints(latest))
 
 
 def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
@@ -196,10 +206,12 @@ def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int, 
     for left in directory.glob(".ckpt-*"):
         shutil.rmtree(left)
     try:
-        checkpoint.write(str(building / _STATE))
+        checkpoint.write(str(building / _STATE), _on_this_machine())
         for file in building.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
+    except _PEER_ERRORS:
+        raise
     except (tf.errors.OpError, OSError) as error:
         shutil.rmtree(building, ignore_errors=True)
         raise InputError(
@@ -214,12 +226,28 @@ def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int, 
     others = [path for path in _checkpoints(directory) if path != place]
     for old in others[: max(0, len(others) + 1 - to_keep)]:
         # Not in place: half a checkpoint that is left of a killed run would be taken for a damaged one.
-        shutil.rmtree(old.rename(directory / f".{old.name}.replaced"))
+        shutil.rmtree(old.rename(directory / f".{old.name}.removed"))
+
+
+def _put_back(directory: pathlib.Path) -> None:
+    """A checkpoint that was moved aside for another one of its step, where a kill came between."""
+    for aside in directory.glob(".ckpt-*.replaced"):
+        place = directory / aside.name[1:].removesuffix(".replaced")
+        if not place.exists():
+            aside.rename(place)
+
+
+def _on_this_machine() -> tf.train.CheckpointOptions:
+    """Weights on a parameter server are else read and written there, on its own disk."""
+    with tf.device("CPU:0"):
+        return tf.train.CheckpointOptions(experimental_io_device=tf.constant(0).device)
 
 
 def _restore(checkpoint: tf.train.Checkpoint, path: pathlib.Path) -> None:
     try:
-        checkpoint.read(str(path / _STATE)).assert_existing_objects_matched().expect_partial()
+        checkpoint.read(str(path / _STATE), _on_this_machine()).assert_existing_objects_matched().expect_partial()
+    except _PEER_ERRORS:
+        raise
     # TensorFlow's reader raises IndexError and RuntimeError where a file ends early.
     except (tf.errors.OpError, AssertionError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(

@@ -169,6 +169,10 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(
         while_removing.setattr("shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
             run.checkpoints.save(best=False)
+    assert start_run(tmp_path, to_keep=1).checkpoints.restore_latest()
+    latest = tmp_path / "checkpoints/latest"
+    shutil.rmtree(latest / ".ckpt-3.replaced")
+    (latest / "ckpt-3").rename(latest / ".ckpt-3.replaced")  # killed between the two renames
     again = start_run(tmp_path, to_keep=1)
     assert again.checkpoints.restore_latest()
     assert int(again.progress.step) == 3
@@ -280,6 +284,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert (tmp_path / "checkpoints/latest/damaged-ckpt-2").is_dir()
     assert start_run(tmp_path).checkpoints.restore_latest()
     assert capsys.readouterr().err == ""
+    again.go_to(2)
+    again.checkpoints.save(best=False)
+    damage(tmp_path / "checkpoints/latest/ckpt-2", kind)
+    assert start_run(tmp_path).checkpoints.restore_latest()
+    assert (tmp_path / "checkpoints/latest/damaged-ckpt-2-2").is_dir()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: pathlib.Path) -> None:

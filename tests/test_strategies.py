@@ -50,19 +50,21 @@ class Cluster:
                     place.bind(("localhost", 0))
             addresses = {job: [f"localhost:{s.getsockname()[1]}" for s in each] for job, each in ports.items()}
         self._config = {"cluster": addresses}
-        self._command = [sys.executable, "train.py", f"--data_dir={data_dir}", f"--strategy={strategy}", *SETTINGS]
+        script = str(ROOT / "train.py")
+        self._command = [sys.executable, script, f"--data_dir={data_dir}", f"--strategy={strategy}", *SETTINGS]
         self._model_dir = model_dir
         self.processes: dict[tuple[str, int], subprocess.Popen[str]] = {}
 
     def start(self, job: str, index: int, *flags: str) -> "subprocess.Popen[str]":
-        """Starts a task; only the first of the first job may write the model directory."""
+        """Starts a task; only the first of the first job may write: what it calls "model" is elsewhere for others."""
         chief = (job, index) == (next(iter(self._config["cluster"])), 0)
-        model_dir = self._model_dir if chief else self._model_dir.with_name("not-written")
+        place = self._model_dir.parent if chief else self._model_dir.with_name("elsewhere")
+        place.mkdir(exist_ok=True)
         environment = os.environ | {"TF_CONFIG": json.dumps(self._config | {"task": {"type": job, "index": index}})}
         log = self._model_dir.with_name(f"{job}-{index}.log").open("w+")
         self.processes[job, index] = subprocess.Popen(
-            [*self._command, f"--model_dir={model_dir}", *flags],
-            cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
+            [*self._command, f"--model_dir={self._model_dir.name}", *flags],
+            cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         return self.processes[job, index]
 
@@ -99,7 +101,7 @@ def cluster(data_dir: pathlib.Path, model_dir: pathlib.Path, strategy: str, **jo
 
 def weights_after(model_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{step}/state"))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("model/", "optimizer/"))]
     return {name: reader.get_tensor(name) for name in names}
 
 
@@ -120,7 +122,9 @@ def weights_of_three_steps(
 def assert_same_weights(received: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert received.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(received[name], value, atol=1e-5, err_msg=name)
+        # Three steps at a warm-up's rates move no weight far; the moments tell gradients of another size apart.
+        atol = 1e-5 if name.startswith("model/") else 1e-3 * np.abs(value).max()
+        np.testing.assert_allclose(received[name], value, rtol=0, atol=atol, err_msg=name)
 
 
 def test_mirrored_makes_the_updates_of_one_device(
@@ -158,7 +162,7 @@ def test_two_workers_make_the_updates_of_one_device(
         assert "best validation" in workers.wait("worker", 0)
         assert "best validation" not in workers.wait("worker", 1)
     assert_same_weights(weights_after(tmp_path / "model", 3), one_device)
-    assert not (tmp_path / "not-written").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.slow
@@ -198,22 +202,33 @@ def test_a_parameter_server_cluster_trains(data_dir: pathlib.Path, tmp_path: pat
         servers.start("chief", 0, "--set=training.num_steps=40")
         printed = servers.wait("chief", 0)
         assert "epoch 2, step 40" in printed
-    weights = weights_after(tmp_path / "model", 40)
-    assert all(np.isfinite(value).all() for value in weights.values())
-    assert not (tmp_path / "not-written").exists()
+    first, last = map(json.loads, (tmp_path / "model/history.jsonl").read_text().splitlines())
+    assert last["loss"] < first["loss"]
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.slow
-def test_a_parameter_server_run_outlives_a_worker(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_parameter_server_run_outlives_a_worker_and_takes_it_back(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    def later_epoch() -> None:
+        epochs = servers.printed("chief", 0).count("validation NDCG@10")
+        servers.wait_for("chief", 0, f"epoch {epochs + 2}, ")
+
     with cluster(data_dir, tmp_path / "model", "parameter_server", chief=1, worker=2, ps=1) as servers:
         for job, index in (("ps", 0), ("worker", 0), ("worker", 1)):
             servers.start(job, index)
-        servers.start("chief", 0, "--set=training.num_steps=400")
+        servers.start("chief", 0, ENDLESS)
         servers.wait_for("chief", 0, "epoch 2, step 40")
         servers.processes["worker", 1].kill()
         servers.processes["worker", 1].wait()
+        later_epoch()
         servers.start("worker", 1)
-        assert "step 400" in servers.wait("chief", 0)
+        later_epoch()
+        servers.processes["worker", 0].kill()
+        servers.processes["worker", 0].wait()
+        later_epoch()  # which the one that came back alone can have trained
+        assert servers.processes["worker", 1].poll() is None
 
 
 @pytest.mark.parametrize("name", ["multi_worker_mirrored", "parameter_server"])
