@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _compare(metrics_files: list[str]) -> None:
-    others = [flag.name for flag in (_MODEL, _BASELINE, _DATA, _REPORT, _GROUPS) if flag.value]
+    others = [flag.name for flag in (_MODEL, _BASELINE, _DATA, _SPLIT, _REPORT, _GROUPS) if flag.present]
     if others:
         raise InputError(
             f"--compare reads two evaluations that are done. Received: --{', --'.join(others)} besides. "

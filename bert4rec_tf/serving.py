@@ -134,7 +134,7 @@ class Recommender(tf.Module):
             histories,
             tf.concat([seen, self._ids_of_lists(excluded_item_ids, rows)], axis=1),
             tf.broadcast_to(allowed_item_ids, tf.concat([rows, tf.shape(allowed_item_ids)[1:]], axis=0)),
-            tf.reduce_max(k),
+            tf.where(tf.size(k) > 0, tf.reduce_max(k), 1),  # of no rows none
         )
         within = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < tf.broadcast_to(k, rows)[:, None]
         return {
