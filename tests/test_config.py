@@ -42,7 +42,7 @@ SETTINGS = optional(
 
 
 @given(SETTINGS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_json_gives_the_configuration_back(given_settings: dict[str, dict[str, Any]]) -> None:
     config = Config.from_dict(given_settings)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -118,7 +118,7 @@ def both(name: str, content: bytes, compressed: bool) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_both_readers_are_of_one_mind(name: str) -> None:
     @given(raw(FILES[name]), st.booleans())
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @example(HEADER + b"u,i,1,\n", False)
     @example(HEADER + b'u, "i",1\nu,"i" ,1\n', False)
     @example(HEADER + b"u,i,1\rv,j,2\r", False)
@@ -132,7 +132,7 @@ def test_both_readers_are_of_one_mind(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_both_readers_are_of_one_mind_for_long(name: str) -> None:
     @given(raw(FILES[name]), st.booleans())
-    @settings(max_examples=1500, deadline=None)
+    @settings(max_examples=1500)
     def check(content: bytes, compressed: bool) -> None:
         both(name, content, compressed)
 
@@ -144,7 +144,7 @@ IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"
 
 @given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n"]))
 @example([("\r", "\n"), ("a\nb", 'c"d'), ("é", "e\u0301"), ("x" * 10_000, " "), (",", "\ufeff")], "\n")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_id_survives(rows: list[tuple[str, str]], line_end: str) -> None:
     expected = [(user, item, f"{time}.000000000") for time, (user, item) in enumerate(rows)]
     for name, delimiter in (("log.csv", ","), ("log.tsv", "\t")):
@@ -198,7 +198,7 @@ def test_bad_rows_are_set_aside_with_line_and_reason(name: str, content: bytes, 
 
 
 @given(raw(FILES["log.csv"]), raw(FILES["log.csv"]), st.sampled_from(["exact", "first", "keep"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_in_are_rows_used_dropped_and_set_aside(one: bytes, other: bytes, duplicates: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name, content in (("one.csv", one), ("other.csv", other + b"\n" + b"w,i,1\nw,j,2\nw,k,3\n")):

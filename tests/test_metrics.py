@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bert4rec_tf.metrics import ranking_metrics
@@ -38,7 +38,6 @@ def test_one_user_says_nothing_of_the_others() -> None:
     assert ranking_metrics(np.array([1]))["ci95"]["hr@1"] == [0, 1]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
 def test_invariants(ranks: list[int]) -> None:
     metrics = ranking_metrics(np.array(ranks, np.int32))

@@ -239,7 +239,7 @@ def whole_window(items: np.ndarray) -> dict[str, tf.Tensor]:
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_causal_logits_never_depend_on_what_comes_later(causal_model: Bert4Rec, data: st.DataObject) -> None:
     items = st.integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE - 1)
     window = np.array(data.draw(st.lists(items, min_size=1, max_size=MAX_SEQ_LENGTH)))

@@ -38,7 +38,7 @@ def rank_among(row: np.ndarray, target: int, others: list[int]) -> int:
     return sorted([target, *others], key=lambda item: (-row[item], item)).index(target) + 1
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(users())
 def test_full_ranks(drawn: tuple[np.ndarray, ...]) -> None:
     scores, histories, _, targets = drawn
@@ -51,7 +51,7 @@ def test_full_ranks(drawn: tuple[np.ndarray, ...]) -> None:
     assert ranks.numpy().tolist() == expected
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(users(), st.integers(1, 10))
 def test_best_items(drawn: tuple[np.ndarray, ...], k: int) -> None:
     scores, histories, _, targets = drawn
@@ -65,7 +65,7 @@ def test_best_items(drawn: tuple[np.ndarray, ...], k: int) -> None:
             assert best[rank - 1 : rank] == ([target] if rank <= k else [])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(users())
 def test_sampled_ranks(drawn: tuple[np.ndarray, ...]) -> None:
     scores, _, negatives, targets = drawn
@@ -78,7 +78,7 @@ def test_sampled_ranks(drawn: tuple[np.ndarray, ...]) -> None:
     assert ranks.numpy().tolist() == expected
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(users())
 def test_items_in(drawn: tuple[np.ndarray, ...]) -> None:
     _, histories, _, _ = drawn

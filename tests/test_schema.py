@@ -46,14 +46,14 @@ EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "trai
 
 @given(rows_of(EVALUATION_USER, 2**40))
 @example([LONG, EMPTY, LONG])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_evaluation_users_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) -> None:
     encoded = encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows))
     assert encoded == [example_of(EVALUATION_USER, row) for row in rows]
 
 
 @given(rows_of(MASKED_WINDOW, 2**40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_masked_windows_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) -> None:
     encoded = encode(MASKED_WINDOW, columns_of(MASKED_WINDOW, rows))
     assert encoded == [example_of(MASKED_WINDOW, row) for row in rows]
@@ -63,7 +63,7 @@ def test_masked_windows_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) ->
 @example(
     [{"item_ids": [], "negative_item_ids": [7], "target_item_id": 2**31 - 1, "trained_items": 0, "user_id": "Zoë\t😀"}]
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
     for row, record in zip(rows, encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows)), strict=True):
         parsed = parse(EVALUATION_USER, tf.constant(record))

@@ -55,7 +55,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("uvwxyz"),
 
 
 @given(EVENTS, st.integers(1, 4), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], users: int, items: int) -> None:
     config = DataConfig(min_user_events=users, min_item_events=items, duplicates="keep")
     expected, before = events, None
@@ -79,7 +79,7 @@ MOMENTS = st.floats(-1, 5) | st.sampled_from([0.0, 2.0, 2.000000001, 1e40, -1e40
 
 
 @given(EVENTS.filter(bool), MOMENTS, st.none() | MOMENTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_events_before_a_moment_are_counted(events: list[Event], split_time: float, since: float | None) -> None:
     config = DataConfig(
         split="temporal", split_time=split_time, train_since=since, min_user_events=1, duplicates="keep"
@@ -120,7 +120,7 @@ TIED = [("u", item, time) for time in (2, 1) for item in ("b", "ä", "B", "a", "
 
 
 @given(st.permutations(TIED))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_ties_by_item_do_not_depend_on_the_order_of_the_input(events: list[Event]) -> None:
     expected = sorted({item for _, item, _ in TIED}) * 2
     assert user_sequences(events, DataConfig(tie_order="item_id", min_user_events=1)) == {"u": expected}

@@ -215,20 +215,20 @@ def test_graph_has_no_xla_and_no_python(saved: pathlib.Path) -> None:
     assert not {node.op for node in nodes if "Xla" in node.op or "PyFunc" in node.op}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(request=requests())
 def test_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
     check_requests(served, score, request)
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=10_000)
+@settings(max_examples=10_000)
 @given(request=requests())
 def test_ten_thousand_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
     check_requests(served, score, request)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(request=requests())
 def test_fixed_k_and_examples_answer_as_recommend(served: Callable, request: Request) -> None:
     whole = rows_of(served("recommend", item_ids=request.histories))
@@ -265,7 +265,7 @@ def example(features: dict[str, list[str]]) -> bytes:
     ).SerializeToString()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(request=requests(), candidates=st.lists(st.sampled_from([*ITEM_IDS, *UNKNOWN, ""]), max_size=12))
 def test_rank_scores_in_the_order_given(
     served: Callable, score: Score, request: Request, candidates: list[str]
@@ -286,6 +286,42 @@ def test_encode_gives_what_the_scores_are_made_of(served: Callable, score: Score
     np.testing.assert_allclose(scores, [score(history) for history in histories], atol=1e-4)
 
 
+def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec) -> None:
+    index = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4)
+    index.probes.assign(1)
+    few, exact = (Recommender(model, VOCABULARY, TOP_K, each).signatures() for each in (index, None))
+    histories = tf.constant([["0", "a", "A"], ["", "unknown", ""], ["a ", "[MASK]", ""]])
+    lists = tf.constant([["A", "\u2028", "0", "tab\tbed", "[PAD]", "unknown"]])
+    none = tf.constant([], tf.string, [1, 0])
+    for name, inputs in {
+        "recommend": [histories, tf.constant([TOP_K]), tf.constant([True]), none, lists],
+        "rank": [histories, lists],
+        "encode": [histories],
+    }.items():
+        for key, expected in exact[name](*inputs).items():
+            np.testing.assert_array_equal(few[name](*inputs)[key], expected, err_msg=f"{name} {key}")
+    answers = [each["serving_default"](histories)["item_ids"].numpy().tolist() for each in (few, exact)]
+    assert answers[0][1] == answers[1][1], "without a known item"
+    assert answers[0] != answers[1], "one of four cells cannot hold the best of all"
+
+
+def test_a_list_for_all_is_the_same_list_for_each(served: Callable) -> None:
+    histories, one = [["0", "a"], ["A", ""], ["", "unknown"]], [["a ", "nul\0", "tab\tbed"]]
+    for name in ("excluded_item_ids", "allowed_item_ids"):
+        for_all, for_each = (
+            rows_of(served("recommend", item_ids=histories, **{name: rows})) for rows in (one, one * 3)
+        )
+        assert for_all[0] == for_each[0]
+        np.testing.assert_array_equal(for_all[1], for_each[1])
+        assert {item_id in one[0] for row in for_all[0] for item_id in row if item_id} == {name == "allowed_item_ids"}
+    candidates = [["a", "A"], ["0", "unknown"], ["a ", "0"]]
+    together = served("rank", item_ids=histories, candidate_item_ids=candidates)
+    for row in range(3):
+        alone = served("rank", item_ids=histories[row : row + 1], candidate_item_ids=candidates[row : row + 1])
+        np.testing.assert_allclose(together["scores"][row], alone["scores"][0], atol=1e-5)
+        assert together["known"][row].tolist() == alone["known"][0].tolist()
+
+
 @pytest.mark.parametrize("history", [[], [""], ["", "", ""], ["unknown"], ["", "unknown", "nul"]])
 def test_without_a_known_item_popularity_answers(served: Callable, history: list[str]) -> None:
     item_ids, scores = rows_of(served("serving_default", item_ids=[history]))
@@ -302,6 +338,7 @@ def test_no_column_and_no_row(served: Callable) -> None:
         item_ids, scores = rows_of(served(signature, item_ids=[]))
         assert item_ids == []
         assert scores.shape == (0, TOP_K)
+    assert rows_of(served("recommend", item_ids=[], k=[], drop_seen=[]))[0] == []
 
 
 def test_the_last_items_that_fit_are_the_context_and_all_are_seen(served: Callable) -> None:

@@ -5,7 +5,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import shuffled
@@ -15,7 +15,6 @@ RECORDS = st.lists(st.lists(st.tuples(st.sampled_from([0, 1, 7, 2**63, 2**64 - 1
 
 
 @given(RECORDS, st.integers(0, 30))
-@settings(deadline=None)
 def test_the_order_is_that_of_a_stable_sort(chunks: list[list[tuple[int, bytes]]], run_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
         patch.setattr(shuffled, "_RUN_BYTES", run_bytes)

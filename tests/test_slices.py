@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from user_ranks_by_hand import ranks_of_users
 
@@ -35,7 +35,6 @@ def groups_by_hand(counts: list[int]) -> list[int]:
 falling_counts = st.lists(st.integers(0, 30), min_size=1, max_size=25).map(lambda counts: sorted(counts, reverse=True))
 
 
-@settings(deadline=None)
 @given(falling_counts)
 def test_each_group_of_items_holds_a_fifth_of_the_events(counts: list[int]) -> None:
     groups = popularity_groups(np.array(counts, np.int64)).tolist()
@@ -48,7 +47,6 @@ def test_each_group_of_items_holds_a_fifth_of_the_events(counts: list[int]) -> N
         assert 5 * (to_here - counts[0]) <= (group + 1) * sum(counts)
 
 
-@settings(deadline=None)
 @given(st.data(), falling_counts)
 def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> None:
     number = data.draw(st.integers(1, 12))
@@ -80,7 +78,6 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
     assert found == {"history_length": by_length, "target_popularity": by_popularity}
 
 
-@settings(deadline=None)
 @given(st.data(), falling_counts)
 def test_coverage_and_novelty_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> None:
     ids = range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + len(counts))
