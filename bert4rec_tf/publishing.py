@@ -145,7 +145,7 @@ def rollback(export_dir: str) -> tuple[str, str]:
                 f"A rollback needs a version to return to. Received: {root}, which holds {len(served)}. "
                 "Fix: export another model"
             )
-        write_models_config(root, served[:-1])  # first: its labels never name what is no longer there
+        write_models_config(root, served[:-1])  # first: it never names what is gone
         served[-1].rename(root / f"{_WITHDRAWN}{served[-1].name}")
     return served[-1].name, served[-2].name
 
