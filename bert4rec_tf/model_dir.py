@@ -179,7 +179,7 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
     progress = Progress(0)
     checkpoints = directory / "checkpoints"
-    found = _checkpoints(checkpoints / "best") or _checkpoints(checkpoints / "latest")
+    found = _with_those_aside(checkpoints / "best") or _with_those_aside(checkpoints / "latest")
     if not found:
         raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
     _restore(tf.train.Checkpoint(model=model, progress=progress), found[-1])
@@ -235,6 +235,11 @@ def _put_back(directory: pathlib.Path) -> None:
         place = directory / aside.name[1:].removesuffix(".replaced")
         if not place.exists():
             aside.rename(place)
+
+
+def _with_those_aside(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The checkpoints of a folder as a reader sees them, who leaves them where a training may be moving them."""
+    return _checkpoints(directory) or sorted(directory.glob(".ckpt-*.replaced"))
 
 
 def _on_this_machine() -> tf.train.CheckpointOptions:

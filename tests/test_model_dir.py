@@ -217,6 +217,14 @@ def test_loading_takes_the_latest_where_none_was_validated(tmp_path: pathlib.Pat
     assert load_model(tmp_path).state["step"] == 5
 
 
+def test_loading_takes_one_that_a_kill_left_aside(tmp_path: pathlib.Path) -> None:
+    model_dir = trained_dir(tmp_path)
+    best = model_dir / "checkpoints/best"
+    (best / "ckpt-1").rename(best / ".ckpt-1.replaced")
+    assert load_model(model_dir).state["step"] == 1
+    assert [path.name for path in best.iterdir()] == [".ckpt-1.replaced"]
+
+
 def test_loading_what_is_not_there(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"config\.json"):
         load_model(tmp_path / "nowhere")
