@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import pathlib
 import shutil
@@ -55,7 +56,8 @@ def discarded(output_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     output_dir = output_dir.resolve()
     nearest = next(parent for parent in output_dir.parents if parent.is_dir())
-    building = nearest / f".{output_dir.name}.dry_run"
+    of_place = hashlib.sha256(bytes(output_dir)).hexdigest()[:8]  # others of its name may have no folder either
+    building = nearest / f".{output_dir.name}.dry_run-{of_place}"
     with _only_run(building):
         _remove((building, spill_dir(building)))
         building.mkdir()

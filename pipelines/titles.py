@@ -19,7 +19,7 @@ def read_titles(path: str | None) -> dict[str, str]:
         return {}
     try:
         with pathlib.Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter="\t" if path.endswith(".tsv") else ",")
+            rows = csv.DictReader(stream, delimiter="\t" if path.endswith(".tsv") else ",", strict=True)
             if not {"item_id", "title"} <= set(rows.fieldnames or ()):
                 raise InputError(
                     f"--item_titles must have the columns item_id and title. Received: {path}: {rows.fieldnames}"

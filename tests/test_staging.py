@@ -87,12 +87,13 @@ def test_a_model_directory_is_never_replaced_for_its_manifest(output_dir: pathli
 
 
 def test_a_dry_run_leaves_nothing_and_sweeps_what_a_killed_one_left(output_dir: pathlib.Path) -> None:
-    left = output_dir.parent / ".data.dry_run"
+    with discarded(output_dir / "deeper") as building, discarded(output_dir / "other" / "deeper") as other:
+        assert building.parent == other.parent == output_dir.parent
+    with discarded(output_dir) as left:
+        pass
     for directory in (left, spill_dir(left)):
         directory.mkdir()
         (directory / "half").write_text("half")
-    with discarded(output_dir / "deeper") as building:
-        assert building.parent == output_dir.parent
     with discarded(output_dir) as building:
         assert not list(building.iterdir())
         spill_dir(building).mkdir()
