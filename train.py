@@ -26,7 +26,7 @@ _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; 
 _STRATEGY = flags.DEFINE_enum("strategy", "default", STRATEGIES, "tf.distribute strategy")
 _MASKING = flags.DEFINE_enum("masking", None, ["pregenerated", "resample"], "sets training.masking")
 _WARM = flags.DEFINE_string("warm_start_from", None, "a model directory whose weights a new run starts from")
-_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of ten steps past the 20th for TensorBoard")
+_PROFILE = flags.DEFINE_bool("profile", False, "write a trace of ten steps past the 20th, or a few more")
 _EXPORT = flags.DEFINE_string("export_dir", None, "also export the trained model here, for TF Serving")
 _LIMIT = flags.DEFINE_float("time_limit_minutes", None, "end in good order by then, the schedule fitted to it")
 _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answer")

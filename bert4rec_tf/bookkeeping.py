@@ -70,9 +70,9 @@ class Books:
         """Counts, shows, validates and saves."""
         self._clock.after_steps(sums)
         self._bar.after_steps(sums)
-        self._validation.after_steps()
         if self._profiler is not None:
             self._profiler.after_steps(sums)
+        self._validation.after_steps()
 
     def save(self) -> None:
         """Writes a checkpoint of where the run stands."""
