@@ -24,7 +24,11 @@ lint: $(VENV)/.installed-dev
 $(VENV)/.installed: requirements.txt dependencies.txt constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(0 if ok else "error: Python 3.10 to 3.13 is needed. Received: %s. Fix: make PYTHON=python3.12" % sys.version.split()[0])'
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.begun ] && [ ! -e $@ ] && [ -n "$$(ls -A $(VENV))" ]; then \
+	  echo "error: VENV must be new, or made by this Makefile. Received: $(VENV), which holds something else" >&2; exit 1; fi
 	rm -rf $(VENV)
+	mkdir -p $(VENV)
+	touch $(VENV)/.begun
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
 	touch $@
@@ -38,5 +42,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	if [ -e $(VENV)/.begun ] || [ -e $(VENV)/.installed ]; then rm -rf $(VENV); fi
+	rm -rf demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
