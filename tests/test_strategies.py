@@ -202,6 +202,8 @@ def test_a_parameter_server_cluster_trains(data_dir: pathlib.Path, tmp_path: pat
         servers.start("chief", 0, "--set=training.num_steps=40")
         printed = servers.wait("chief", 0)
         assert "epoch 2, step 40" in printed
+    weights = weights_after(tmp_path / "model", 40)
+    assert all(np.isfinite(value).all() for value in weights.values())
     first, last = map(json.loads, (tmp_path / "model/history.jsonl").read_text().splitlines())
     assert last["loss"] < first["loss"]
     assert not list((tmp_path / "elsewhere").iterdir())
