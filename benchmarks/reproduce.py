@@ -43,17 +43,12 @@ def reproduce(seed: int) -> str:
     settings = "-".join([*of_dataset, config, *(assignment.replace("=", "-") for assignment in _SET.value)])
     name = f"{settings}-seed{seed}"
     work, seconds = pathlib.Path(_WORK.value), {}
-    model, metrics_file = work / name, work / f"{name}.json"
-    where = [f"--data_dir={work / f'{settings}-data'}", f"--model_dir={model}"]
+    data, model, metrics_file = work / f"{settings}-data", work / name, work / f"{name}.json"
+    where = [f"--data_dir={data}", f"--model_dir={model}"]
     configured = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
     limit = [f"--time_limit_minutes={_LIMIT.value}"] if _LIMIT.value else []
     steps = {
-        "records": [
-            "pipelines/make_tfrecords.py",
-            f"--input={_INPUT.value}",
-            f"--output_dir={work / f'{settings}-data'}",
-            *configured,
-        ],
+        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={data}", *configured],
         "training": ["train.py", *where, *configured, f"--set=training.seed={seed}", *limit],
         "evaluation": ["evaluate.py", *where, f"--output={metrics_file}"],
     }

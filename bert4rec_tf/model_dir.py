@@ -138,9 +138,7 @@ class Checkpoints:
 
 def has_checkpoint(model_dir: str | pathlib.Path) -> bool:
     """Whether a run in this directory would go on from a checkpoint."""
-    latest = pathlib.Path(model_dir) / "checkpoints" / "latest"
-    _put_back(latest)
-    return bool(_checkpoints(latest))
+    return bool(_with_those_aside(pathlib.Path(model_dir) / "checkpoints" / "latest"))
 
 
 def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:

@@ -58,10 +58,9 @@ class RunClock:
 
     def seconds_left(self) -> float:
         """Until the last step, by the pace so far; infinite before a pace is known."""
+        of_the_limit = self._limit - self._set_aside - self.elapsed_seconds()
         pace = self._pace()
-        if pace is None:
-            return self._limit - self._set_aside - self.elapsed_seconds()
-        return min((self._num_steps - self.step) * pace, self._limit - self._set_aside - self.elapsed_seconds())
+        return of_the_limit if pace is None else min((self._num_steps - self.step) * pace, of_the_limit)
 
     def next_steps(self) -> int:
         """How many to make in one call: half a second of them, so that a signal is answered soon; 0 at the end."""

@@ -122,12 +122,13 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
         raise InputError(f"--output_dir must be a directory. Received: {output_dir}, a file")
     if replaced.exists() and not output_dir.exists():
         replaced.rename(output_dir)  # killed between the two renames below: the old records are still the valid ones
-    if output_dir.exists() and any(output_dir.iterdir()) and not overwrite:
+    filled = output_dir.exists() and any(output_dir.iterdir())
+    if filled and not overwrite:
         raise InputError(
             f"--output_dir must be new, empty or made by the same command. Received: {output_dir}, which "
             "holds something else. Fix: name another directory, or pass --overwrite if it holds other records"
         )
-    if output_dir.exists() and any(output_dir.iterdir()) and not _holds_records(output_dir):
+    if filled and not _holds_records(output_dir):
         raise InputError(
             f"--overwrite replaces data directories, which have a {MANIFEST_FILE} and no model. "
             f"Received: {output_dir}, which holds something else. Fix: name another directory, or empty this one"
