@@ -98,8 +98,24 @@ def load_file(
         on_batch: called with the number of rows done, where they are read batch by batch.
 
     Raises:
-        InputError: a missing column, a file that is not of its format, or one without times that needs them.
+        InputError: a missing column, a file that is not of its format, one without times that needs them, or one that
+            changed since its hash was taken.
     """
+    file = source.files[number]
+    try:
+        return _load(connection, source, number, config, bad_rows, on_batch)
+    finally:
+        file.check_unchanged()  # also where the reading failed: that may be why
+
+
+def _load(
+    connection: duckdb.DuckDBPyConnection,
+    source: LogSource,
+    number: int,
+    config: DataConfig,
+    bad_rows: pathlib.Path,
+    on_batch: Callable[[int], object],
+) -> Loaded:
     min_rating = config.min_rating
     layout = lay_out(source, source.files[number], rated=min_rating is not None)
     timed_by = {"--split=temporal": config.split == "temporal", "--train_since": config.train_since is not None}

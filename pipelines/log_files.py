@@ -30,6 +30,7 @@ class LogFile:
         quotes: how many its text has.
         delimiters: how many of the format's delimiters it has.
         field_quotes: how many of the quotes stand at the start or the end of a field, those that do both counted twice.
+        stamp: of the file system, taken before the first byte was read: another one means that the file may have changed.
     """
 
     path: pathlib.Path
@@ -42,6 +43,7 @@ class LogFile:
     quotes: int
     delimiters: int
     field_quotes: int
+    stamp: tuple[int, ...]
 
     @classmethod
     def scan(cls, path: pathlib.Path, name: str, delimiter: str | None = None) -> "LogFile":
@@ -50,6 +52,7 @@ class LogFile:
         Raises:
             InputError: it is gzip and not whole, which the engine takes for a shorter one.
         """
+        stamp = _stamp(path)
         with path.open("rb") as stream:
             compressed = stream.read(2) == b"\x1f\x8b"
         text = _Text((delimiter or "").encode())
@@ -61,17 +64,28 @@ class LogFile:
             raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
         text.end()
         return cls(
-            path, name, path.stat().st_size, file_sha256(path), compressed, text.lines, text.plain, text.quotes,
-            text.delimiters, text.field_quotes,
+            path, name, path.stat().st_size, _sha256(path, stamp), compressed, text.lines, text.plain, text.quotes,
+            text.delimiters, text.field_quotes, stamp,
         )  # fmt: skip
 
     @classmethod
     def scan_parquet(cls, path: pathlib.Path, name: str) -> "LogFile":
         """Looks at a Parquet file."""
-        rows = 0
-        with contextlib.suppress(pa.ArrowInvalid):  # whoever reads it will say what is wrong
+        stamp, rows = _stamp(path), 0
+        with contextlib.suppress(pa.ArrowException, OSError):  # whoever reads it will say what is wrong
             rows = parquet.read_metadata(path).num_rows
-        return cls(path, name, path.stat().st_size, file_sha256(path), False, rows, True, 0, 0, 0)
+        return cls(path, name, path.stat().st_size, _sha256(path, stamp), False, rows, True, 0, 0, 0, stamp)
+
+    def check_unchanged(self) -> None:
+        """Refuses a file that is no longer the one that was hashed: its rows would not be those that `sha256` names.
+
+        Raises:
+            InputError: its bytes differ.
+        """
+        with contextlib.suppress(OSError):
+            if _stamp(self.path) == self.stamp or file_sha256(self.path) == self.sha256:
+                return
+        raise _changed(self.path)
 
 
 class _Text:
@@ -103,6 +117,26 @@ class _Text:
         self.lines += self._last != b"\n"
         self.plain = self.plain and self._last != b"\r"
         self.field_quotes += self._last == b'"'
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _sha256(path: pathlib.Path, stamp: tuple[int, ...]) -> str:
+    """The hash of a file that has not changed since `stamp`."""
+    digest = file_sha256(path)
+    if _stamp(path) != stamp:
+        raise _changed(path)
+    return digest
+
+
+def _changed(path: pathlib.Path) -> InputError:
+    return InputError(
+        f"An input must not change while it is read. Received: {path}, which did. "
+        "Fix: read a copy of it, or run again when nothing writes to it"
+    )
 
 
 def opened(path: pathlib.Path, compressed: bool) -> BinaryIO:

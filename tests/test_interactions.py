@@ -15,7 +15,7 @@ import pytest
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
-from pipelines import interactions
+from pipelines import interactions, log_files
 from pipelines.interactions import Loaded, create_events, load_batches
 from pipelines.log_formats import LogSource
 
@@ -383,3 +383,55 @@ def test_files_follow_one_another_whatever_their_blank_lines(tmp_path: pathlib.P
 )
 def test_numbers_of_every_width_stay_exact(tmp_path: pathlib.Path, text: str) -> None:
     assert load_file(tmp_path, "log.csv", HEADER + f"u,i,{text}\n") == [("u", "i", Decimal(text))]
+
+
+CHANGES = {
+    "grown": lambda content: content + content[content.index(b"\n") + 1 :],
+    "shorter": lambda content: content[: content.rindex(b"\n", 0, -1) + 1],
+    "other bytes": lambda content: content.replace(b"u1", b"u7"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
+def test_a_file_that_changes_after_it_was_hashed_is_refused(tmp_path: pathlib.Path, name: str, change: str) -> None:
+    path = tmp_path / name
+
+    def write(content: bytes) -> None:
+        if name == "log.parquet":
+            rows = [line.split(",") for line in content.decode().splitlines()[1:]]
+            users, items, times = map(list, zip(*rows, strict=True))
+            content = parquet(user_id=users, item_id=items, timestamp=times)
+        path.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+
+    write(CSV.encode())
+    before = path.stat()
+    source = LogSource([str(path)])
+    assert load(source)[0] == EVENTS
+    write(CHANGES[change](CSV.encode()))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match=r"must not change while it is read.*log\."):
+        load(source)
+    write(CSV.encode())
+    assert load(source)[0] == EVENTS, "the same bytes, written again"
+
+
+def test_a_file_that_grows_while_it_is_hashed_or_goes_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(CSV)
+    source = LogSource([str(path)])
+    assert len(source.files) == 1
+    path.unlink()
+    with pytest.raises(InputError, match=r"must not change while it is read.*log\.csv"):
+        load(source)
+
+    def grow_and_hash(path: pathlib.Path) -> str:
+        path.write_text(CSV + "u,i,9\n")
+        return "of something"
+
+    path.write_text(CSV)
+    monkeypatch.setattr(log_files, "file_sha256", grow_and_hash)
+    with pytest.raises(InputError, match=r"must not change while it is read.*log\.csv"):
+        load(LogSource([str(path)]))
