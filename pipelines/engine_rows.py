@@ -1,7 +1,7 @@
 """Logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
 
 from pipelines.exact_rows import BLANKS, FIELDS, ROW_RULES, USER_ITEM, count_blank_lines
-from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
+from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, parquet_sql, quoted, quoted_path
 
 # Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
@@ -24,18 +24,22 @@ def relation(layout: Layout) -> str:
     path = quoted_path(layout.file.path)
     compression = quoted("gzip" if layout.file.compressed else "uncompressed")
     fields = {name: _column(layout.columns[name]) if name in layout.columns else "NULL" for name in FIELDS}
+    fields |= {name: "NULL" if value is None else quoted(value) for name, value in layout.partition.items()}
     if layout.format == "parquet":
-        return _select(f"read_parquet({path}, binary_as_string=true)", fields)
+        return _select(parquet_sql(layout.file.path), fields)
     if layout.format == "jsonl":
-        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in dict.fromkeys(layout.columns.values()))
-        rewritten = " OR ".join(f"regexp_full_match({field}, {quoted(_REWRITTEN)})" for field in fields.values())
+        names = dict.fromkeys([*layout.columns.values(), *layout.partition_columns])
+        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
+        uncertain = [f"regexp_full_match({fields[name]}, {quoted(_REWRITTEN)})" for name in layout.columns] + [
+            f"{_column(name)} IS NOT NULL" for name in layout.partition_columns
+        ]
         return _select(
             f"read_json({path}, format='newline_delimited', columns={{{columns}}}, compression={compression}, "
-            f"maximum_object_size={MAX_LINE_BYTES})",
+            f"maximum_object_size={MAX_LINE_BYTES}, hive_partitioning=false)",
             fields,
-            fault=f"CASE WHEN {rewritten} THEN 'may stand otherwise in the file' END",
+            fault=f"CASE WHEN {' OR '.join(uncertain)} THEN 'may stand otherwise in the file' END",
         )
-    options = f"auto_detect=false, compression={compression}, max_line_size={MAX_LINE_BYTES}"
+    options = f"auto_detect=false, hive_partitioning=false, compression={compression}, max_line_size={MAX_LINE_BYTES}"
     if layout.format in DELIMITERS:
         # By place: the engine takes no name that is empty, nor two that differ in case alone.
         columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(layout.header)))

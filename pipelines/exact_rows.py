@@ -57,11 +57,18 @@ class _Line(NamedTuple):
 
 def read_rows(layout: Layout) -> Iterator[Row]:
     """The rows of a text log; blank lines are none."""
+    rows = _rows_of_file(layout)
+    if layout.partition:
+        rows = (row if row.fault else row._replace(**layout.partition) for row in rows)
+    return rows
+
+
+def _rows_of_file(layout: Layout) -> Iterator[Row]:
     if layout.format in DELIMITERS:
         return _delimited_rows(layout)
     if layout.format == "jsonl":
         decode = _decoder(layout.columns.values())
-        return _line_rows(layout, lambda text: _json_fields(text, layout.columns, decode))
+        return _line_rows(layout, lambda text: _json_fields(text, layout, decode))
     return _line_rows(layout, _user_item if layout.format == "user_item" else _movielens)
 
 
@@ -129,13 +136,17 @@ def _decoder(columns: Collection[str]) -> Callable[[str], Any]:
     ).decode
 
 
-def _json_fields(text: str, columns: dict[str, str], decode: Callable[[str], Any]) -> Fields | str:
+def _json_fields(text: str, layout: Layout, decode: Callable[[str], Any]) -> Fields | str:
+    columns = layout.columns
     try:
         row = decode(text)
     except (ValueError, RecursionError) as error:
         return f"must be one JSON object ({str(error)[:80]})"
     if not isinstance(row, dict):
         return "must be one JSON object"
+    for name in layout.partition_columns:
+        if row.get(name) is not None:
+            return f"has the key {name!r} itself, which --partition_columns takes from the folder"
     fields = []
     for field in FIELDS:
         value = row.get(columns[field]) if field in columns else None

@@ -6,6 +6,7 @@ import functools
 import glob
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 import duckdb
@@ -25,6 +26,9 @@ _SUFFIXES = {
     ".txt": "user_item",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+# Options that came later stand in a manifest only where they are set, so that older manifests still match.
+_ALWAYS_DESCRIBED = ("format", "user_column", "item_column", "timestamp_column", "rating_column")
 MAX_LINE_BYTES = 1 << 21  # the engine holds 16 such lines at a time, within its memory limit
 
 
@@ -39,6 +43,7 @@ class LogSource:
             places counted from 0 in a CSV or TSV file without a header.
         timestamp_column: the same; "" where the file has none and its rows are in time order.
         rating_column: the same; "" where there is none.
+        partition_columns: those of the columns above whose value is in the name of a folder, as in `dt=2014-05-01`.
     """
 
     paths: Sequence[str]
@@ -47,6 +52,7 @@ class LogSource:
     item_column: str = "item_id"
     timestamp_column: str = "timestamp"
     rating_column: str = ""
+    partition_columns: Sequence[str] = ()
 
     @functools.cached_property
     def files(self) -> list[LogFile]:
@@ -76,11 +82,27 @@ class LogSource:
             return LogFile.scan_parquet(path, name)
         return LogFile.scan(path, name, DELIMITERS.get(format_))
 
+    def partition_values(self, file: LogFile) -> dict[str, str | None]:
+        """For each of the partition columns, its value in the names of the folders above a file.
+
+        Raises:
+            InputError: no folder has a value, or two have different ones.
+        """
+        return {name: _partition_value(file.path, name) for name in self.partition_columns}
+
     def description(self) -> dict[str, object]:
-        """What was read, for the manifest: the columns, and each file's name, size and hash."""
-        inputs = [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in self.files]
-        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "paths"}
-        return columns | {"inputs": inputs}
+        """What was read, for the manifest: the options, and each file's name, size, hash and partition values."""
+        inputs: list[dict[str, object]] = []
+        for file in self.files:
+            inputs.append({"name": file.name, "bytes": file.bytes, "sha256": file.sha256})
+            if self.partition_columns:
+                inputs[-1]["partition"] = self.partition_values(file)
+        options: dict[str, object] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _ALWAYS_DESCRIBED or (field.name != "paths" and value != field.default):
+                options[field.name] = list(value) if isinstance(value, tuple) else value
+        return options | {"inputs": inputs}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +113,8 @@ class Layout:
         file: which.
         format: of the file, "auto" resolved.
         columns: for each field that is read ("user", "item", "timestamp", "rating"), its name in the file.
+        partition: for each field that the folders' names hold instead, its value.
+        partition_columns: the names of these; the file must not have them.
         header: all column names of a CSV or TSV file, in order; places where it has no header.
         has_header: whether its first line holds them.
     """
@@ -98,27 +122,34 @@ class Layout:
     file: LogFile
     format: str
     columns: dict[str, str]
+    partition: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    partition_columns: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     has_header: bool = False
 
     @property
     def timed(self) -> bool:
         """Whether rows have a time; otherwise they are in time order."""
-        return "timestamp" in self.columns
+        return "timestamp" in self.columns or "timestamp" in self.partition
 
     @property
     def rated(self) -> bool:
         """Whether ratings are read."""
-        return "rating" in self.columns
+        return "rating" in self.columns or "rating" in self.partition
 
 
 def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
     """How to read one of the files of `source`, its ratings too if `rated`.
 
     Raises:
-        InputError: the format is unknown, or a column is missing.
+        InputError: the format is unknown, a column is missing, or a partition column is in the file too.
     """
     format_ = _format_of(source, file.path)
+    if source.partition_columns and format_ in ("user_item", "movielens"):
+        raise InputError(
+            f"--partition_columns needs a format with named columns. Received: {file.path}, format {format_}. "
+            "Fix: name another --format"
+        )
     if format_ == "user_item":
         if rated:
             raise InputError(f"--min_rating needs a rating. Received: {file.path}, format user_item, which has none")
@@ -133,16 +164,43 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
         if not source.rating_column:
             raise InputError("--min_rating needs a rating. Received: no --rating_column. Fix: name it")
         columns["rating"] = source.rating_column
-    if format_ == "jsonl":
-        return Layout(file, format_, columns)
+    values = source.partition_values(file)
+    if unread := set(values) - set(columns.values()):
+        raise InputError(
+            f"--partition_columns must be among the columns that are read ({', '.join(columns.values())}). "
+            f"Received: {', '.join(sorted(unread))}. Fix: name them, such as --timestamp_column={min(unread)}"
+        )
+    partition = {field: values[name] for field, name in columns.items() if name in values}
+    columns = {field: name for field, name in columns.items() if name not in values}
+    layout = Layout(file, format_, columns, partition, tuple(values))
     if format_ == "parquet":
-        _check_columns(file.path, columns, _parquet_columns(file.path))
-        return Layout(file, format_, columns)
-    return _lay_out_delimited(file, format_, columns)
+        known = _parquet_columns(file.path)
+        _check_columns(layout, known)
+    elif format_ != "jsonl":
+        layout = _lay_out_delimited(layout)
+    return layout
 
 
-def _lay_out_delimited(file: LogFile, format_: str, columns: dict[str, str]) -> Layout:
-    by_place = all(name.isdecimal() for name in columns.values())
+def _partition_value(path: pathlib.Path, name: str) -> str | None:
+    """The value of a partition column in the names of the folders above a file, as Hive writes them."""
+    found = set()
+    for folder in path.parts[:-1]:
+        key, separator, value = folder.partition("=")
+        if separator and urllib.parse.unquote(key) == name:
+            found.add(urllib.parse.unquote(value))
+    if len(found) != 1:
+        received = f"{len(found)} values: {', '.join(sorted(found))}" if found else "no such folder"
+        raise InputError(
+            f"--partition_columns={name} needs one folder {name}=VALUE above each file. Received: {path}, "
+            f"with {received}. Fix: leave the file out, or the flag"
+        )
+    (value,) = found
+    return None if value == _NULL_PARTITION else value
+
+
+def _lay_out_delimited(layout: Layout) -> Layout:
+    file, format_, columns = layout.file, layout.format, layout.columns
+    by_place = bool(columns) and all(name.isdecimal() for name in columns.values())
     with opened(file.path, file.compressed) as stream:
         line = stream.readline(MAX_LINE_BYTES).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     try:
@@ -156,15 +214,15 @@ def _lay_out_delimited(file: LogFile, format_: str, columns: dict[str, str]) -> 
             else f"A log must hold at least one interaction. Received: {file.path}, which is empty"
         )
     header = [str(place) for place in range(len(first))] if by_place else first
-    _check_columns(file.path, columns, header)
+    _check_columns(layout, header)
     if len(set(header)) < len(header):
         raise InputError(f"Column names must differ. Received: {file.path}, line 1: {', '.join(header)}")
-    return Layout(file, format_, columns, tuple(header), has_header=not by_place)
+    return dataclasses.replace(layout, header=tuple(header), has_header=not by_place)
 
 
 def _parquet_columns(path: pathlib.Path) -> list[str]:
     try:
-        return [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM read_parquet({quoted_path(path)})").fetchall()]
+        return [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM {parquet_sql(path)}").fetchall()]
     except duckdb.Error as error:
         raise InputError(f"{path} must be readable as parquet. Received: {first_lines(error)}") from None
 
@@ -181,14 +239,26 @@ def _format_of(source: LogSource, path: pathlib.Path) -> str:
     return _SUFFIXES[suffixes[-1]]
 
 
-def _check_columns(path: pathlib.Path, columns: dict[str, str], known: list[str]) -> None:
-    for field, name in columns.items():
+def _check_columns(layout: Layout, known: list[str]) -> None:
+    path = layout.file.path
+    for name in layout.partition_columns:
+        if name.casefold() in (column.casefold() for column in known):
+            raise InputError(
+                f"--partition_columns must not be in the files. Received: {path}, which has the column {name!r} "
+                f"itself. Fix: leave {name} out of --partition_columns to read the file's own"
+            )
+    for field, name in layout.columns.items():
         if name not in known:
             unset = " (or --timestamp_column= where rows are in time order)" if field == "timestamp" else ""
             raise InputError(
                 f"{path} must have the column {name!r}. Received: {', '.join(known)}. "
                 f"Fix: name it with --{field}_column{unset}"
             )
+
+
+def parquet_sql(path: pathlib.Path) -> str:
+    """SQL of a Parquet file's rows. A folder's name gives them no column."""
+    return f"read_parquet({quoted_path(path)}, binary_as_string=true, hive_partitioning=false)"
 
 
 def quoted(text: str) -> str:

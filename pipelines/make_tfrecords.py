@@ -36,6 +36,11 @@ _USER = flags.DEFINE_string("user_column", "user_id", "name in the header, or pl
 _ITEM = flags.DEFINE_string("item_column", "item_id", "the same")
 _TIMESTAMP = flags.DEFINE_string("timestamp_column", "timestamp", "the same; empty where rows are in time order")
 _RATING = flags.DEFINE_string("rating_column", "", "the same; needed for --min_rating")
+_PARTITION = flags.DEFINE_multi_string(
+    "partition_columns",
+    [],
+    "columns, of those above, whose value is in a folder's name, as in dt=2014-05-01/log.csv; commas between several",
+)
 _TITLES = flags.DEFINE_string("item_titles", None, "CSV or TSV with a header item_id, title: titles for the vocabulary")
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
@@ -111,7 +116,17 @@ def _source(config: Config) -> Source:
             f"Give either --input or --dataset. Received: --input={_INPUT.value}, --dataset={_DATASET.value}"
         )
     if not _DATASET.value:
-        return LogSource(_INPUT.value, _FORMAT.value, _USER.value, _ITEM.value, _TIMESTAMP.value, _RATING.value)
+        return LogSource(
+            _INPUT.value,
+            _FORMAT.value,
+            _USER.value,
+            _ITEM.value,
+            _TIMESTAMP.value,
+            _RATING.value,
+            partition_columns=_split(_PARTITION.value),
+        )
+    if _PARTITION.present:
+        raise InputError(f"--partition_columns goes with --input. Received: --dataset={_DATASET.value}")
     kind, _, rest = _DATASET.value.partition(":")
     if kind == "synthetic":
         return MarkovLog.from_text(rest, seed=config.data.seed)
@@ -119,6 +134,11 @@ def _source(config: Config) -> Source:
         columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
         return TfdsLog(rest, **columns)
     raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
+
+
+def _split(values: list[str]) -> tuple[str, ...]:
+    """Of a flag that may be repeated and may hold several values with commas between, each value once."""
+    return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))
 
 
 def _report(built: Built, seconds: float) -> None:
