@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.retrieval import DROPPED, ItemScores, contains, top_of
+from bert4rec_tf.retrieval import MISSING_SCORE, ItemScores, contains, top_of
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
 _ROUNDS = 10  # of k-means
@@ -79,9 +79,9 @@ class InvertedFileIndex(tf.Module):
         places = tf.ragged.range(starts, ends).values
         ids = tf.gather(self._ids, places)
         scores = tf.linalg.matvec(tf.gather(self._vectors, places), query)
-        scores = tf.where(contains(dropped[None, :], ids[None, :])[0], DROPPED, scores)
+        scores = tf.where(contains(dropped[None, :], ids[None, :])[0], MISSING_SCORE, scores)
         missing = tf.maximum(0, k - tf.size(ids))
-        scores = tf.pad(scores, [[0, missing]], constant_values=DROPPED)
+        scores = tf.pad(scores, [[0, missing]], constant_values=MISSING_SCORE)
         best, chosen = tf.math.top_k(scores, k)
         return best, tf.gather(tf.pad(ids, [[0, missing]]), chosen)
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -26,7 +25,7 @@ from bert4rec_tf.errors import InputError
 from bert4rec_tf.gate import compare, histories_of
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
-from bert4rec_tf.retrieval import ExactIndex
+from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex
 from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 from bert4rec_tf.warm_up import replay_warm_up, write_warm_up
@@ -246,7 +245,7 @@ def _choose_probes(
 def _found(top: tuple[tf.Tensor, tf.Tensor]) -> list[set[int]]:
     scores, ids = (values.numpy().tolist() for values in top)
     return [
-        {item for score, item in zip(*row, strict=True) if math.isfinite(score)}
+        {item for score, item in zip(*row, strict=True) if score > MISSING_SCORE}
         for row in zip(scores, ids, strict=True)
     ]
 

@@ -5,7 +5,9 @@ import tensorflow as tf
 
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
-DROPPED = float("-inf")
+# The score where there is no item: finite, since JSON has no infinity, and below every real score. Unlike float32's
+# lowest number, it stays within float32 when it is written with few digits (TF Serving writes -3.4e+38).
+MISSING_SCORE = float(np.float32(-3.4e38))
 _FEW_ITEMS = 50_000
 _BLOCK = 256
 
@@ -73,14 +75,14 @@ class ExactIndex(tf.Module):
 
         Returns:
             Scores, float32 [B, k], best first, and ids, int32 [B, k]; ties by the lower id. Where fewer are left, the
-            score is -inf.
+            score is `MISSING_SCORE`.
         """
         choice = tf.cast(tf.stack([known, ~known], axis=1), tf.float32)
         scores = tf.matmul(tf.concat([query * choice[:, :1], choice], axis=1), self._columns)
         dropped = _and_each(dropped, self._never)
         rows = tf.repeat(tf.range(tf.shape(dropped)[0]), tf.shape(dropped)[1])
         places = tf.stack([rows, tf.reshape(dropped, [-1])], axis=1)
-        scores = tf.tensor_scatter_nd_update(scores, places, tf.fill([tf.size(dropped)], DROPPED))
+        scores = tf.tensor_scatter_nd_update(scores, places, tf.fill([tf.size(dropped)], MISSING_SCORE))
         return self._top_k(scores, k)
 
     def _top_k(self, scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -105,9 +107,9 @@ def top_of(
     candidates = tf.sort(candidates, axis=1)
     repeated = tf.pad(candidates[:, 1:] == candidates[:, :-1], [[0, 0], [1, 0]])
     dropped = tf.sort(_and_each(dropped, tf.range(NUM_SPECIAL_IDS)), axis=1)
-    found = tf.where(repeated | contains(dropped, candidates), DROPPED, scores.of(query, known, candidates))
+    found = tf.where(repeated | contains(dropped, candidates), MISSING_SCORE, scores.of(query, known, candidates))
     missing = tf.maximum(0, k - tf.shape(candidates)[1])
-    found = tf.pad(found, [[0, 0], [0, missing]], constant_values=DROPPED)
+    found = tf.pad(found, [[0, 0], [0, missing]], constant_values=MISSING_SCORE)
     best, places = tf.math.top_k(found, k)
     return best, tf.gather(tf.pad(candidates, [[0, 0], [0, missing]]), places, batch_dims=1)
 

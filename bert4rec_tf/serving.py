@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec
-from bert4rec_tf.retrieval import ExactIndex, ItemScores, top_of
+from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, top_of
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
 
 Answer = dict[str, tf.Tensor]
@@ -21,7 +21,7 @@ class Recommender(tf.Module):
     In all of them B and L are dynamic, "" is padding, anywhere in a row, and unknown ids are passed over. `item_ids` is
     a history, string [B, L], newest last: of its known items the last N - 1 count as context, and all as seen. Without
     a known item, popularity answers. No answer holds [PAD], [MASK], [UNK], or an item twice. Places that are left over
-    hold "" and -inf.
+    hold "" and `MISSING_SCORE`, -3.4e38; every score is finite.
 
     Args:
         model: built, with its weights.
@@ -139,7 +139,7 @@ class Recommender(tf.Module):
         within = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < tf.broadcast_to(k, rows)[:, None]
         return {
             "item_ids": tf.where(within, answer["item_ids"], ""),
-            "scores": tf.where(within, answer["scores"], float("-inf")),
+            "scores": tf.where(within, answer["scores"], MISSING_SCORE),
         }
 
     def rank(self, item_ids: tf.Tensor, candidate_item_ids: tf.Tensor) -> Answer:
@@ -150,14 +150,14 @@ class Recommender(tf.Module):
             candidate_item_ids: string [B, C] or [1, C].
 
         Returns:
-            scores: float32 [B, C], in the order given; -inf for what is not known.
+            scores: float32 [B, C], in the order given; `MISSING_SCORE` for what is not known.
             known: bool [B, C], whether the model knows the item.
         """
         histories = self._ids_of(item_ids)
         candidates = self._ids_of_lists(candidate_item_ids, tf.shape(item_ids)[:1])
         known = candidates >= NUM_SPECIAL_IDS
         scores = self.scores.of(self._encode_next_item(histories), knows_an_item(histories), candidates)
-        return {"scores": tf.where(known, scores, float("-inf")), "known": known}
+        return {"scores": tf.where(known, _bounded(scores), MISSING_SCORE), "known": known}
 
     def with_fixed_k(
         self, item_ids: tf.Tensor, excluded_item_ids: tf.Tensor, allowed_item_ids: tf.Tensor | None
@@ -170,7 +170,7 @@ class Recommender(tf.Module):
         missing = [[0, 0], [0, self.top_k - found]]
         filled = {
             "item_ids": tf.pad(answer["item_ids"], missing, constant_values=""),
-            "scores": tf.pad(answer["scores"], missing, constant_values=float("-inf")),
+            "scores": tf.pad(answer["scores"], missing, constant_values=MISSING_SCORE),
         }
         return {name: tf.ensure_shape(values, [None, self.top_k]) for name, values in filled.items()}
 
@@ -192,7 +192,8 @@ class Recommender(tf.Module):
         else:
             restricted = tf.reduce_any(allowed_item_ids != "", axis=1)
             scores, ids = tf.cond(tf.reduce_any(restricted), of_the_allowed, of_all)
-        return {"item_ids": tf.where(tf.math.is_finite(scores), tf.gather(self._raw_ids, ids), ""), "scores": scores}
+        scores = _bounded(scores)
+        return {"item_ids": tf.where(scores > MISSING_SCORE, tf.gather(self._raw_ids, ids), ""), "scores": scores}
 
     def _ids_of(self, item_ids: tf.Tensor) -> tf.Tensor:
         """String -> int32, of the same shape."""
@@ -206,6 +207,12 @@ class Recommender(tf.Module):
 def item_scores(model: Bert4Rec, vocabulary: Vocabulary) -> ItemScores:
     """What the items of a model score."""
     return ItemScores(model.embedding.item_table, model.head.output_bias, vocabulary.log_popularity())
+
+
+def _bounded(scores: tf.Tensor) -> tf.Tensor:
+    """Scores as JSON can hold them, also where huge weights make a sum overflow: finite, `MISSING_SCORE` for NaN."""
+    bounded = tf.clip_by_value(scores, MISSING_SCORE, -MISSING_SCORE)
+    return tf.where(tf.math.is_nan(scores), MISSING_SCORE, bounded)
 
 
 def knows_an_item(histories: tf.Tensor) -> tf.Tensor:

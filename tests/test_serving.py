@@ -1,6 +1,7 @@
 """What is served: a SavedModel, saved, loaded again and held against plain Python."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bert4rec_tf.config import Config, DataConfig, ModelConfig
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.retrieval import MISSING_SCORE
 from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
@@ -151,8 +153,9 @@ def check_row(request: Request, row: int, item_ids: list[str], scores: np.ndarra
     assert item_ids == found + [""] * (len(item_ids) - len(found)), "what is missing comes last"
     assert len(set(found)) == len(found)
     assert set(found) <= set(expected), "never a special, a seen, an excluded, or a forbidden item"
-    assert np.all(scores[len(found) :] == -np.inf)
-    assert np.all(np.isfinite(scores[: len(found)]))
+    assert np.all(np.isfinite(scores))
+    assert np.all(scores[len(found) :] == MISSING_SCORE)
+    assert np.all(scores[: len(found)] > MISSING_SCORE)
     assert np.all(np.diff(scores[: len(found)]) <= 0)
     best = sorted(expected.values(), reverse=True)[: len(found)]
     np.testing.assert_allclose(scores[: len(found)], best, atol=1e-4)
@@ -273,8 +276,8 @@ def test_rank_scores_in_the_order_given(
     answer = served("rank", item_ids=request.histories, candidate_item_ids=[candidates])
     for row, history in enumerate(request.histories):
         by_id = dict(zip(ITEM_IDS, score(history).tolist(), strict=True))
-        expected = [by_id.get(item_id, -np.inf) for item_id in candidates]
-        np.testing.assert_allclose(answer["scores"][row], expected, atol=1e-4)
+        expected = [by_id.get(item_id, MISSING_SCORE) for item_id in candidates]
+        np.testing.assert_allclose(answer["scores"][row], np.float32(expected), atol=1e-4)
         assert answer["known"][row].tolist() == [item_id in by_id for item_id in candidates]
 
 
@@ -377,7 +380,7 @@ def test_each_row_may_have_its_own_k_and_flag(served: Callable) -> None:
     assert [sum(item_id != "" for item_id in row) for row in item_ids] == [2, 4, len(ITEM_IDS)]
     assert item_ids[0][:2] == item_ids[1][:2]
     assert {"a", "0"} <= set(item_ids[2])
-    assert (np.isfinite(scores) == (np.array(item_ids, object) != "")).all()
+    assert ((scores > MISSING_SCORE) == (np.array(item_ids, object) != "")).all()
 
 
 @pytest.mark.parametrize("k", [0, -1, [3, 0], -(2**31)])
@@ -394,8 +397,28 @@ def test_shapes_that_do_not_fit_are_refused(served: Callable) -> None:
         served("examples", examples=[b"no example"])
 
 
+@pytest.mark.parametrize("weight", [1e10, 1e30, 3e38])
+def test_scores_are_finite_whatever_the_weights(weight: float) -> None:
+    model = build_model(CONFIG.model, VOCABULARY.size, MAX_SEQ_LENGTH)
+    model.embedding.item_table.assign(tf.random.stateless_uniform([VOCABULARY.size, 8], [1, 2], -weight, weight))
+    model.head.output_bias.assign(tf.random.stateless_uniform([VOCABULARY.size], [3, 4], -weight, weight))
+    histories, ids = tf.constant([["a", "0"], ["unknown", ""]]), tf.constant([[*ITEM_IDS, "unknown", ""]])
+    for index in (None, InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4)):
+        signatures = Recommender(model, VOCABULARY, len(ITEM_IDS), index).signatures()
+        for answer in (signatures["serving_default"](histories), signatures["rank"](histories, ids)):
+            assert np.isfinite(answer["scores"]).all()
+
+
+def test_the_missing_score_is_json_and_float32() -> None:
+    """As TF Serving writes it: six digits where these read back as the same float32."""
+    written = f"{np.float32(MISSING_SCORE):g}"
+    assert written == "-3.4e+38"
+    assert np.float32(json.loads(written)) == np.float32(MISSING_SCORE) == MISSING_SCORE
+    assert np.finfo(np.float32).min < MISSING_SCORE
+
+
 def test_any_number_of_exclusions_is_exact(served: Callable) -> None:
     many = [f"unknown {number}" for number in range(20_000)] + list(ITEM_IDS[:-3])
     (item_ids,), (scores,) = rows_of(served("recommend", item_ids=[["a "]], excluded_item_ids=[many], k=5))
     assert set(item_ids) == {*ITEM_IDS[-3:-1], ""}
-    assert np.isfinite(scores).sum() == 2
+    assert (scores > MISSING_SCORE).sum() == 2

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -27,6 +28,7 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from tiny_version import TOP_K, ask_for_no_items, write_version
 
 from bert4rec_tf.publishing import versions, write_models_config
+from bert4rec_tf.retrieval import MISSING_SCORE
 from bert4rec_tf.warm_up import WARM_UP_FILE
 from serving import client
 
@@ -176,6 +178,15 @@ def test_metadata_and_status(server: ServingDouble | Started) -> None:
     assert [(state.version, state.state) for state in found.model_version_status] == [(1, 30)]
 
 
+def strict_json(text: str) -> Any:
+    """JSON as RFC 8259 has it, without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"no JSON: {constant}")
+
+    return json.loads(text, parse_constant=refuse)
+
+
 def test_rest_rows_and_columns(server: ServingDouble | Started) -> None:
     rows = post(server, instances=[["a3", "a4"], ["", "a5"]]).json()["predictions"]
     _, expected = predict(server, item_ids=[["a3", "a4"], ["", "a5"]])
@@ -186,11 +197,15 @@ def test_rest_rows_and_columns(server: ServingDouble | Started) -> None:
     whole = {
         "item_ids": [["a3"]], "k": [12], "drop_seen": [True], "excluded_item_ids": [["a4"]], "allowed_item_ids": [[]]
     }  # fmt: skip
-    answer = post(server, signature_name="recommend", inputs=whole).json()["outputs"]
+    answer = strict_json(post(server, signature_name="recommend", inputs=whole).text)["outputs"]
     assert sorted(answer["item_ids"][0]) == sorted(
         ["", "", *(f"a{number}" for number in range(12) if number not in (3, 4))]
     )
-    assert answer["scores"][0][-2:] == [-np.inf, -np.inf]
+    assert np.float32(answer["scores"][0][-2:]).tolist() == [MISSING_SCORE, MISSING_SCORE]
+    unknown = {"item_ids": [["a3"]], "candidate_item_ids": [["a4", "unknown"]]}
+    ranked = strict_json(post(server, signature_name="rank", inputs=unknown).text)["outputs"]
+    assert ranked["known"] == [[True, False]]
+    assert np.float32(ranked["scores"][0][1]) == MISSING_SCORE
     encoded = {"examples": [{"b64": ""}]}
     assert post(server, signature_name="examples", inputs=encoded).json()["outputs"]["item_ids"][0][0] == "a0"
     assert len(post(server, signature_name="encode", instances=[["a3"]]).json()["predictions"][0]) == 8
