@@ -1,9 +1,10 @@
-# make demo | test | test-slow | lint | clean. PYTHON: 3.10 to 3.13; VENV: where the packages go.
+# make demo | test | test-slow | test-repeat | lint | clean. PYTHON: 3.10 to 3.13; VENV: where the packages go.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+RUNS ?= 10
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-repeat lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -14,6 +15,15 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed-spark
 	$(BIN)/python -m pytest -m slow -n 2 --dist=loadfile
+
+# In a run that fails, the printed command repeats order and hashes, in one process.
+test-repeat: $(VENV)/.installed
+	@run=0; while [ $$((run += 1)) -le $(RUNS) ]; do \
+	  seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); \
+	  echo "run $$run of $(RUNS): PYTHONHASHSEED=$$seed, --order_seed=$$seed"; \
+	  PYTHONHASHSEED=$$seed $(BIN)/python -m pytest -q -x -n 2 --dist=worksteal --order_seed=$$seed || { \
+	    echo "run $$run failed; to repeat: PYTHONHASHSEED=$$seed $(BIN)/python -m pytest -x --order_seed=$$seed" >&2; exit 1; }; \
+	done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
+from bert4rec_tf.embeddings import derived_seed
 from bert4rec_tf.projection import Projection
 
 # Added to the scores of what a slot must not see: padding, and with causal attention what comes later. Its weight after
@@ -24,16 +25,18 @@ class MultiHeadAttention(tf.keras.layers.Layer):
     Args:
         config: sizes, dropout, initialisation, and what a slot sees.
         salt: of the dropout.
+        seed: of the starting weights.
     """
 
-    def __init__(self, config: ModelConfig, salt: int, **kwargs: Any):
+    def __init__(self, config: ModelConfig, salt: int, seed: int, **kwargs: Any):
         super().__init__(**kwargs)
+        seed = derived_seed(seed, self.name)
         self.config = config
         size = config.hidden_size
-        self.query = Projection(size, config, name="query")
+        self.query = Projection(size, config, seed, name="query")
         # W^K and W^V side by side: one product instead of two.
-        self.key_value = Projection(2 * size, config, name="key_value")
-        self.output_projection = Projection(size, config, name="output_projection")
+        self.key_value = Projection(2 * size, config, seed, name="key_value")
+        self.output_projection = Projection(size, config, seed, name="output_projection")
         self.dropout = SeededDropout(config.attention_dropout, salt, name="dropout")
 
     def build(self, input_shape: tf.TensorShape) -> None:

@@ -1,5 +1,6 @@
 """Input embeddings: what the item is and where it stands (paper section 3.4)."""
 
+import hashlib
 from typing import Any
 
 import tensorflow as tf
@@ -19,25 +20,23 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         vocabulary_size: V.
         max_seq_length: N; positions count from 0 to N - 1, from the item that `config.positions` says.
         config: sizes, dropout and initialisation.
+        seed: of the starting weights.
     """
 
-    def __init__(self, vocabulary_size: int, max_seq_length: int, config: ModelConfig, **kwargs: Any):
+    def __init__(self, vocabulary_size: int, max_seq_length: int, config: ModelConfig, seed: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length
         self.config = config
+        self._seed = derived_seed(seed, self.name)
         self.norm = layer_norm(config, "layer_norm") if config.embedding_layer_norm else None
         self.dropout = SeededDropout(config.dropout, salt=1, name="dropout")
 
     def build(self, input_shape: tf.TensorShape) -> None:
         size = self.config.hidden_size
-        self.item_table = self.add_weight(
-            "item_table", [self.vocabulary_size, size], initializer=paper_initializer(self.config)
-        )
+        self.item_table = self._add_table("item_table", [self.vocabulary_size, size])
         if self.config.positions != "none":
-            self.position_table = self.add_weight(
-                "position_table", [self.max_seq_length, size], initializer=paper_initializer(self.config)
-            )
+            self.position_table = self._add_table("position_table", [self.max_seq_length, size])
         super().build(input_shape)
 
     def call(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -60,10 +59,16 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             embedded += tf.gather(self.position_table, tf.maximum(newest - places, 0))
         return self.dropout(embedded if self.norm is None else self.norm(embedded), dropout_seed)
 
+    def _add_table(self, name: str, shape: list[int]) -> tf.Variable:
+        return self.add_weight(name, shape, initializer=paper_initializer(self.config, derived_seed(self._seed, name)))
 
-def paper_initializer(config: ModelConfig) -> tf.keras.initializers.Initializer:
-    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations.
 
-    A new instance for each weight: one instance without a seed would give every weight of one shape the same values.
-    """
-    return tf.keras.initializers.TruncatedNormal(stddev=config.initializer_range / 2)
+def paper_initializer(config: ModelConfig, seed: int) -> tf.keras.initializers.Initializer:
+    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations."""
+    return tf.keras.initializers.TruncatedNormal(stddev=config.initializer_range / 2, seed=seed)
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """The seed of one part of the model: weights of one shape start apart, and the same in every process."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1

@@ -7,6 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.attention import MultiHeadAttention
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.dropout import SeededDropout
+from bert4rec_tf.embeddings import derived_seed
 from bert4rec_tf.layer_norm import layer_norm
 from bert4rec_tf.projection import Projection
 
@@ -23,20 +24,22 @@ class EncoderBlock(tf.keras.layers.Layer):
     Args:
         config: sizes, dropout, order of the norms.
         index: of the block, from 0; sets its dropout apart.
+        seed: of the starting weights.
     """
 
-    def __init__(self, config: ModelConfig, index: int, **kwargs: Any):
+    def __init__(self, config: ModelConfig, index: int, seed: int, **kwargs: Any):
         super().__init__(**kwargs)
+        seed = derived_seed(seed, self.name)
         self.config = config
         salt = 2 + index * _SALTS_OF_A_BLOCK
-        self.attention = MultiHeadAttention(config, salt, name="attention")
+        self.attention = MultiHeadAttention(config, salt, seed, name="attention")
         self.attention_dropout = SeededDropout(config.dropout, salt + 1, name="attention_output_dropout")
         self.attention_norm = layer_norm(config, "attention_layer_norm")
         if not config.feed_forward:
             return
         inner = config.feed_forward_size or 4 * config.hidden_size
-        self.feed_forward_in = Projection(inner, config, activation=tf.nn.gelu, name="feed_forward_in")
-        self.feed_forward_out = Projection(config.hidden_size, config, name="feed_forward_out")
+        self.feed_forward_in = Projection(inner, config, seed, name="feed_forward_in", activation=tf.nn.gelu)
+        self.feed_forward_out = Projection(config.hidden_size, config, seed, name="feed_forward_out")
         self.feed_forward_dropout = SeededDropout(config.dropout, salt + 2, name="feed_forward_dropout")
         self.feed_forward_norm = layer_norm(config, "feed_forward_layer_norm")
 
@@ -94,11 +97,13 @@ class Encoder(tf.keras.layers.Layer):
 
     Args:
         config: sizes, dropout, order of the norms.
+        seed: of the starting weights.
     """
 
-    def __init__(self, config: ModelConfig, **kwargs: Any):
+    def __init__(self, config: ModelConfig, seed: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self.blocks = [EncoderBlock(config, index, name=f"block_{index}") for index in range(config.num_layers)]
+        seed = derived_seed(seed, self.name)
+        self.blocks = [EncoderBlock(config, index, seed, name=f"block_{index}") for index in range(config.num_layers)]
         self.final_norm = layer_norm(config, "final_layer_norm") if config.layer_norm == "pre" else None
 
     def call(

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.embeddings import derived_seed
 from bert4rec_tf.projection import Projection
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
@@ -20,17 +21,24 @@ class MaskedItemHead(tf.keras.layers.Layer):
     Args:
         vocabulary_size: V.
         config: sizes, whether to project, and where b^O starts.
+        seed: of the starting weights.
         log_popularity: float32 [V], the start of b^O where `config.output_bias` is "log_popularity".
     """
 
     def __init__(
-        self, vocabulary_size: int, config: ModelConfig, log_popularity: tf.Tensor | None = None, **kwargs: Any
+        self,
+        vocabulary_size: int,
+        config: ModelConfig,
+        seed: int,
+        log_popularity: tf.Tensor | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.projection = None
         if config.head_projection:
-            self.projection = Projection(config.hidden_size, config, activation=tf.nn.gelu, name="projection")
+            seed = derived_seed(seed, self.name)
+            self.projection = Projection(config.hidden_size, config, seed, name="projection", activation=tf.nn.gelu)
         from_popularity = config.output_bias == "log_popularity" and log_popularity is not None
         self._bias_start = tf.keras.initializers.Constant(log_popularity) if from_popularity else "zeros"
 

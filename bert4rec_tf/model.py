@@ -37,7 +37,7 @@ class Bert4Rec(tf.keras.Model):
         vocabulary_size: V, the three special ids included.
         max_seq_length: N.
         log_popularity: float32 [V], where `config.output_bias` starts from popularity.
-        seed: of the dropout in training.
+        seed: of the starting weights, a function of it alone, and of the dropout in training.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Bert4Rec(tf.keras.Model):
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length
         self.seed = seed
-        self.embedding = ItemAndPositionEmbedding(vocabulary_size, max_seq_length, config, name="embedding")
-        self.encoder = Encoder(config, name="encoder")
-        self.head = MaskedItemHead(vocabulary_size, config, log_popularity, name="masked_item_head")
+        self.embedding = ItemAndPositionEmbedding(vocabulary_size, max_seq_length, config, seed, name="embedding")
+        self.encoder = Encoder(config, seed, name="encoder")
+        self.head = MaskedItemHead(vocabulary_size, config, seed, log_popularity, name="masked_item_head")
 
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9."""

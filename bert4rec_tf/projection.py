@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.embeddings import paper_initializer
+from bert4rec_tf.embeddings import derived_seed, paper_initializer
 
 
 class Projection(tf.keras.layers.Dense):
@@ -17,12 +17,14 @@ class Projection(tf.keras.layers.Dense):
     Args:
         units: size of the last axis of the result.
         config: the initialisation.
+        seed: of the starting weights.
+        name: sets their draws apart from those of the other projections.
     """
 
-    def __init__(self, units: int, config: ModelConfig, **kwargs: Any):
-        glorot = config.dense_initializer == "glorot"
-        start = tf.keras.initializers.GlorotUniform() if glorot else paper_initializer(config)
-        super().__init__(units, kernel_initializer=start, **kwargs)
+    def __init__(self, units: int, config: ModelConfig, seed: int, name: str, **kwargs: Any):
+        seed, glorot = derived_seed(seed, name), config.dense_initializer == "glorot"
+        start = tf.keras.initializers.GlorotUniform(seed) if glorot else paper_initializer(config, seed)
+        super().__init__(units, kernel_initializer=start, name=name, **kwargs)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """float32 [..., D] -> float32 [..., units]."""

@@ -269,7 +269,7 @@ def test_evaluation_of_some_users(data_dir: pathlib.Path, manifest: Manifest) ->
 def test_the_global_seed_changes_no_batch(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], batches: list[Batch]
 ) -> None:
-    tf.random.set_seed(5)  # cannot be taken back; no test goes by it
+    tf.random.set_seed(5)
     assert_same(read(data_dir, manifest, buckets, 5), batches[:5])
 
 

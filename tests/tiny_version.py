@@ -23,7 +23,6 @@ def write_version(path: pathlib.Path, prefix: str, index: str = "exact") -> path
     """Writes a version with random weights and the items `prefix`0, `prefix`1 ..., by falling popularity."""
     item_ids, counts = tuple(f"{prefix}{number}" for number in range(NUM_ITEMS)), np.arange(NUM_ITEMS, 0, -1)
     vocabulary = Vocabulary(item_ids, counts, ("A title",) * NUM_ITEMS)
-    tf.random.set_seed(1)
     model = build_model(ModelConfig(hidden_size=8, initializer_range=1.0), vocabulary.size, MAX_SEQ_LENGTH)
     cells = InvertedFileIndex(item_scores(model, vocabulary), num_cells=3) if index == "ivf" else None
     recommender = Recommender(model, vocabulary, TOP_K, cells)
