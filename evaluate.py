@@ -23,6 +23,7 @@ from bert4rec_tf.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.errors import InputError, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
 from bert4rec_tf.item_map import read_item_groups
+from bert4rec_tf.metrics import METRICS
 from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
 from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.user_ranks import users_file, write_users
@@ -102,10 +103,14 @@ def _compare(metrics_files: list[str]) -> None:
 
 
 def _print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
-    for protocol, says in (("full", "all items"), ("sampled", f"{manifest.config.data.num_negatives} negatives")):
+    among = f"{manifest.config.data.num_negatives} negatives"
+    for protocol, says in (("full", "all items"), ("sampled", among)):
         values = metrics[protocol]
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "ci95")
-        print(f"{who}, {metrics['users']:,} users, {says + ':':<15} {shown}")
+        users = values.get("users", metrics["users"])
+        shown = "  ".join(f"{name} {values[name]:.4f}" for name in METRICS) if users else "-"
+        print(f"{who}, {users:,} users, {says + ':':<15} {shown}")
+    if left_out := metrics["sampled"]["users_left_out"]:
+        print(f"{who}, {left_out:,} users left out of the ranking among {among}: they have fewer")
 
 
 def _print_slices(metrics: dict[str, Any]) -> None:

@@ -84,7 +84,8 @@ def main() -> None:
         found["ablations"] = {name: found["ablations"][name] for name in ABLATIONS if name in found["ablations"]}
         results.write_text(json.dumps(found, indent=1) + "\n")
         shown = [metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")]
-        print(f"{name}: NDCG@10 {shown[0]:.4f} over all items, {shown[1]:.4f} over the negatives", flush=True)
+        shown = ["-" if value is None else f"{value:.4f}" for value in shown]
+        print(f"{name}: NDCG@10 {shown[0]} over all items, {shown[1]} over the negatives", flush=True)
 
 
 def added_to(results: pathlib.Path, of_all: dict[str, Any]) -> dict[str, Any]:

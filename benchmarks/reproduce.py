@@ -74,8 +74,9 @@ def reproduce(seed: int) -> str:
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
     shutil.copy(model / "history.jsonl", results / f"{name}-history.jsonl")
-    found = {protocol: metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")}
-    return f"{name}: NDCG@10 {found['full']:.4f} over all items, {found['sampled']:.4f} over the negatives"
+    found = [metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")]
+    full, sampled = ("-" if value is None else f"{value:.4f}" for value in found)
+    return f"{name}: NDCG@10 {full} over all items, {sampled} over the negatives"
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ def with_table(text: str, name: str, rows: str) -> str:
 def _measured(same: list[dict[str, Any]], protocol: str, name: str) -> str:
     """Of one seed with its 95% interval over users, of several their mean with the lowest and the highest."""
     values = [run[protocol][name] for run in same]
+    if None in values:  # no user has enough negatives
+        return ""
     low, high = (min(values), max(values)) if len(same) > 1 else same[0][protocol]["ci95"][name]
     return f"{_number(statistics.mean(values))} [{_number(low)}, {_number(high)}]"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.metrics import ranking_gains, ranking_metrics
+from bert4rec_tf.metrics import NO_RANK, ranking_gains, sampled_metrics
 from bert4rec_tf.user_ranks import read_users, users_file
 
 RESAMPLES = 10_000
@@ -26,7 +26,7 @@ class _Run:
         path: of its metrics file.
         split, manifest_sha256: what was asked.
         user_ids, target_item_ids: raw ids, by rising user id.
-        ranks: int32 [users] by protocol.
+        ranks: int32 [users] by protocol; NO_RANK where the user is left out of it.
     """
 
     path: pathlib.Path
@@ -44,8 +44,8 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         metrics_files: A and B, written by `evaluate.py --output`, each with its users beside it.
 
     Returns:
-        "a", "b", "split", "users", "manifest_sha256", "resamples", "seed", and for each protocol, metric ->
-        `paired_bootstrap`.
+        "a", "b", "split", "users", "sampled_users" (those whom both runs rank among negatives), "manifest_sha256",
+        "resamples", "seed", and for each protocol, metric -> `paired_bootstrap`, empty where it has no user.
 
     Raises:
         InputError: not two files, files that are missing or damaged, or that do not ask the same of the same users.
@@ -61,12 +61,17 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         "b": str(b.path),
         "split": a.split,
         "users": len(a.user_ids),
+        "sampled_users": int(np.sum((a.ranks["sampled"] != NO_RANK) & (b.ranks["sampled"] != NO_RANK))),
         "manifest_sha256": a.manifest_sha256,
         "resamples": RESAMPLES,
         "seed": _SEED,
     }
     for protocol in PROTOCOLS:
-        found[protocol] = paired_bootstrap(ranking_gains(a.ranks[protocol]), ranking_gains(b.ranks[protocol]))
+        ranked = (a.ranks[protocol] != NO_RANK) & (b.ranks[protocol] != NO_RANK)
+        found[protocol] = {}
+        if ranked.any():
+            of_a, of_b = (ranking_gains(run.ranks[protocol][ranked]) for run in (a, b))
+            found[protocol] = paired_bootstrap(of_a, of_b)
     return found
 
 
@@ -125,16 +130,16 @@ def _read(path: pathlib.Path) -> _Run:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         split, sha256 = metrics["split"], metrics["data"]["manifest_sha256"]
-        written = [metrics[protocol]["mrr"] for protocol in PROTOCOLS]
+        written = np.array([metrics[protocol]["mrr"] for protocol in PROTOCOLS], float)  # null becomes NaN
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} must be metrics written by evaluate.py --output. Received: {error!r:.200}. Fix: evaluate again"
         ) from None
     table = read_users(users_file(path))
-    ranks = {protocol: table[f"{protocol}_rank"].to_numpy() for protocol in PROTOCOLS}
+    ranks = {protocol: table[f"{protocol}_rank"].fill_null(NO_RANK).to_numpy() for protocol in PROTOCOLS}
     # The two files could be of different evaluations, and the comparison then of neither.
-    kept = [ranking_metrics(ranks[protocol])["mrr"] for protocol in PROTOCOLS] if len(table) else []
-    if not kept or not np.allclose(kept, written, rtol=1e-9):
+    kept = np.array([sampled_metrics(ranks[protocol])["mrr"] for protocol in PROTOCOLS], float)
+    if not len(table) or not np.allclose(kept, written, rtol=1e-9, equal_nan=True):
         raise InputError(
             f"{users_file(path)} must hold the users of {path}. Received: other ranks than its metrics are of. "
             "Fix: run evaluate.py with --output again, or copy both files"

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from bert4rec_tf.catalogue import catalogue_metrics
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.metrics import NO_RANK
 from bert4rec_tf.ranking import best_items, full_ranks, sampled_ranks
 from bert4rec_tf.slices import slices
 from bert4rec_tf.user_ranks import Ranks
@@ -52,6 +53,8 @@ def evaluate(
 ) -> Ranks:
     """Ranks the targets of a split.
 
+    Users with fewer negatives than `data.num_negatives` get no sampled rank, NO_RANK.
+
     Equal scores rank by the lower id, which is the more popular item, as the served model orders them. A target that
     stands in its own history is ranked all the same.
 
@@ -75,6 +78,8 @@ def evaluate(
                 "with a smaller training.learning_rate if it diverged"
             )
         user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
+        negatives = tf.math.count_nonzero(batch["negative_item_ids"] != PAD_ID, axis=1)
+        sampled = tf.where(negatives < max(1, manifest.config.data.num_negatives), NO_RANK, sampled)
         lengths = tf.math.count_nonzero(batch["item_ids"] != PAD_ID, axis=1, dtype=tf.int32)
         found = (full, sampled, batch["trained_items"], lengths, batch["target_item_id"], best)
         columns.append([values.numpy() for values in found])

@@ -64,6 +64,7 @@ def _points(entry: dict[str, Any]) -> dict[str, Measured]:
     found = {"loss": Measured(where, loss, loss, loss)}
     for protocol in ("full", "sampled"):
         metrics = entry["validation"][protocol]
-        low, high = metrics["ci95"]["ndcg@10"]
-        found[protocol] = Measured(where, float(metrics["ndcg@10"]), float(low), float(high))
+        numbers = [metrics["ndcg@10"], *metrics["ci95"]["ndcg@10"]]  # null where no user has enough negatives
+        value, low, high = (math.nan if number is None else float(number) for number in numbers)
+        found[protocol] = Measured(where, value, low, high)
     return found

@@ -7,6 +7,8 @@ import numpy as np
 
 HIT_RATE_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFFS = (5, 10)
+METRICS = (*(f"hr@{k}" for k in HIT_RATE_CUTOFFS), *(f"ndcg@{k}" for k in NDCG_CUTOFFS), "mrr")
+NO_RANK = 0  # of a user whom a protocol leaves out
 
 
 def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
@@ -53,3 +55,22 @@ def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
         margin = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
         intervals[name] = [max(0.0, means[name] - margin), min(1.0, means[name] + margin)]
     return {**means, "ci95": intervals}
+
+
+def sampled_metrics(ranks: np.ndarray) -> dict[str, Any]:
+    """`ranking_metrics` of the users who have a rank, and how many users these are.
+
+    A user with fewer stored negatives than `data.num_negatives` has none: a rank among fewer items is not comparable,
+    and among no items it is always 1.
+
+    Args:
+        ranks: integer [users], from 1, or NO_RANK.
+
+    Returns:
+        What `ranking_metrics` returns, with None in place of each number where no user has a rank, and "users" and
+        "users_left_out".
+    """
+    ranked = ranks[ranks != NO_RANK]
+    none: dict[str, Any] = {**dict.fromkeys(METRICS), "ci95": {name: [None, None] for name in METRICS}}
+    metrics = ranking_metrics(ranked) if len(ranked) else none
+    return {**metrics, "users": len(ranked), "users_left_out": len(ranks) - len(ranked)}

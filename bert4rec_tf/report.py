@@ -11,6 +11,7 @@ from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long
 from bert4rec_tf.item_map import item_map
 from bert4rec_tf.learning_curves import learning_curves, read_history
 from bert4rec_tf.markup import Markup, element, together
+from bert4rec_tf.metrics import METRICS
 from bert4rec_tf.model_dir import TrainedModel, write_whole
 from bert4rec_tf.report_page import page
 from bert4rec_tf.report_pictures import attention_section, items_section, users_section
@@ -111,25 +112,35 @@ def _run(evaluation: Evaluation) -> Markup:
 
 def _metrics(evaluation: Evaluation) -> Markup:
     metrics, protocols = evaluation.metrics, evaluation.protocols()
-    names = [name for name in metrics["full"] if name != "ci95"]
     head = element("tr", *(element("th", text) for text in ("", *protocols.values())))
     rows = [
         element("tr", element("th", name.upper()), *(element("td", *_cell(metrics[key], name)) for key in protocols))
-        for name in names
+        for name in METRICS
     ]
     charts = [
-        _figure(f"{says}", whiskers([_measured(metrics[key], name, name.upper()) for name in names], says))
+        _figure(f"{says}", whiskers([_measured(metrics[key], name, name.upper()) for name in METRICS], says))
         for key, says in protocols.items()
+        if metrics[key]["mrr"] is not None
     ]
     unseen = metrics.get("unseen_users")
+    left_out = metrics["sampled"]["users_left_out"]
     return together(
         element("p", "The mean over users, in brackets with its 95% interval.", class_="soft"),
+        element(
+            "p", f"{_number(left_out, 'user')} with fewer than {protocols['sampled']}: ranked among all items only."
+        )
+        if left_out
+        else None,
         _charts([element("table", element("thead", head), element("tbody", *rows)), *charts]),
         unseen
         and element(
             "p",
             f"{_number(unseen['users'], 'user')} of whom nothing was trained on: "
-            + ", ".join(f"NDCG@10 {unseen[key]['ndcg@10']:.4f} among {says}" for key, says in protocols.items()),
+            + ", ".join(
+                f"NDCG@10 {unseen[key]['ndcg@10']:.4f} among {says}"
+                for key, says in protocols.items()
+                if unseen[key]["mrr"] is not None
+            ),
         ),
     )
 
@@ -154,8 +165,10 @@ def _slices(evaluation: Evaluation) -> Markup:
         ("target_popularity", "the target's popularity"),
     ):
         for key, protocol in evaluation.protocols().items():
-            rows = [_measured(group[key], "ndcg@10", _group_label(name, group)) for group in slices[name]]
-            charts.append(_figure(f"NDCG@10 by {subject}, {protocol}", bars(rows, f"by {subject}, {protocol}")))
+            groups = [group for group in slices[name] if group[key]["mrr"] is not None]
+            rows = [_measured(group[key], "ndcg@10", _group_label(name, group, key)) for group in groups]
+            if rows:
+                charts.append(_figure(f"NDCG@10 by {subject}, {protocol}", bars(rows, f"by {subject}, {protocol}")))
     facts = []
     for name, value in catalogue.items():
         what, _, k = name.partition("@")
@@ -176,8 +189,8 @@ def _slices(evaluation: Evaluation) -> Markup:
     )
 
 
-def _group_label(name: str, group: dict[str, Any]) -> str:
-    users = _number(group["users"], "user")
+def _group_label(name: str, group: dict[str, Any], protocol: str) -> str:
+    users = _number(group[protocol].get("users", group["users"]), "user")
     if name == "history_length":
         return f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} items · {users}"
     events = f"{_short(group['from'])}-{_short(group['to'])}"
@@ -188,7 +201,9 @@ def _measured(metrics: dict[str, Any], name: str, label: str) -> Measured:
     return Measured(label, metrics[name], *metrics["ci95"][name])
 
 
-def _cell(metrics: dict[str, Any], name: str) -> tuple[str, Markup]:
+def _cell(metrics: dict[str, Any], name: str) -> tuple[str | Markup, ...]:
+    if metrics[name] is None:
+        return ("-",)
     low, high = metrics["ci95"][name]
     return f"{metrics[name]:.4f} ", element("span", f"[{low:.4f}, {high:.4f}]", class_="ci")
 

@@ -6,6 +6,7 @@ from bert4rec_tf.attention_maps import AttentionMaps
 from bert4rec_tf.charts import dots, heat_map
 from bert4rec_tf.item_map import ItemMap
 from bert4rec_tf.markup import Markup, element, together
+from bert4rec_tf.metrics import NO_RANK
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
@@ -80,6 +81,7 @@ def users_section(rows: list[int], ranks: Ranks, histories: dict[str, np.ndarray
     """
     cards = []
     for row in rows:
+        among = "too few" if ranks.sampled[row] == NO_RANK else f"{ranks.sampled[row]:,} among the"
         history, target = histories[ranks.user_ids[row]], ranks.targets[row]
         recommended = [item for item in ranks.recommended[row] if item != PAD_ID]
         newest = history[-_HISTORY_SHOWN:]
@@ -88,7 +90,7 @@ def users_section(rows: list[int], ranks: Ranks, histories: dict[str, np.ndarray
                 "article",
                 element("h3", "User ", element("span", ranks.user_ids[row], class_="title")),
                 element("p", "Next was ", _titled(vocabulary, target, hit=target in recommended)),
-                element("p", f"rank {ranks.full[row]:,} of all items, {ranks.sampled[row]:,} among the negatives"),
+                element("p", f"rank {ranks.full[row]:,} of all items, {among} negatives"),
                 element("h4", f"The last {len(newest)} of {len(history):,} items, newest last"),
                 _listed([_titled(vocabulary, item) for item in newest], start=len(history) - len(newest) + 1),
                 element("h4", "Recommended"),

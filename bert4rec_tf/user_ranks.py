@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.metrics import NO_RANK, ranking_metrics, sampled_metrics
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 _SCHEMA = pa.schema(
@@ -32,7 +32,7 @@ class Ranks:
     Attributes:
         user_ids: raw ids, in the order of the files.
         full: int [users], among all items that are not in the history.
-        sampled: int [users], among the target and its stored negatives.
+        sampled: int [users], among the target and its stored negatives; NO_RANK where these are too few.
         trained_items: int [users], how many of the user's items were trained on.
         history_lengths: int [users], how many items the history has.
         targets: int [users], ids.
@@ -55,11 +55,11 @@ class Ranks:
         return Ranks(user_ids, *arrays)
 
     def metrics(self) -> dict[str, Any]:
-        """How many users, and `ranking_metrics` by protocol."""
+        """How many users, `ranking_metrics` over all items, and `sampled_metrics`."""
         return {
             "users": len(self.full),
             "full": ranking_metrics(self.full),
-            "sampled": ranking_metrics(self.sampled),
+            "sampled": sampled_metrics(self.sampled),
         }
 
 
@@ -70,7 +70,7 @@ def users_file(metrics_file: str | pathlib.Path) -> pathlib.Path:
 
 
 def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> None:
-    """Writes one row a user, by rename, with raw ids and the target's training count.
+    """Writes one row a user, by rename, with raw ids and the target's training count; NO_RANK becomes null.
 
     Args:
         path: from `users_file`.
@@ -85,7 +85,7 @@ def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> Non
     columns = [
         pa.array(ranks.user_ids, pa.string()),
         pa.array(ranks.full, pa.int32()),
-        pa.array(ranks.sampled, pa.int32()),
+        pa.array(ranks.sampled, pa.int32(), mask=ranks.sampled == NO_RANK),
         pa.array(ranks.history_lengths, pa.int32()),
         item_ids.take(pa.array(targets)),
         pa.array(vocabulary.counts[targets], pa.int64()),

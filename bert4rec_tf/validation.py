@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.evaluation import Ranks
-from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.metrics import METRICS
 from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_whole
 from bert4rec_tf.progress_bar import ProgressBar
 from bert4rec_tf.run_clock import RunClock
@@ -79,7 +79,7 @@ class Validation:
         }
         started = time.monotonic()
         ranks = self._rank_users()
-        metrics = {"full": ranking_metrics(ranks.full), "sampled": ranking_metrics(ranks.sampled)}
+        metrics = {protocol: values for protocol, values in ranks.metrics().items() if protocol != "users"}
         ndcg = metrics["full"]["ndcg@10"]
         better = ndcg > float(self._progress.best_ndcg.numpy())
         self._progress.validation_ndcg.assign(ndcg)
@@ -109,13 +109,14 @@ class Validation:
         write_whole(self._path, "\n".join(self._history) + "\n")
         with self._tensorboard.as_default(step=self._clock.step):
             for protocol, values in metrics.items():
-                for name, value in values.items():
-                    if name != "ci95":
-                        tf.summary.scalar(f"validation_{protocol}/{name.replace('@', '_at_')}", value)
+                for name in METRICS:
+                    if values[name] is not None:
+                        tf.summary.scalar(f"validation_{protocol}/{name.replace('@', '_at_')}", values[name])
         full, sampled = metrics["full"], metrics["sampled"]
+        shown = f"{sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}" if sampled["users"] else "no user has enough"
         self._bar.say(
             f"epoch {epoch}, step {self._clock.step:,}: loss {measured['loss']:.4f}, "
             f"validation NDCG@10 {full['ndcg@10']:.4f}, HR@10 {full['hr@10']:.4f} "
-            f"(over the negatives: {sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}), "
+            f"(over the negatives: {shown}), "
             f"{self._clock.elapsed_seconds() / 60:.1f} min"
         )

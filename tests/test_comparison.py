@@ -12,7 +12,7 @@ from user_ranks_by_hand import ranks_of_users
 
 from bert4rec_tf.comparison import compare_runs, paired_bootstrap
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.metrics import ranking_gains, ranking_metrics
+from bert4rec_tf.metrics import NO_RANK, ranking_gains, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks, read_users, users_file, write_users
 from bert4rec_tf.vocabulary import PAD_ID, Vocabulary
 
@@ -107,6 +107,21 @@ def test_compared_runs_are_paired_by_user_id(tmp_path: pathlib.Path) -> None:
         assert list(found[protocol]) == NAMES
         assert {row["p"] for row in found[protocol].values()} == {1}
         assert found[protocol]["mrr"]["a"] == pytest.approx(a.metrics()[protocol]["mrr"])
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_users_without_a_sampled_rank_are_compared_over_all_items_only(tmp_path: pathlib.Path) -> None:
+    a = ranks_of_users([1, 2, 3, 4], [1, NO_RANK, 3, NO_RANK])
+    b = ranks_of_users([2, 2, 3, 4], [1, NO_RANK, 1, NO_RANK])
+    paths = [write_run(tmp_path / "a.json", a), write_run(tmp_path / "b.json", b)]
+    assert read_users(users_file(paths[0]))["sampled_rank"].to_pylist() == [1, None, 3, None]
+    found = compare_runs(paths)
+    assert (found["users"], found["sampled_users"]) == (4, 2)
+    assert found["full"]["mrr"]["a"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert [found["sampled"]["mrr"][run] for run in "ab"] == pytest.approx([(1 + 1 / 3) / 2, 1])
+    nobody = write_run(tmp_path / "nobody.json", ranks_of_users([1, 2, 3, 4], [NO_RANK] * 4))
+    found = compare_runs([nobody, paths[1]])
+    assert (found["sampled_users"], found["sampled"]) == (0, {})
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 

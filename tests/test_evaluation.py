@@ -19,10 +19,11 @@ from bert4rec_tf.evaluation import (
     metrics_json,
     popularity_scorer,
 )
-from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.metrics import NO_RANK, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
+from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import Manifest
 
@@ -155,6 +156,24 @@ def test_the_law_of_the_log_beats_popularity_by_far(data_dir: pathlib.Path) -> N
     assert best["ndcg@10"] > 0.5
 
 
+def test_users_with_too_few_negatives_are_left_out_of_the_sampled_protocol(tmp_path: pathlib.Path) -> None:
+    # Of 8 items: "all" met every one, "most" all but one, "some" leave the two negatives that are wanted, and more.
+    items, log = [f"i{number}" for number in range(8)], tmp_path / "log.txt"
+    histories = {"all": items, "most": items[:7], **{f"some{user}": items[user : user + 4] for user in range(5)}}
+    log.write_text("".join(f"{user} {item}\n" for user, met in histories.items() for item in met))
+    data = DataConfig(max_seq_length=8, min_user_events=3, num_negatives=2, num_shards=1)
+    build_records(LogSource([str(log)]), {}, Config(data=data), str(tmp_path / "data"))
+    vocabulary, manifest = Vocabulary.load(tmp_path / "data"), Manifest.load(tmp_path / "data")
+    ranks = ranks_of(tmp_path / "data", popularity_scorer(vocabulary))
+    few = {user: len(negatives) < 2 for user, (_, _, negatives) in records(tmp_path / "data", "test").items()}
+    assert {"all", "most"} <= {user for user, is_few in few.items() if is_few}
+    assert [rank == NO_RANK for rank in ranks.sampled] == [few[user] for user in ranks.user_ids]
+    sampled = metrics_json(ranks, {}, manifest, vocabulary, "test")["sampled"]
+    assert (sampled["users"], sampled["users_left_out"]) == (7 - sum(few.values()), sum(few.values()))
+    kept = [rank for user, rank in zip(ranks.user_ids, ranks.sampled, strict=True) if not few[user]]
+    assert sampled["mrr"] == pytest.approx(np.mean(1 / np.array(kept)))
+
+
 def test_max_users_takes_the_first_of_the_files(data_dir: pathlib.Path) -> None:
     scorer = popularity_scorer(Vocabulary.load(data_dir))
     everyone = ranks_of(data_dir, scorer)
@@ -196,7 +215,8 @@ def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
     assert {"users", "full", "sampled", "model", "data"} <= set(metrics)
     names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
     for protocol in ("full", "sampled"):
-        assert set(metrics[protocol]) == names | {"ci95"}
+        counted = {"users", "users_left_out"} if protocol == "sampled" else set()
+        assert set(metrics[protocol]) == names | {"ci95"} | counted
         assert set(metrics[protocol]["ci95"]) == names
     assert metrics["users"] == 2
     assert metrics["full"]["hr@10"] == 0.5

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.metrics import NO_RANK, ranking_metrics, sampled_metrics
 from bert4rec_tf.ranking import full_ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
@@ -57,6 +57,18 @@ def test_invariants(ranks: list[int]) -> None:
 def test_refuses_what_is_no_rank(ranks: list[int]) -> None:
     with pytest.raises(ValueError, match="from 1"):
         ranking_metrics(np.array(ranks, np.int32))
+
+
+def test_users_without_a_sampled_rank_are_left_out_and_counted() -> None:
+    metrics = sampled_metrics(np.array([1, NO_RANK, 3, NO_RANK, NO_RANK]))
+    assert metrics == {**ranking_metrics(np.array([1, 3])), "users": 2, "users_left_out": 3}
+    nobody = sampled_metrics(np.array([NO_RANK]))
+    assert nobody == {
+        **dict.fromkeys(NAMES),
+        "ci95": {name: [None, None] for name in NAMES},
+        "users": 0,
+        "users_left_out": 1,
+    }
 
 
 def test_hit_rates_equal_those_of_tensorflow_recommenders() -> None:

@@ -1,5 +1,6 @@
 """The report: what it says, that it says it safely, and that it needs nothing beside it."""
 
+import dataclasses
 import html.parser
 import json
 import math
@@ -18,6 +19,7 @@ from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long
 from bert4rec_tf.item_map import item_map, principal_plane, read_item_groups
 from bert4rec_tf.learning_curves import learning_curves, read_history
 from bert4rec_tf.markup import Markup, element, together
+from bert4rec_tf.metrics import NO_RANK
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from bert4rec_tf.report import Evaluation, write_report
@@ -241,6 +243,20 @@ def test_items_are_coloured_by_genre(evaluation: Evaluation, tmp_path: pathlib.P
     assert read.of("li")[:3] == ["Rock & Roll (20)", "Jazz (19)", "other or unknown (1)"]
     colours = [attributes["class"] for tag, attributes in read.tags if tag == "circle" and "r" in attributes]
     assert [colours.count(f"g{group}") for group in (0, 1, 8)] == [20, 19, 1]
+
+
+def test_users_without_enough_negatives_are_named(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
+    ranks = dataclasses.replace(evaluation.ranks, sampled=np.full_like(evaluation.ranks.sampled, NO_RANK))
+    metrics = metrics_json(ranks, {}, evaluation.manifest, evaluation.vocabulary, "test")
+    left_out = dataclasses.replace(evaluation, ranks=ranks, metrics={**evaluation.metrics, **metrics})
+    write_report(tmp_path / "report.html", left_out)
+    read = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "80 users with fewer than 7 negatives: ranked among all items only." in read.of("p")
+    assert [row[2] for row in read.rows if row[0] == "HR@10"] == ["-"]
+    assert not [
+        text for text in read.of("figcaption") if "by" in text and "negatives" in text and "validation" not in text
+    ]
+    assert [text for text in read.of("p") if "too few negatives" in text]
 
 
 def test_groups_by_hand() -> None:

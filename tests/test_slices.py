@@ -62,6 +62,7 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
     def row(bounds: dict, users: list[int]) -> dict:
         protocols = {"full": full, "sampled": sampled}
         metrics = {name: ranking_metrics(np.array([of[user] for user in users])) for name, of in protocols.items()}
+        metrics["sampled"] |= {"users": len(users), "users_left_out": 0}
         return {**bounds, "users": len(users), **metrics}
 
     by_length = []
