@@ -21,6 +21,7 @@ ROW_RULES = {
     "movielens": "must be `user::item::rating::timestamp`, or the four with tabs between",
 }
 FIELDS = ("user", "item", "timestamp", "rating")
+_PIECE_BYTES = 1 << 16
 TEXT_KEPT = 1000  # characters of a faulty row
 _USER_ITEM = re.compile(USER_ITEM)
 _BLANK = re.compile(BLANKS)
@@ -73,9 +74,14 @@ def _rows_of_file(layout: Layout) -> Iterator[Row]:
 
 
 def count_blank_lines(file: LogFile) -> int:
-    """Lines of nothing but blanks."""
+    """Lines of nothing but blanks, in bounded memory: of a long line, only one piece at a time."""
+    count, blank, ended = 0, True, True
     with opened(file.path, file.compressed) as stream:
-        return sum(not line.strip() for line in stream)
+        while piece := stream.readline(_PIECE_BYTES):
+            blank = (ended or blank) and not piece.strip()
+            ended = piece.endswith(b"\n")
+            count += blank and ended
+    return count + (blank and not ended)
 
 
 def _lines(layout: Layout) -> Iterator[_Line]:
@@ -103,7 +109,8 @@ Fields = tuple[str | None, str | None, str | None, str | None]
 
 def _line_rows(layout: Layout, fields_of: Callable[[str], Fields | str]) -> Iterator[Row]:
     for number, text, line_fault in _lines(layout):
-        if _BLANK.fullmatch(stripped := text.removesuffix("\n")):
+        stripped = text.removesuffix("\n")
+        if not line_fault and _BLANK.fullmatch(stripped):
             continue
         fields = line_fault or fields_of(stripped)
         if isinstance(fields, str):

@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import tempfile
+import tracemalloc
 from unittest import mock
 
 import duckdb
@@ -19,7 +20,8 @@ from bert4rec_tf.errors import InputError
 from pipelines import exact_rows, interactions
 from pipelines.build import DROPPED, build_records
 from pipelines.interactions import Loaded, create_events, load_file
-from pipelines.log_formats import MAX_LINE_BYTES, LogSource
+from pipelines.log_files import LogFile
+from pipelines.log_formats import MAX_LINE_BYTES, LogSource, lay_out
 
 HEADER = b"user_id,item_id,timestamp\n"
 Event = tuple[str, str, str]
@@ -256,3 +258,41 @@ def test_a_bad_row_is_kept_as_it_stands(tmp_path: pathlib.Path) -> None:
         load_file(connection, LogSource([str(tmp_path / "log.txt")]), 0, DataConfig(), tmp_path / "bad.jsonl")
     kept = json.loads((tmp_path / "bad.jsonl").read_text())
     assert kept == {"file": "log.txt", "line": 2, "reason": "must be `user item`", "text": "Über drei Wörter"}
+
+
+@pytest.mark.parametrize(
+    ("content", "blank"),
+    [
+        (b"", 0),
+        (b"\n", 1),
+        (b"a", 0),
+        (b" ", 1),
+        (b"a\n \t\r\n\x0b\x0c\nb\n\n ", 4),
+        (b" " * (1 << 16) + b"\n", 1),
+        (b" " * (1 << 16) + b"a\n", 0),
+        (b"a" + b" " * (1 << 17) + b"\n \n", 1),
+    ],
+)
+def test_blank_lines_are_counted_whatever_their_length(content: bytes, blank: int, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(content)
+    assert exact_rows.count_blank_lines(LogFile.scan(path, path.name)) == blank
+
+
+@pytest.mark.parametrize("filling", [b" ", b"a", b"u i "])
+def test_a_line_of_any_length_is_read_in_bounded_memory(filling: bytes, tmp_path: pathlib.Path) -> None:
+    path, size = tmp_path / "log.txt", 1 << 25
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"u i\n" + filling * (size // len(filling)) + b"\nu j\n")
+    file = LogFile.scan(path, path.name)
+    layout = lay_out(LogSource([str(path)]), file, rated=False)
+    tracemalloc.start()
+    try:
+        assert exact_rows.count_blank_lines(file) == (filling == b" ")
+        rows = list(exact_rows.read_rows(layout))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [row.item for row in rows] == ["i", None, "j"]
+    assert rows[1].fault == f"is longer than {MAX_LINE_BYTES} bytes"
+    assert peak < size // 2
