@@ -5,10 +5,13 @@ from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, parquet_sq
 
 # Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
+_COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # that the engine reads, and their names there
 
 
 def may_read(layout: Layout) -> bool:
     """Whether the engine may be trusted with the file, as far as can be said before it is read."""
+    if layout.file.compression not in _COMPRESSIONS or layout.file.encoding not in ("utf-8", ""):
+        return False
     if layout.format in DELIMITERS:
         # With quotes at the ends of fields alone, and one at both ends only where a field is a quote and a delimiter.
         return layout.file.plain and layout.file.quotes == layout.file.field_quotes
@@ -22,7 +25,7 @@ def relation(layout: Layout) -> str:
     a row is none of this format, or not surely one), text (NULL).
     """
     path = quoted_path(layout.file.path)
-    compression = quoted("gzip" if layout.file.compressed else "uncompressed")
+    compression = quoted(_COMPRESSIONS[layout.file.compression])
     fields = {name: _column(layout.columns[name]) if name in layout.columns else "NULL" for name in FIELDS}
     fields |= {name: "NULL" if value is None else quoted(value) for name, value in layout.partition.items()}
     if layout.format == "parquet":

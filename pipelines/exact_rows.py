@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
-from pipelines.log_files import LogFile, opened
+from pipelines.log_files import LogFile
 from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout
+from pipelines.text_streams import UTF8_BOM, open_text
 
 BLANKS = r"[ \t\r\v\f]*"  # the same for this module's `re` and for the engine's
 USER_ITEM = rf"{BLANKS}([^ \t\r\v\f]+)[ \t\r\v\f]+([^ \t\r\v\f]+){BLANKS}"
@@ -60,7 +61,8 @@ def read_rows(layout: Layout) -> Iterator[Row]:
     """The rows of a text log; blank lines are none."""
     rows = _rows_of_file(layout)
     if layout.partition:
-        rows = (row if row.fault else row._replace(**layout.partition) for row in rows)
+        values: dict[str, Any] = dict(layout.partition)
+        return (row if row.fault else row._replace(**values) for row in rows)
     return rows
 
 
@@ -76,7 +78,7 @@ def _rows_of_file(layout: Layout) -> Iterator[Row]:
 def count_blank_lines(file: LogFile) -> int:
     """Lines of nothing but blanks, in bounded memory: of a long line, only one piece at a time."""
     count, blank, ended = 0, True, True
-    with opened(file.path, file.compressed) as stream:
+    with open_text(file.path) as stream:
         while piece := stream.readline(_PIECE_BYTES):
             blank = (ended or blank) and not piece.strip()
             ended = piece.endswith(b"\n")
@@ -85,11 +87,11 @@ def count_blank_lines(file: LogFile) -> int:
 
 
 def _lines(layout: Layout) -> Iterator[_Line]:
-    with opened(layout.file.path, layout.file.compressed) as stream:
+    with open_text(layout.file.path) as stream:
         for number in itertools.count(1):
             line = stream.readline(MAX_LINE_BYTES)
             if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
+                line = line.removeprefix(UTF8_BOM)
             if not line:
                 return
             fault = "holds a NUL byte" if b"\x00" in line else None
@@ -100,7 +102,7 @@ def _lines(layout: Layout) -> Iterator[_Line]:
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError:
-                text, fault = line.decode("utf-8", "backslashreplace"), fault or "is not UTF-8"
+                text, fault = line.decode("utf-8", "backslashreplace"), fault or f"is not {stream.encoding.upper()}"
             yield _Line(number, text, fault)
 
 

@@ -2,18 +2,15 @@
 
 import contextlib
 import dataclasses
-import gzip
+import hashlib
 import pathlib
-import zlib
-from typing import BinaryIO, cast
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from bert4rec_tf.errors import InputError
+from pipelines.text_streams import UTF8_BOM, HashingReader, TextStream, whole
 from tfrecords.manifest import file_sha256
-
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +21,25 @@ class LogFile:
         path: of the file.
         name: the path below the folder that all inputs share: what the manifest calls it, wherever it lies.
         bytes, sha256: of the file.
-        compressed: whether it is gzip, whatever its name.
+        content_sha256: of its text, decompressed and in UTF-8; of Parquet, of the file.
+        compression, encoding: of a text file, see `TextStream`.
+        blank: whether it has no rows: no text but blanks, and in Parquet none.
         lines: how many its text has, the last one ended or not; of Parquet, the rows.
         plain: whether its text has no NUL or \x01 and no line end but \n and \r\n: all readers then agree on its lines.
         quotes: how many its text has.
         delimiters: how many of the format's delimiters it has.
         field_quotes: how many of the quotes stand at the start or the end of a field, those that do both counted twice.
-        stamp: of the file system, taken before the first byte was read: another one means that the file may have changed.
+        stamp: of the file system, taken before the first byte was read; with another one the file may have changed.
     """
 
     path: pathlib.Path
     name: str
     bytes: int
     sha256: str
-    compressed: bool
+    content_sha256: str
+    compression: str
+    encoding: str
+    blank: bool
     lines: int
     plain: bool
     quotes: int
@@ -50,22 +52,28 @@ class LogFile:
         """Reads a text file through; of `delimiter` None, nothing is counted of quotes at fields' ends.
 
         Raises:
-            InputError: it is gzip and not whole, which the engine takes for a shorter one.
+            InputError: it is no text, changes meanwhile, or is compressed and not whole, which the engine takes for a
+                shorter one.
         """
         stamp = _stamp(path)
-        with path.open("rb") as stream:
-            compressed = stream.read(2) == b"\x1f\x8b"
         text = _Text((delimiter or "").encode())
-        try:
-            with opened(path, compressed) as stream:
+        with path.open("rb", buffering=0) as file, whole(path):
+            reader = HashingReader(file)
+            with TextStream(reader, path) as stream:
+                marked = stream.peek(3).startswith(UTF8_BOM) and stream.read(3) == UTF8_BOM
+                as_it_is = not stream.compression and stream.encoding == "utf-8" and not marked
+                content_sha256 = reader.sha256 if as_it_is else hashlib.sha256()
                 while piece := stream.read(1 << 20):
                     text.add(piece)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
+                    if not as_it_is:
+                        content_sha256.update(piece)
+                reader.read_rest()
         text.end()
+        if _stamp(path) != stamp:
+            raise _changed(path)
         return cls(
-            path, name, path.stat().st_size, _sha256(path, stamp), compressed, text.lines, text.plain, text.quotes,
-            text.delimiters, text.field_quotes, stamp,
+            path, name, reader.bytes, reader.sha256.hexdigest(), content_sha256.hexdigest(), stream.compression,
+            stream.encoding, text.blank, text.lines, text.plain, text.quotes, text.delimiters, text.field_quotes, stamp,
         )  # fmt: skip
 
     @classmethod
@@ -74,7 +82,8 @@ class LogFile:
         stamp, rows = _stamp(path), 0
         with contextlib.suppress(pa.ArrowException, OSError):  # whoever reads it will say what is wrong
             rows = parquet.read_metadata(path).num_rows
-        return cls(path, name, path.stat().st_size, _sha256(path, stamp), False, rows, True, 0, 0, 0, stamp)
+        sha256 = _sha256(path, stamp)
+        return cls(path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, stamp)
 
     def check_unchanged(self) -> None:
         """Refuses a file that is no longer the one that was hashed: its rows would not be those that `sha256` names.
@@ -93,13 +102,11 @@ class _Text:
 
     def __init__(self, delimiter: bytes):
         self.lines = self.quotes = self.delimiters = self.field_quotes = 0
-        self.plain = True
+        self.plain = self.blank = True
         self._delimiter, self._last = delimiter, b"\n"  # as if a line had ended before the first
-        self._begun = False
 
     def add(self, piece: bytes) -> None:
-        if not self._begun:
-            piece, self._begun = piece.removeprefix(_BOM), True
+        self.blank = self.blank and not piece.strip()
         joined = self._last + piece
         self._last = joined[-1:]
         self.lines += piece.count(b"\n")
@@ -137,8 +144,3 @@ def _changed(path: pathlib.Path) -> InputError:
         f"An input must not change while it is read. Received: {path}, which did. "
         "Fix: read a copy of it, or run again when nothing writes to it"
     )
-
-
-def opened(path: pathlib.Path, compressed: bool) -> BinaryIO:
-    """The file's bytes, decompressed."""
-    return cast(BinaryIO, gzip.open(path) if compressed else path.open("rb"))

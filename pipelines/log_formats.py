@@ -7,12 +7,13 @@ import glob
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import duckdb
 
 from bert4rec_tf.errors import InputError
-from pipelines.log_files import LogFile, opened
+from pipelines.log_files import LogFile
+from pipelines.text_streams import UTF8_BOM, open_text
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "user_item", "movielens")
 _SUFFIXES = {
@@ -25,6 +26,7 @@ _SUFFIXES = {
     ".data": "movielens",
     ".txt": "user_item",
 }
+_COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Options that came later stand in a manifest only where they are set, so that older manifests still match.
@@ -59,7 +61,8 @@ class LogSource:
         """The files, in the order of the paths, those of one glob sorted by name.
 
         Raises:
-            InputError: a path or glob that matches no file, a file that is not whole or whose name says no format.
+            InputError: a path or glob that matches no file, a file that is not whole or whose name tells no format, or
+                the same content twice.
         """
         found: list[str] = []
         for path in self.paths:
@@ -74,13 +77,30 @@ class LogSource:
             once.setdefault(os.path.realpath(path), path)
         paths = [pathlib.Path(os.path.abspath(path)) for path in once.values()]  # noqa: PTH100, symlinks stay
         shared = os.path.commonpath([path.parent for path in paths])
-        return [self._scanned(path, path.relative_to(shared).as_posix()) for path in paths]
+        files = [self._scanned(path, path.relative_to(shared).as_posix()) for path in paths]
+        self._check_contents(files)
+        return files
 
     def _scanned(self, path: pathlib.Path, name: str) -> LogFile:
         format_ = _format_of(self, path)
         if format_ == "parquet":
             return LogFile.scan_parquet(path, name)
         return LogFile.scan(path, name, DELIMITERS.get(format_))
+
+    def _check_contents(self, files: list[LogFile]) -> None:
+        """Refuses a log that holds the same events twice, as a copy or compressed."""
+        columns = {self.user_column, self.item_column, self.timestamp_column} - {"", *self.partition_columns}
+        first_with: dict[tuple[object, ...], LogFile] = {}
+        for file in files:
+            has_header = _format_of(self, file.path) in DELIMITERS and not _by_place(columns)
+            if file.blank or file.lines <= has_header:  # no row is in it twice
+                continue
+            first = first_with.setdefault((file.content_sha256, *self.partition_values(file).values()), file)
+            if first is not file:
+                raise InputError(
+                    f"--input must hold each file's content once. Received: {first.path} and {file.path}, which hold "
+                    f"the same (sha256 {file.content_sha256[:12]}…, decompressed). Fix: leave one of them out"
+                )
 
     def partition_values(self, file: LogFile) -> dict[str, str | None]:
         """For each of the partition columns, its value in the names of the folders above a file.
@@ -200,9 +220,14 @@ def _partition_value(path: pathlib.Path, name: str) -> str | None:
 
 def _lay_out_delimited(layout: Layout) -> Layout:
     file, format_, columns = layout.file, layout.format, layout.columns
-    by_place = bool(columns) and all(name.isdecimal() for name in columns.values())
-    with opened(file.path, file.compressed) as stream:
-        line = stream.readline(MAX_LINE_BYTES).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+    by_place = _by_place(columns.values())
+    with open_text(file.path) as stream:
+        line = stream.readline(MAX_LINE_BYTES).removeprefix(UTF8_BOM).decode("utf-8", "replace")
+    if "\0" in line:
+        raise InputError(
+            f"A log must be text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. Received: {file.path}, "
+            "with NUL bytes in line 1. Fix: convert it to UTF-8"
+        )
     try:
         first = next(csv.reader([line], delimiter=DELIMITERS[format_]), [])
     except csv.Error as error:
@@ -220,6 +245,11 @@ def _lay_out_delimited(layout: Layout) -> Layout:
     return dataclasses.replace(layout, header=tuple(header), has_header=not by_place)
 
 
+def _by_place(columns: Collection[str]) -> bool:
+    """Whether columns are given by number, so that the file has no header."""
+    return bool(columns) and all(name.isdecimal() for name in columns)
+
+
 def _parquet_columns(path: pathlib.Path) -> list[str]:
     try:
         return [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM {parquet_sql(path)}").fetchall()]
@@ -230,7 +260,7 @@ def _parquet_columns(path: pathlib.Path) -> list[str]:
 def _format_of(source: LogSource, path: pathlib.Path) -> str:
     if source.format != "auto":
         return source.format
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED_SUFFIXES]
     if not suffixes or suffixes[-1] not in _SUFFIXES:
         raise InputError(
             f"--format=auto goes by the file's name. Received: {path}, which ends in none of "
@@ -251,9 +281,15 @@ def _check_columns(layout: Layout, known: list[str]) -> None:
         if name not in known:
             unset = " (or --timestamp_column= where rows are in time order)" if field == "timestamp" else ""
             raise InputError(
-                f"{path} must have the column {name!r}. Received: {', '.join(known)}. "
+                f"{path} must have the column {name!r}. Received: {_shown(known)}. "
                 f"Fix: name it with --{field}_column{unset}"
             )
+
+
+def _shown(names: list[str]) -> str:
+    text = ", ".join(names)
+    printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text[:400])
+    return printable + ("…" if len(text) > 400 else "") + (" (not UTF-8)" if "\ufffd" in text else "")
 
 
 def parquet_sql(path: pathlib.Path) -> str:

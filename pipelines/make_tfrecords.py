@@ -27,7 +27,7 @@ from pipelines.tfds_log import TfdsLog  # noqa: E402
 from pipelines.titles import read_titles  # noqa: E402
 from tfrecords.manifest import BAD_ROWS_FILE  # noqa: E402
 
-_INPUT = flags.DEFINE_multi_string("input", [], "a log: file or glob, gzip or not; repeatable")
+_INPUT = flags.DEFINE_multi_string("input", [], "a log: file or glob, plain or gzip, bz2, xz, zstd; repeatable")
 _DATASET = flags.DEFINE_string(
     "dataset", None, "instead of --input: synthetic[:num_users=500,noise=0.2] or tfds:movielens/100k-ratings"
 )

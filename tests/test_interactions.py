@@ -427,11 +427,7 @@ def test_a_file_that_grows_while_it_is_hashed_or_goes_is_refused(
     with pytest.raises(InputError, match=r"must not change while it is read.*log\.csv"):
         load(source)
 
-    def grow_and_hash(path: pathlib.Path) -> str:
-        path.write_text(CSV + "u,i,9\n")
-        return "of something"
-
     path.write_text(CSV)
-    monkeypatch.setattr(log_files, "file_sha256", grow_and_hash)
+    monkeypatch.setattr(log_files.HashingReader, "read_rest", lambda _: path.write_text(CSV + "u,i,9\n"))
     with pytest.raises(InputError, match=r"must not change while it is read.*log\.csv"):
         load(LogSource([str(path)]))

@@ -1,7 +1,11 @@
 """Log files as people have them: in partition folders, compressed, in other encodings, with stray quotes."""
 
+import bz2
 import contextlib
+import gzip
+import hashlib
 import io
+import lzma
 import pathlib
 from decimal import Decimal
 from typing import Any
@@ -14,7 +18,7 @@ import pytest
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
-from pipelines import interactions
+from pipelines import interactions, log_files, text_streams
 from pipelines.interactions import Loaded, create_events
 from pipelines.log_formats import LogSource
 
@@ -160,3 +164,144 @@ def test_options_that_are_not_set_are_not_in_the_manifest(tmp_path: pathlib.Path
     described = LogSource([write(tmp_path / "log.csv", CSV)]).description()
     assert list(described) == ["format", "user_column", "item_column", "timestamp_column", "rating_column", "inputs"]
     assert list(described["inputs"][0]) == ["name", "bytes", "sha256"]
+
+
+COMPRESSED = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pa.Codec("zstd").compress(content).to_pybytes(),
+}
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.zst"], ids=["by its bytes", "by its name"])
+@pytest.mark.parametrize("kind", COMPRESSED)
+@both_readers
+def test_compressed_logs_are_read_whatever_their_name(
+    tmp_path: pathlib.Path, name: str, kind: str, line_by_line: bool
+) -> None:
+    source = LogSource([write(tmp_path / name, COMPRESSED[kind](CSV.encode()))])
+    assert load(source, line_by_line=line_by_line) == TIMED
+    parts = COMPRESSED[kind](CSV[:30].encode()) + COMPRESSED[kind](CSV[30:].encode())  # as `cat a.gz b.gz` has them
+    assert load(LogSource([write(tmp_path / name, parts)]), line_by_line=line_by_line) == TIMED
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_compressed_logs_that_are_cut_or_damaged_are_named(tmp_path: pathlib.Path, kind: str) -> None:
+    whole = COMPRESSED[kind](CSV.encode())
+    broken = [whole[:cut] for cut in range(10, len(whole))] + [whole[:12] + b"garbage"]
+    for content in broken:
+        path = write(tmp_path / f"log.csv.{kind}", content)
+        with pytest.raises(InputError, match="must be whole") as error:
+            LogSource([path]).files  # noqa: B018
+        assert path in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8"])
+@pytest.mark.parametrize("kind", ["", "gz"])
+@both_readers
+def test_a_byte_order_mark_tells_the_encoding(
+    tmp_path: pathlib.Path, encoding: str, kind: str, line_by_line: bool
+) -> None:
+    text = CSV + "".join(f'"Zoë 😀{row}","\u2028",{row}\r\n' for row in range(3))
+    content = ("\ufeff" + text).encode(encoding)
+    path = write(tmp_path / "log.csv", COMPRESSED[kind](content) if kind else content)
+    pieces = mock.patch.object(text_streams, "_BUFFER_BYTES", 7)  # which cut characters, pairs and the mark
+    plain = write(tmp_path / "plain.csv", text)
+    expected = load(LogSource([plain]))
+    assert len(expected) == 6
+    assert load(LogSource([path]), line_by_line=line_by_line) == expected
+    with pieces:
+        assert load(LogSource([path]), line_by_line=line_by_line) == expected
+
+
+def test_text_that_does_not_fit_its_encoding_is_named(tmp_path: pathlib.Path) -> None:
+    half_a_pair = "\ufeff" + CSV + "u\ud83d,i,1\nu3,i3,102\n"
+    path = write(tmp_path / "log.csv", half_a_pair.encode("utf-16-le", "surrogatepass"))
+    assert load(LogSource([path]), max_bad=0.5)[3:] == [("u3", "i3", Decimal(102))]
+    with pytest.raises(InputError, match="line 5 is not UTF-16"):
+        load(LogSource([path]))
+    for content in (("\ufeff" + CSV).encode("utf-16-le")[:-1], b"\xff\xfe\0\0\0\0\0\1"):
+        path = write(tmp_path / "log.csv", content)
+        with pytest.raises(InputError, match="must be whole") as error:
+            load(LogSource([path]))
+        assert path in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"PK\x03\x04" + bytes(30), "a zip archive"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(30), "a 7z archive"),
+        (b"\x04\x22\x4d\x18" + bytes(30), "lz4"),
+        (gzip.compress(b"log.csv".ljust(257, b"\0") + b"ustar\x0000" + bytes(300)), "a tar archive"),
+        (BY_FORMAT["log.parquet"], "--format=parquet"),
+        (CSV.encode("utf-16-le"), "UTF-16"),
+        (b"\x00\x01\x02garbage\xff" * 9, "UTF-16"),
+        (b"\xd0\xcf\x11\xe0 garbage\n" * 9, "UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_named_without_its_bytes(tmp_path: pathlib.Path, content: bytes, named: str) -> None:
+    path = write(tmp_path / "log.csv", content)
+    with pytest.raises(InputError) as error:
+        load(LogSource([path]))
+    assert path in str(error.value)
+    assert named in str(error.value)
+    assert str(error.value).isprintable()
+
+
+TWICE = {"plain": lambda content: content, **COMPRESSED, "marked": lambda content: b"\xef\xbb\xbf" + content,
+         "utf-16": lambda content: content.decode().encode("utf-16")}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_the_same_content_twice_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
+    first = write(tmp_path / "logs/a.csv", CSV)
+    write(tmp_path / "logs/b.csv", CSV + "u,i,7\n")
+    second = write(tmp_path / f"logs/c.csv.{kind}.csv", TWICE[kind](CSV.encode()))
+    for paths in ([f"{tmp_path}/logs/*"], [second, first], [f"{tmp_path}/logs/b*", first, f"{tmp_path}/logs/c*"]):
+        with pytest.raises(InputError, match="--input must hold each file's content once") as error:
+            load(LogSource(paths))
+        assert first in str(error.value)
+        assert second in str(error.value)
+        assert "leave one of them out" in str(error.value)
+
+
+def test_the_same_parquet_twice_is_refused(tmp_path: pathlib.Path) -> None:
+    for name in ("a.parquet", "b.parquet"):
+        write(tmp_path / name, BY_FORMAT["log.parquet"])
+    with pytest.raises(InputError, match="content once") as error:
+        load(LogSource([f"{tmp_path}/*"], timestamp_column="dt"))
+    assert "a.parquet" in str(error.value)
+    assert "b.parquet" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("log.csv", HEADER), ("log.txt", "\n\n"), ("log.parquet", parquet(user_id=[], item_id=[], timestamp=[]))],
+)
+def test_files_without_rows_are_no_copies(tmp_path: pathlib.Path, name: str, content: str | bytes) -> None:
+    for day in ("1", "2"):
+        write(tmp_path / day / name, content)
+    path = write(tmp_path / "3" / "more.csv", CSV)
+    assert load(LogSource([f"{tmp_path}/*/{name}", path])) == TIMED
+
+
+def test_equal_files_of_two_partitions_are_no_copies(tmp_path: pathlib.Path) -> None:
+    for day in ("15", "16"):
+        write(tmp_path / f"dt=2014-05-{day}/log.csv", WITHOUT_DT["log.csv"])
+    days = LogSource([f"{tmp_path}/*/*"], timestamp_column="dt", partition_columns=("dt",))
+    assert [time for _, _, time in load(days)] == [MAY_15, MAY_15 + DAY]
+    with pytest.raises(InputError, match="content once"):
+        load(LogSource([f"{tmp_path}/*/*"], timestamp_column=""))
+
+
+@pytest.mark.parametrize("kind", ["plain", "gz", "zst"])
+def test_hashes_are_taken_while_a_file_is_looked_through(tmp_path: pathlib.Path, kind: str) -> None:
+    text = (HEADER + "".join(f"u{row % 97},i{row % 89},{row}\n" for row in range(20_000))).encode()
+    content = TWICE[kind](text)
+    path = write(tmp_path / "log.csv", content)
+    with mock.patch.object(log_files, "file_sha256", side_effect=AssertionError("read once more")):
+        (file,) = LogSource([path]).files
+    assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert file.content_sha256 == hashlib.sha256(text).hexdigest()

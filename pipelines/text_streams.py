@@ -1,0 +1,163 @@
+"""Text files as UTF-8 bytes, whatever their compression and encoding, which their first bytes tell."""
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import hashlib
+import io
+import lzma
+import pathlib
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from bert4rec_tf.errors import InputError
+
+UTF8_BOM = codecs.BOM_UTF8
+_BUFFER_BYTES = 1 << 20
+_COMPRESSIONS = {
+    "gzip": rb"\x1f\x8b",
+    "bz2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
+    "xz": rb"\xfd7zXZ\x00",
+    "zstd": rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18",
+}
+_ENCODINGS = {  # UTF-32 first: the mark of UTF-16 begins that of UTF-32
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+# Where the bytes stand, and how to get at the rows.
+_NO_TEXT = {
+    "a zip archive": (0, b"PK\x03\x04", "unpack it"),
+    "a 7z archive": (0, b"7z\xbc\xaf\x27\x1c", "unpack it"),
+    "a rar archive": (0, b"Rar!\x1a\x07", "unpack it"),
+    "a tar archive": (257, b"ustar", "unpack it"),
+    "compressed with lz4": (0, b"\x04\x22\x4d\x18", "decompress it"),
+    "compressed with compress": (0, b"\x1f\x9d", "decompress it"),
+    "Parquet": (0, b"PAR1", "--format=parquet"),
+}
+
+
+class HashingReader(io.RawIOBase):
+    """Takes the hash of a file's bytes while they are read.
+
+    Attributes:
+        bytes: how many were read.
+        sha256: of these.
+    """
+
+    def __init__(self, file: io.RawIOBase):
+        self._file = file
+        self.bytes, self.sha256 = 0, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self.sha256.update(memoryview(buffer)[:count])
+        self.bytes += count
+        return count
+
+    def read_rest(self) -> None:
+        """Reads to the end what a decompressor had no use for."""
+        while self.read(_BUFFER_BYTES):
+            pass
+
+
+class _Transcoder(io.RawIOBase):
+    """UTF-16 or UTF-32 as UTF-8. Half of a surrogate pair becomes bytes that are no UTF-8, so that its row is bad."""
+
+    def __init__(self, stream: BinaryIO, encoding: str):
+        self._stream, self._decoder = stream, codecs.getincrementaldecoder(encoding)("surrogatepass")
+        self._waiting, self._ended = b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._waiting and not self._ended:
+            piece = self._stream.read(len(buffer))
+            self._ended = not piece
+            self._waiting = self._decoder.decode(piece, self._ended).encode("utf-8", "surrogatepass")
+        piece, self._waiting = self._waiting[: len(buffer)], self._waiting[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+class TextStream(io.BufferedReader):
+    """A text file's bytes, decompressed and as UTF-8, a byte order mark of UTF-8 included.
+
+    Attributes:
+        compression: "gzip", "bz2", "xz", "zstd", or "" where there is none.
+        encoding: "utf-8", "utf-16" or "utf-32".
+    """
+
+    def __init__(self, file: io.RawIOBase, path: pathlib.Path):
+        """Looks at the first bytes.
+
+        Args:
+            file: the file's bytes.
+            path: its name, for messages.
+
+        Raises:
+            InputError: it is no text.
+        """
+        raw = io.BufferedReader(file, _BUFFER_BYTES)
+        self.compression = _compression(raw.peek(16), path)
+        text = io.BufferedReader(_decompressed(raw, self.compression), _BUFFER_BYTES)
+        head = text.peek(512)
+        if self.compression:
+            _check_text(head, path)
+        self.encoding = next((name for name, marks in _ENCODINGS.items() if head.startswith(marks)), "utf-8")
+        stream = text if self.encoding == "utf-8" else _Transcoder(cast(BinaryIO, text), self.encoding)
+        super().__init__(cast(io.RawIOBase, stream), _BUFFER_BYTES)
+
+
+@contextlib.contextmanager
+def open_text(path: pathlib.Path) -> Iterator[TextStream]:
+    """Opens a text file."""
+    with path.open("rb", buffering=0) as file, whole(path), TextStream(file, path) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[None]:
+    """Names a file that turns out to be cut short or damaged.
+
+    Raises:
+        InputError: so it is.
+    """
+    try:
+        yield
+    except (EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; decompressors give no number
+            raise
+        raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
+
+
+def _compression(head: bytes, path: pathlib.Path) -> str:
+    for name, mark in _COMPRESSIONS.items():
+        if re.match(mark, head):
+            return name
+    _check_text(head, path)
+    return ""
+
+
+def _decompressed(raw: Any, compression: str) -> Any:
+    if compression == "zstd":  # Python's own comes with 3.14
+        return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+    openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    return openers[compression](raw) if compression else raw
+
+
+def _check_text(head: bytes, path: pathlib.Path) -> None:
+    for kind, (offset, mark, fix) in _NO_TEXT.items():
+        if head[offset:].startswith(mark):
+            raise InputError(
+                f"A log must be text, plain or compressed with gzip, bz2, xz or zstd, or Parquet. "
+                f"Received: {path}, which is {kind}. Fix: {fix}"
+            )
