@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.retrieval import MISSING_SCORE, ItemScores, contains, top_of
+from bert4rec_tf.retrieval import MISSING_SCORE, ItemScores, contains
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
 _ROUNDS = 10  # of k-means
@@ -13,6 +13,8 @@ _BLOCK = 16_384  # items compared with all centres at once
 
 class InvertedFileIndex(tf.Module):
     """Items in cells by k-means; a query looks only into the `probes` cells whose centres score best.
+
+    Where these may not fill its answer, it looks into the next best ones too.
 
     An item's vector is its embedding with its output bias behind it, and a query's ends in 1: the product is the logit.
     The vectors of a cell lie side by side, so that probing reads a few stretches of the table.
@@ -49,41 +51,76 @@ class InvertedFileIndex(tf.Module):
         self._vectors = _stored(vectors[order], "vectors")
         self.probes = tf.Variable(num_cells, trainable=False, dtype=tf.int32, name="probes")
 
-    def top(self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The k best items of the probed cells, as `ExactIndex.top`: fewer where the cells hold fewer.
+    def top(
+        self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, row_k: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The k best items of the probed cells, in the form of `ExactIndex.top`.
 
-        What is found has its exact score, and nothing dropped is found. Rows without a known item are exact.
+        A row probes the `probes` best cells, and further ones as long as these may hold too few items that are not
+        dropped: fewer than `row_k` items are found only where fewer are left. What is found has its exact score, and
+        nothing dropped is found. Rows without a known item are exact.
+
+        Args:
+            query: as there.
+            known: as there.
+            dropped: as there.
+            k: as there.
+            row_k: int32 [B], at most k, the number of items that each row needs; None: k.
         """
-        queries = tf.pad(query, [[0, 0], [0, 1]], constant_values=1.0)
-        width = tf.shape(dropped)[1]
-        # Popularity is the order of the ids: the first ones suffice, whatever is dropped of them.
-        first = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(k + width, self.num_items))
-        popular = tf.tile(first[None, :], [tf.shape(query)[0], 1])
-        popular_scores, popular_ids = top_of(popular, query, known, dropped, k, self._scores)
-        dropped = tf.sort(tf.pad(dropped, [[0, 0], [0, 1]]), axis=1)  # never empty
         rows = tf.shape(query)[0]
-        one = [[0, tf.maximum(0, 1 - rows)], [0, 0]]  # map_fn cannot do without a row
-        found_scores, found_ids = tf.map_fn(
-            lambda row: self._top_of_a_row(row[0], row[1], k),
-            (tf.pad(queries, one), tf.pad(dropped, one)),
+        row_k = tf.fill([rows], k) if row_k is None else row_k
+        queries = tf.pad(query, [[0, 0], [0, 1]], constant_values=1.0)
+        dropped = tf.sort(tf.pad(dropped, [[0, 0], [0, 1]]), axis=1)  # never empty
+        one = [0, tf.maximum(0, 1 - rows)]  # map_fn cannot do without a row
+        scores, ids = tf.map_fn(
+            lambda row: self._top_of_a_row(row[0], row[1], row[2], row[3], k),
+            (
+                tf.pad(queries, [one, [0, 0]]),
+                tf.pad(known, [one]),
+                tf.pad(dropped, [one, [0, 0]]),
+                tf.pad(row_k, [one]),
+            ),
             fn_output_signature=(tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)),
         )
-        found_scores, found_ids = found_scores[:rows], found_ids[:rows]
-        known = known[:, None]
-        return tf.where(known, found_scores, popular_scores), tf.where(known, found_ids, popular_ids)
+        return scores[:rows], ids[:rows]
 
-    def _top_of_a_row(self, query: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        _, cells = tf.math.top_k(tf.linalg.matvec(self._centres, query), self.probes, sorted=False)
-        ends = tf.gather(self._ends, cells)
-        starts = tf.where(cells > 0, tf.gather(self._ends, tf.maximum(cells - 1, 0)), 0)
-        places = tf.ragged.range(starts, ends).values
-        ids = tf.gather(self._ids, places)
-        scores = tf.linalg.matvec(tf.gather(self._vectors, places), query)
+    def _top_of_a_row(
+        self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, row_k: tf.Tensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        # So many items hold `row_k` that are not dropped, whichever they are.
+        enough = row_k + tf.math.count_nonzero(dropped >= NUM_SPECIAL_IDS, dtype=tf.int32)
+        scores, ids = tf.cond(known, lambda: self._in_cells(query, enough), lambda: self._most_popular(enough))
         scores = tf.where(contains(dropped[None, :], ids[None, :])[0], MISSING_SCORE, scores)
         missing = tf.maximum(0, k - tf.size(ids))
         scores = tf.pad(scores, [[0, missing]], constant_values=MISSING_SCORE)
         best, chosen = tf.math.top_k(scores, k)
         return best, tf.gather(tf.pad(ids, [[0, missing]]), chosen)
+
+    def _most_popular(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores and ids of the most popular items: popularity is the order of the ids."""
+        ids = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(count, self.num_items))
+        return tf.gather(self._scores.log_popularity, ids), ids
+
+    def _in_cells(self, query: tf.Tensor, enough: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores and ids of the items of the best cells: of `probes`, or of as many as hold `enough` items."""
+        nearness = tf.linalg.matvec(self._centres, query)
+        _, probed = tf.math.top_k(nearness, self.probes, sorted=False)
+
+        def further() -> tf.Tensor:
+            _, cells = tf.math.top_k(nearness, self.num_cells)
+            held = tf.cumsum(self._ends_of(cells) - self._starts_of(cells))
+            return cells[: 1 + tf.math.count_nonzero(held < enough, dtype=tf.int32)]
+
+        held = tf.reduce_sum(self._ends_of(probed) - self._starts_of(probed))
+        cells = tf.cond(held < enough, further, lambda: probed)
+        rows = tf.ragged.range(self._starts_of(cells), self._ends_of(cells)).values
+        return tf.linalg.matvec(tf.gather(self._vectors, rows), query), tf.gather(self._ids, rows)
+
+    def _starts_of(self, cells: tf.Tensor) -> tf.Tensor:
+        return tf.where(cells > 0, tf.gather(self._ends, tf.maximum(cells - 1, 0)), 0)
+
+    def _ends_of(self, cells: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._ends, cells)
 
 
 def _stored(values: np.ndarray, name: str) -> tf.Variable:

@@ -223,7 +223,11 @@ def _choose_probes(
     k = min(_RECALL_K, index.num_items)
     requests = [(query, tf.ones([len(query)], tf.bool), histories) for query, histories in asked]
     expected = [ids for request in requests for ids in _found(exact.top(*request, k))]
-    search = tf.function(lambda query, known, dropped: index.top(query, known, dropped, k), reduce_retracing=True)
+
+    @tf.function(reduce_retracing=True)
+    def search(query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # Every request needs one item or more, so none looks into fewer cells than are measured here.
+        return index.top(query, known, dropped, k, tf.ones([tf.shape(query)[0]], tf.int32))
 
     def recall(probes: int) -> float:
         index.probes.assign(probes)

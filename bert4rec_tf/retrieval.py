@@ -64,7 +64,9 @@ class ExactIndex(tf.Module):
         )
         self._never = tf.concat([tf.range(NUM_SPECIAL_IDS), tf.range(size, size + padding)], axis=0)
 
-    def top(self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def top(
+        self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, row_k: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items but for the dropped ones.
 
         Args:
@@ -72,6 +74,7 @@ class ExactIndex(tf.Module):
             known: bool [B]; rows without a known item are ordered by popularity.
             dropped: int32 [B, S], ids that are never answered; the special ids never are.
             k: int32, at most the number of items.
+            row_k: not used, since every row is exact; see `InvertedFileIndex.top`.
 
         Returns:
             Scores, float32 [B, k], best first, and ids, int32 [B, k]; ties by the lower id. Where fewer are left, the

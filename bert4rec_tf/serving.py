@@ -135,6 +135,7 @@ class Recommender(tf.Module):
             tf.concat([seen, self._ids_of_lists(excluded_item_ids, rows)], axis=1),
             tf.broadcast_to(allowed_item_ids, tf.concat([rows, tf.shape(allowed_item_ids)[1:]], axis=0)),
             tf.where(tf.size(k) > 0, tf.reduce_max(k), 1),  # of no rows none
+            tf.broadcast_to(k, rows),
         )
         within = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < tf.broadcast_to(k, rows)[:, None]
         return {
@@ -175,12 +176,17 @@ class Recommender(tf.Module):
         return {name: tf.ensure_shape(values, [None, self.top_k]) for name, values in filled.items()}
 
     def _best(
-        self, histories: tf.Tensor, dropped: tf.Tensor, allowed_item_ids: tf.Tensor | None, k: tf.Tensor
+        self,
+        histories: tf.Tensor,
+        dropped: tf.Tensor,
+        allowed_item_ids: tf.Tensor | None,
+        k: tf.Tensor,
+        row_k: tf.Tensor | None = None,
     ) -> Answer:
         query, known = self._encode_next_item(histories), knows_an_item(histories)
 
         def of_all() -> tuple[tf.Tensor, tf.Tensor]:
-            scores, ids = self.index.top(query, known, dropped, k)
+            scores, ids = self.index.top(query, known, dropped, k, row_k)
             return scores, ids
 
         def of_the_allowed() -> tuple[tf.Tensor, tf.Tensor]:

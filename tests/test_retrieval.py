@@ -118,13 +118,14 @@ def test_exact_search_agrees_with_tensorflow_recommenders() -> None:
 def test_fewer_probes_find_less_and_nothing_wrong() -> None:
     scores = item_scores(clusters=12)
     index = InvertedFileIndex(scores, num_cells=12)
+    search = tf.function(index.top)
     queries, known = scores.item_table.numpy()[3:63], tf.ones([60], tf.bool)
     dropped = tf.constant(np.arange(3, 63)[:, None], tf.int32)
     exact = answered(ExactIndex(scores).top(queries, known, dropped, 10))
     recall = []
     for probes in (1, 2, 4, 12):
         index.probes.assign(probes)
-        found_scores, found_ids = index.top(queries, known, dropped, 10)
+        found_scores, found_ids = search(queries, known, dropped, 10)
         found = answered((found_scores, found_ids))
         for row, ids in enumerate(found):
             assert 3 + row not in ids
@@ -133,13 +134,49 @@ def test_fewer_probes_find_less_and_nothing_wrong() -> None:
         theirs = scores.of(queries, known, found_ids).numpy()
         np.testing.assert_allclose(found_scores.numpy()[there], theirs[there], rtol=1e-4, atol=1e-4)
         unknown = tf.zeros([60], tf.bool)  # by popularity, whatever is probed
-        assert answered(index.top(queries, unknown, dropped, 10)) == answered(
+        assert answered(search(queries, unknown, dropped, 10)) == answered(
             ExactIndex(scores).top(queries, unknown, dropped, 10)
         )
         recall.append(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, exact, strict=True)]))
     assert recall == sorted(recall)
     assert recall[0] > 0.4, "the cells hold what belongs together"
     assert recall[-1] == 1
+
+
+@settings(max_examples=30)
+@given(
+    k=st.integers(1, NUM_ITEMS),
+    probes=st.integers(1, 10),
+    num_dropped=st.sampled_from([0, 1, 30, NUM_ITEMS - 3, NUM_ITEMS]),
+    seed=st.integers(0, 99),
+)
+def test_few_cells_fill_every_row_that_can_be_filled(k: int, probes: int, num_dropped: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    dropped = np.stack([NUM_SPECIAL_IDS + random.permutation(NUM_ITEMS)[:num_dropped] for _ in QUERIES])
+    index = InvertedFileIndex(SCORES, num_cells=10)
+    index.probes.assign(probes)
+    found_scores, found_ids = index.top(tf.constant(QUERIES), tf.constant(KNOWN), dropped.astype(np.int32), k)
+    found = answered((found_scores, found_ids))
+    assert [len(row) for row in found] == [min(k, NUM_ITEMS - num_dropped)] * len(QUERIES)
+    for row, ids in enumerate(found):
+        assert len(set(ids)) == len(ids)
+        assert not set(ids) & {0, 1, 2, *dropped[row].tolist()}
+    theirs = SCORES.of(tf.constant(QUERIES), tf.constant(KNOWN), found_ids).numpy()
+    there = found_scores.numpy() > MISSING_SCORE
+    np.testing.assert_allclose(found_scores.numpy()[there], theirs[there], rtol=1e-4, atol=1e-4)
+    assert found[1] == by_hand(dropped, k)[1], "without a known item, by popularity"
+
+
+def test_a_row_probes_for_its_own_k_and_its_own_dropped_items() -> None:
+    INVERTED.probes.assign(1)
+    try:
+        queries, known = tf.constant(QUERIES[[0, 2]]), tf.constant([True, True])
+        dropped = np.array([[0] * 150, [*range(3, 153)]], np.int32)
+        _, together = INVERTED.top(queries, known, dropped, 150, tf.constant([5, 150]))
+        _, alone = INVERTED.top(queries[:1], known[:1], dropped[:1, :0], 5)
+        np.testing.assert_array_equal(together[0, :5], alone[0])
+    finally:
+        INVERTED.probes.assign(10)
 
 
 def test_cells_follow_the_queries_that_come() -> None:
@@ -157,7 +194,7 @@ def test_cells_follow_the_queries_that_come() -> None:
     for sample in (queries, None):
         index = InvertedFileIndex(scores, sample, num_cells=10)
         index.probes.assign(2)
-        found = answered(index.top(queries, known, nothing, 10))
+        found = answered(tf.function(index.top)(queries, known, nothing, 10))
         recall.append(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]))
     assert recall[0] > 0.7
     assert recall[1] < 0.4
