@@ -29,7 +29,7 @@ from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.user_ranks import users_file, write_users
 from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.synthetic import MarkovLog
-from tfrecords.manifest import Manifest, verify
+from tfrecords.manifest import Manifest, VerifiedRecords
 
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
 _BASELINE = flags.DEFINE_enum(
@@ -60,12 +60,13 @@ def main() -> None:
     if _GROUPS.value and not _REPORT.value:
         raise InputError(f"--item_groups colours a report. Received: {_GROUPS.value} alone. Fix: --report=report.html")
     manifest = Manifest.load(_DATA.value)
-    verify(_DATA.value, manifest)
+    records = VerifiedRecords(_DATA.value, manifest, "run the same command again when the records are complete")
     vocabulary = Vocabulary.load(_DATA.value)
     item_groups = read_item_groups(_GROUPS.value, vocabulary) if _GROUPS.value else None
     trained = _trained(vocabulary) if _MODEL.value else None
     scorer, described = _scorer(trained, manifest, vocabulary)
-    ranks = evaluate(make_ranker(scorer, TOP_K), _DATA.value, manifest, _SPLIT.value)
+    with records.unchanged():
+        ranks = evaluate(make_ranker(scorer, TOP_K), _DATA.value, manifest, _SPLIT.value)
     metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value)
     metrics["hardware"] = _hardware()
     if _OUTPUT.value:
@@ -75,7 +76,8 @@ def main() -> None:
     if _REPORT.value and trained is not None:
         directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(_DATA.value))
         evaluation = Evaluation(*directories, trained, manifest, vocabulary, ranks, metrics)
-        write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
+        with records.unchanged():
+            write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
     _print_metrics(_SPLIT.value, metrics, manifest)
     if "unseen_users" in metrics:
         _print_metrics(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)

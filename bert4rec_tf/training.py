@@ -13,7 +13,7 @@ import tensorflow as tf
 from bert4rec_tf.bookkeeping import Books
 from bert4rec_tf.config import Config, check_settings_match
 from bert4rec_tf.errors import InputError, PeerLost, Stopped
-from bert4rec_tf.evaluation import evaluate, make_ranker
+from bert4rec_tf.evaluation import Ranker, Ranks, evaluate, make_ranker
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
@@ -24,8 +24,22 @@ from bert4rec_tf.stop_signals import StopSignals
 from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
-from tfrecords.manifest import Manifest, verify
-from tfrecords.reader import Asked, Bucket, choose_buckets, lengths_of, steps_per_pass, training_batches
+from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.reader import (
+    Asked,
+    Bucket,
+    choose_buckets,
+    lengths_of,
+    predicted_slots,
+    steps_per_pass,
+    training_batches,
+    windows_of_one_item,
+)
+
+_AFTER_A_CHANGE = (
+    "the last checkpoint has seen the verified records alone; build these again (the same make_tfrecords.py command "
+    "writes the same files) and run the same command to resume, or train on the new ones in another --model_dir"
+)
 
 
 def train(
@@ -54,7 +68,7 @@ def train(
 
     Raises:
         InputError: settings that do not fit the records, the model directory or the model to start from, damaged
-            records, or a loss that is not finite.
+            records, records that change during the training, or a loss that is not finite.
         Stopped: by Ctrl-C or SIGTERM; the run is saved.
         PeerLost: another process of the cluster is gone.
     """
@@ -68,10 +82,12 @@ def train(
     built_with = {name: manifest.config.to_dict()[name] for name in ("data", "masking")}
     config = Config.from_dict(settings | built_with, "--config and flags")
     _check_strategy(strategy, config)
-    verify(data_dir, manifest)
+    _check_something_to_predict(data_dir, manifest, config)
+    records = VerifiedRecords(data_dir, manifest, _AFTER_A_CHANGE)
     vocabulary = Vocabulary.load(data_dir)
+    records.check()
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
-    run = _Run(data_dir, model_dir, config, manifest, vocabulary, strategy, limit, profile)
+    run = _Run(data_dir, model_dir, config, manifest, records, vocabulary, strategy, limit, profile)
     try:
         run.prepare(warm_start_from)
         run.train()
@@ -92,15 +108,16 @@ class _Run:
         model_dir: str,
         config: Config,
         manifest: Manifest,
+        records: VerifiedRecords,
         vocabulary: Vocabulary,
         strategy: tf.distribute.Strategy,
         time_limit_seconds: float | None,
         profile: bool,
     ):
         self._data_dir, self._model_dir = pathlib.Path(data_dir), pathlib.Path(model_dir)
-        self._config, self._manifest, self._vocabulary = config, manifest, vocabulary
+        self._config, self._manifest, self._records, self._vocabulary = config, manifest, records, vocabulary
         self._strategy, self._limit, self._profile = strategy, time_limit_seconds, profile
-        self._first_asked: Asked = "next" if config.model.attention == "causal" else "masked"
+        self._first_asked = _first_asked(config)
         self.chief = is_chief(strategy)
 
     def prepare(self, warm_start_from: str | None) -> None:
@@ -186,13 +203,15 @@ class _Run:
                 f"{self._model.count_params():,} weights; batches of lengths {shapes}; "
                 f"validation every {steps_per_epoch:,} steps"
             )
+            if self._first_asked == "next" and (lone := windows_of_one_item(self._manifest)):
+                print(f"{lone:,} of these are windows of one item, which have nothing to predict")
             ranker = make_ranker(self._model.score_next_item)
             books = Books(
                 self._model_dir,
                 training,
                 self._progress,
                 self._checkpoints,
-                lambda: evaluate(ranker, self._data_dir, self._manifest, "validation", training.validation_users),
+                lambda: self._rank_validation_users(ranker),
                 lambda: float(self._optimizer.learning_rate.numpy()),
                 steps_per_epoch,
                 distribute.fewest(),
@@ -208,6 +227,12 @@ class _Run:
                 books.close()
         if books is not None and not self._finished:
             write_projector(self._model_dir / "tensorboard", self._model.embedding.item_table.numpy(), self._vocabulary)
+
+    def _rank_validation_users(self, ranker: Ranker) -> Ranks:
+        with self._records.unchanged():
+            return evaluate(
+                ranker, self._data_dir, self._manifest, "validation", self._config.training.validation_users
+            )
 
     def _asked(self) -> Asked:
         """What windows are asked for in the stage that the run is in."""
@@ -254,9 +279,10 @@ class _Run:
                 return
             progress.total_steps.assign(total_steps)
             progress.last_stage_from.assign(last_stage_from)
-            if steps is None or asked != self._asked():
-                steps, asked = make_steps(), self._asked()
-            sums = steps(number)
+            with self._records.unchanged():  # before these steps count, and so before a checkpoint of them
+                if steps is None or asked != self._asked():
+                    steps, asked = make_steps(), self._asked()
+                sums = steps(number)
             progress.step.assign_add(number)
             if not math.isfinite(sums.loss):
                 raise InputError(
@@ -278,6 +304,38 @@ def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
         raise InputError(
             f"`training.num_length_buckets` must be 1 on a TPU, which takes batches of one shape. Received: {buckets}"
         )
+
+
+def _first_asked(config: Config) -> Asked:
+    return "next" if config.model.attention == "causal" else "masked"
+
+
+def _check_something_to_predict(data_dir: str, manifest: Manifest, config: Config) -> None:
+    """A pass without a slot to predict would train on nothing, and report a loss of 0.
+
+    Raises:
+        InputError: no window has a slot to predict, or there is only one item, which every slot would predict.
+    """
+    items, windows = manifest.counts["items"], manifest.records("train")
+    if items < 2:
+        raise InputError(
+            f"A model needs at least two items to choose from. Received: {items} in {data_dir}. "
+            "Fix: build the records from a log with more items"
+        )
+    asked = _first_asked(config)
+    if predicted_slots(manifest, asked):
+        return
+    if asked == "next" and windows:
+        raise InputError(
+            "A causal model predicts the items after a window's first one, so it needs a window of at least two items. "
+            f"Received: {windows:,} training windows in {data_dir}, all of one item. Fix: build the records from a log "
+            "with longer histories (leave_one_out holds the last two items of a user out), or set "
+            "model.attention=bidirectional"
+        )
+    raise InputError(
+        f"Training needs at least one slot to predict. Received: {windows:,} training windows in {data_dir}, none with "
+        "a masked slot. Fix: rebuild the records with pipelines/make_tfrecords.py"
+    )
 
 
 def _on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:

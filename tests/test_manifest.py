@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -11,9 +12,10 @@ import pytest
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.vocabulary import VOCABULARY_FILE
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
-from tfrecords.manifest import MANIFEST_FILE, Manifest, verify
+from tfrecords.manifest import MANIFEST_FILE, Manifest, VerifiedRecords, verify
 
 LOG = MarkovLog(num_users=20, num_items=12, num_themes=3, min_events=5, max_events=8)
 CONFIG = Config.from_dict({"data": {"num_shards": 2, "num_negatives": 2}, "masking": {"duplicate_factor": 2}})
@@ -126,3 +128,72 @@ def test_a_manifest_with_parts_of_the_wrong_type_is_refused(data_dir: pathlib.Pa
     values = json.loads((data_dir / MANIFEST_FILE).read_bytes()) | damage
     with pytest.raises(InputError, match="here"):
         Manifest.from_bytes(json.dumps(values).encode(), "here")
+
+
+def rebuild(data_dir: pathlib.Path, **data: int) -> None:
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, **data))
+    build_records(LOG, {}, config, str(data_dir), overwrite=True)
+
+
+def write_in_place(path: pathlib.Path) -> None:
+    """Same size, same times, other bytes."""
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=times)
+
+
+CHANGES: list[tuple[str, Callable[[pathlib.Path], object], str]] = [
+    ("rebuilt", lambda data_dir: rebuild(data_dir, seed=2), "and .*… was verified"),
+    ("removed", shutil.rmtree, "its manifest.json is gone"),
+    ("moved away", lambda data_dir: data_dir.rename(data_dir.with_name("moved")), "its manifest.json is gone"),
+    ("half written", lambda data_dir: (data_dir / MANIFEST_FILE).write_bytes(b"{"), "its manifest.json is gone"),
+    ("a shard removed", lambda data_dir: (data_dir / SECOND).unlink(), SECOND),
+    ("a shard changed", lambda data_dir: write_in_place(data_dir / FIRST), FIRST),
+    ("another vocabulary", lambda data_dir: write_in_place(data_dir / VOCABULARY_FILE), VOCABULARY_FILE),
+]
+
+
+@pytest.mark.parametrize(("change", "received"), [row[1:] for row in CHANGES], ids=[row[0] for row in CHANGES])
+def test_records_that_change_after_they_were_verified_are_refused(
+    data_dir: pathlib.Path, change: Callable[[pathlib.Path], object], received: str
+) -> None:
+    records = VerifiedRecords(data_dir, Manifest.load(data_dir), "wait for it")
+    records.check()
+    change(data_dir)
+    with pytest.raises(InputError, match=f"must not change while they are read.*{received}.*Fix: wait for it"):
+        records.check()
+
+
+def test_records_that_change_while_they_are_verified_are_refused(
+    data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = Manifest.load(data_dir)
+
+    def verify_and_rebuild(*arguments: object) -> None:
+        monkeypatch.undo()
+        verify(data_dir, manifest)
+        rebuild(data_dir, seed=2)
+
+    monkeypatch.setattr("tfrecords.manifest.verify", verify_and_rebuild)
+    with pytest.raises(InputError, match="must not change while they are read"):
+        VerifiedRecords(data_dir, manifest, "wait for it")
+
+
+def test_the_same_records_in_new_files_are_no_change(data_dir: pathlib.Path) -> None:
+    records = VerifiedRecords(data_dir, Manifest.load(data_dir), "wait for it")
+    rebuild(data_dir)
+    records.check()
+    rebuild(data_dir, seed=2)
+    with pytest.raises(InputError, match="must not change"):
+        records.check()
+
+
+def test_a_change_of_the_records_explains_the_error_of_their_reader(data_dir: pathlib.Path) -> None:
+    records = VerifiedRecords(data_dir, Manifest.load(data_dir), "wait for it")
+    with pytest.raises(KeyError), records.unchanged():
+        raise KeyError
+    shutil.rmtree(data_dir)
+    with pytest.raises(InputError, match="must not change"), records.unchanged():
+        raise FileNotFoundError
+    with pytest.raises(InputError, match="must not change"), records.unchanged():
+        pass

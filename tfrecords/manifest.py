@@ -1,9 +1,11 @@
 """The manifest: what a data directory holds, written last, and checked before anything is read."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from bert4rec_tf.config import Config, DataConfig
@@ -148,6 +150,88 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
             f"The files must be those of {data_dir / MANIFEST_FILE}. Received: {'; '.join(faults)}. "
             "Fix: rebuild with pipelines/make_tfrecords.py --overwrite, or copy the directory again"
         )
+
+
+class VerifiedRecords:
+    """A data directory that was compared with its manifest, and is watched for changes from then on.
+
+    A rebuild replaces a data directory while it is read: files that are open stay the old ones, and files that are
+    opened later are the new ones. Readers therefore check again before anything that they computed is kept.
+
+    Args:
+        data_dir: of `manifest`.
+        manifest: what the directory must hold, now and at each check.
+        fix: what to do after a change, for the message.
+
+    Raises:
+        InputError: as `verify` and `check`.
+    """
+
+    def __init__(self, data_dir: str | pathlib.Path, manifest: Manifest, fix: str):
+        self._data_dir, self._manifest, self._fix = pathlib.Path(data_dir), manifest, fix
+        shards = [shard.file for shards in manifest.splits.values() for shard in shards]
+        self._files = [MANIFEST_FILE, VOCABULARY_FILE, *shards]
+        before = self._file_states()  # first, so that a change during the comparison counts as one
+        self._check_manifest()
+        verify(self._data_dir, manifest)
+        self._verified_states = before
+        self.check()
+
+    def check(self) -> None:
+        """Compares the directory with the one that was verified: file states, and contents where a state changed.
+
+        Raises:
+            InputError: the manifest on disk is another one, or a file is not that of the manifest.
+        """
+        states = self._file_states()
+        if states == self._verified_states:
+            return
+        self._check_manifest()
+        try:
+            verify(self._data_dir, self._manifest)
+        except InputError:
+            changed = [
+                file for file, now, then in zip(self._files, states, self._verified_states, strict=True) if now != then
+            ]
+            raise self._changed(f"{changed[0]} and perhaps others were replaced or removed") from None
+        self._verified_states = states  # the same content in new files, such as a second build of the same log
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Checks after the block, whose own error is replaced where a change of the records explains it."""
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+        self.check()
+
+    def _file_states(self) -> list[tuple[int, ...] | None]:
+        return [_file_state(self._data_dir / file) for file in self._files]
+
+    def _check_manifest(self) -> None:
+        try:
+            sha256 = Manifest.load(self._data_dir).sha256()
+        except (InputError, OSError):
+            raise self._changed(f"its {MANIFEST_FILE} is gone") from None
+        expected = self._manifest.sha256()
+        if sha256 != expected:
+            raise self._changed(f"its {MANIFEST_FILE} has sha256 {sha256[:12]}…, and {expected[:12]}… was verified")
+
+    def _changed(self, received: str) -> InputError:
+        return InputError(
+            f"The records must not change while they are read. Received: {self._data_dir} was rebuilt or changed: "
+            f"{received}. Fix: {self._fix}"
+        )
+
+
+def _file_state(path: pathlib.Path) -> tuple[int, ...] | None:
+    """What changes with every write or replacement of a file; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def file_sha256(path: str | pathlib.Path) -> str:

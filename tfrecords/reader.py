@@ -88,6 +88,22 @@ def lengths_of(manifest: Manifest, asked: Asked) -> Sequence[LengthCount]:
     ]
 
 
+def predicted_slots(manifest: Manifest, asked: Asked) -> int:
+    """An upper bound of the slots that one pass predicts; 0 where a pass has nothing to predict."""
+    if asked == "next":
+        windows = _instances_of_a_window(manifest)
+        return sum((row.length - 1) * (row.instances // windows) for row in manifest.length_histogram)
+    if asked == "last":
+        return manifest.instances()
+    return sum(row.max_predictions * row.instances for row in manifest.length_histogram)
+
+
+def windows_of_one_item(manifest: Manifest) -> int:
+    """Training windows that ask for no next item."""
+    lone = sum(row.instances for row in manifest.length_histogram if row.length == 1)
+    return lone // _instances_of_a_window(manifest)
+
+
 def steps_per_pass(buckets: Sequence[Bucket], batch_size: int) -> int:
     """Batches in one pass over the records: each bucket's last one is filled up with padding."""
     return sum(-(-bucket.instances // batch_size) for bucket in buckets)

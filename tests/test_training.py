@@ -1,0 +1,194 @@
+"""A training run in this process: what it refuses to train on, and what it does when its records change."""
+
+import pathlib
+import shutil
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf import training
+from bert4rec_tf.config import Config
+from bert4rec_tf.errors import InputError
+from bert4rec_tf.steps import StepSums
+from bert4rec_tf.training import train
+from pipelines.build import build_records
+from pipelines.log_formats import LogSource
+from pipelines.synthetic import MarkovLog
+from tfrecords.manifest import Manifest
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "model": {"hidden_size": 4, "num_layers": 1, "num_heads": 1},
+    "training": {
+        "num_steps": 6, "batch_size": 8, "num_length_buckets": 1, "steps_per_epoch": 2, "jit_compile": False,
+        "learning_rate": 0.01, "warmup_steps": 1,
+    },
+}  # fmt: skip
+RANKS = np.array([1, 2, 3])
+
+
+def build(directory: pathlib.Path, seed: int = 1, overwrite: bool = False, **sizes: int) -> pathlib.Path:
+    config = Config.from_dict({"data": {"max_seq_length": 6, "min_user_events": 1, "num_shards": 2, "seed": seed}})
+    log = MarkovLog(**({"num_users": 30, "num_items": 12, "num_themes": 3, "min_events": 5, "max_events": 9} | sizes))
+    build_records(log, {}, config, str(directory), overwrite=overwrite)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return build(tmp_path_factory.mktemp("training") / "data")
+
+
+@pytest.fixture
+def data_dir(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The records, to be changed."""
+    return pathlib.Path(shutil.copytree(built, tmp_path / "data"))
+
+
+def train_here(data_dir: pathlib.Path, model_dir: pathlib.Path, **settings: dict[str, Any]) -> None:
+    merged = {name: SETTINGS.get(name, {}) | settings.get(name, {}) for name in SETTINGS | settings}
+    train(str(data_dir), str(model_dir), merged, tf.distribute.get_strategy())
+
+
+def saved_steps(model_dir: pathlib.Path, folder: str = "latest") -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in (model_dir / "checkpoints" / folder).glob("ckpt-*"))
+
+
+def weights_of(model_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{step}/state"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("model/", "optimizer/"))]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+class CheapSteps:
+    """Steps that train nothing, in no time; `before` is called with the number of steps made so far."""
+
+    made = 0
+    before: Callable[[int], object] = staticmethod(lambda _: None)
+
+    def __init__(self, model: object, strategy: object, batches: tf.data.Dataset):
+        self._batches = iter(batches)
+
+    @staticmethod
+    def fewest() -> int:
+        return 1
+
+    def __call__(self, number: int) -> StepSums:
+        CheapSteps.before(CheapSteps.made)
+        for _ in range(number):
+            next(self._batches)
+        CheapSteps.made += number
+        return StepSums(number, 2.0 * number, number, number, 0.0, 0.001 * number)
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Steps and validations that cost nothing, so that a test is about what goes on around them."""
+    monkeypatch.setattr(CheapSteps, "made", 0)
+    monkeypatch.setattr(training, "SynchronousSteps", CheapSteps)
+    monkeypatch.setattr(training, "evaluate", lambda *_: types.SimpleNamespace(full=RANKS, sampled=RANKS))
+    monkeypatch.setattr("bert4rec_tf.run_clock._CALL_SECONDS", 1e-9)  # a call makes one step
+    return monkeypatch
+
+
+def act_at(step: int, act: Callable[[], object]) -> Callable[[int], object]:
+    """For `CheapSteps.before`."""
+    return lambda made: act() if made == step else None
+
+
+def test_a_causal_model_refuses_windows_of_one_item(tmp_path: pathlib.Path) -> None:
+    data_dir = build(tmp_path / "data", min_events=3, max_events=3)
+    with pytest.raises(InputError, match=r"at least two items\. Received: 30 training windows .* all of one item"):
+        train_here(data_dir, tmp_path / "model", model={"attention": "causal"})
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_single_item_is_nothing_to_learn(tmp_path: pathlib.Path) -> None:
+    log, data_dir = tmp_path / "log.txt", tmp_path / "data"
+    log.write_text("".join(f"{user} item\n" for user in "aabb" * 3))
+    build_records(LogSource([str(log)], "user_item"), {}, Config(), str(data_dir))
+    with pytest.raises(InputError, match=r"at least two items to choose from\. Received: 1 in"):
+        train_here(data_dir, tmp_path / "model")
+
+
+def test_windows_of_one_item_among_others_are_counted(
+    tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_dir = build(tmp_path / "data", min_events=3, max_events=5)
+    train_here(data_dir, tmp_path / "model", model={"attention": "causal"}, training={"num_steps": 1})
+    users = MarkovLog.from_description(Manifest.load(data_dir).source).interactions()["user_id"].to_pylist()
+    with_three_events = sum(users.count(user) == 3 for user in set(users))
+    assert 0 < with_three_events < 30
+    assert f"{with_three_events} of these are windows of one item" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["rebuilt", *(pytest.param(change, marks=pytest.mark.slow) for change in ("removed", "overwritten in place"))],
+)
+def test_records_that_change_in_training_are_refused(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch, change: str
+) -> None:
+    def act() -> None:
+        if change == "rebuilt":
+            build(data_dir, seed=2, overwrite=True)
+        elif change == "removed":
+            shutil.rmtree(data_dir)
+        else:
+            shutil.copy(data_dir / "train/00000-of-00002.tfrecord", data_dir / "train/00001-of-00002.tfrecord")
+
+    cheap.setattr(CheapSteps, "before", act_at(3, act))
+    with pytest.raises(InputError, match=r"records must not change while they are read\..*the last checkpoint"):
+        train_here(data_dir, tmp_path / "model")
+    assert CheapSteps.made == 4
+    assert saved_steps(tmp_path / "model") == [2], "step 4 may have seen other records"
+
+
+@pytest.mark.slow
+def test_the_same_records_built_again_are_no_change(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
+) -> None:
+    cheap.setattr(CheapSteps, "before", act_at(3, lambda: build(data_dir, overwrite=True)))
+    train_here(data_dir, tmp_path / "model")
+    assert saved_steps(tmp_path / "model") == [4, 6]
+
+
+def test_records_that_change_during_a_validation_are_refused(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
+) -> None:
+    cheap.setattr(training, "evaluate", lambda *_: build(data_dir, seed=2, overwrite=True))
+    with pytest.raises(InputError, match="records must not change"):
+        train_here(data_dir, tmp_path / "model")
+    assert not saved_steps(tmp_path / "model")
+    assert not (tmp_path / "model/history.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_run_resumes_exactly_when_its_records_are_back(
+    built: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_here(built, tmp_path / "unbroken")
+    checked = training.VerifiedRecords.check
+    with monkeypatch.context() as while_training:
+        calls = []
+
+        def rebuild_late(self: training.VerifiedRecords) -> None:
+            calls.append(1)
+            if len(calls) == 6:
+                build(data_dir, seed=2, overwrite=True)
+            checked(self)
+
+        while_training.setattr(training.VerifiedRecords, "check", rebuild_late)
+        with pytest.raises(InputError, match="records must not change"):
+            train_here(data_dir, tmp_path / "model")
+    assert saved_steps(tmp_path / "model") == [2]
+    with pytest.raises(InputError, match="was trained on other records"):
+        train_here(data_dir, tmp_path / "model")
+    build(data_dir, overwrite=True)
+    train_here(data_dir, tmp_path / "model")
+    received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "unbroken", 6)
+    assert received.keys() == expected.keys()
+    assert all(np.array_equal(received[name], value) for name, value in expected.items())
