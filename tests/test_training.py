@@ -1,8 +1,8 @@
 """A training run in this process: what it refuses to train on, and what it does when its records change."""
 
+import dataclasses
 import pathlib
 import shutil
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +15,7 @@ from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.steps import StepSums
 from bert4rec_tf.training import train
+from bert4rec_tf.user_ranks import Ranks
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
@@ -27,7 +28,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.01, "warmup_steps": 1,
     },
 }  # fmt: skip
-RANKS = np.array([1, 2, 3])
+
+
+def made_up_ranks() -> Ranks:
+    """Of three users, whatever columns there are."""
+    names = [field.name for field in dataclasses.fields(Ranks)][1:]
+    columns = {name: np.array([1, 2, 3]) for name in names} | {"recommended": np.zeros([3, 0], np.int32)}
+    return Ranks(["a", "b", "c"], **columns)
 
 
 def build(directory: pathlib.Path, seed: int = 1, overwrite: bool = False, **sizes: int) -> pathlib.Path:
@@ -89,7 +96,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Steps and validations that cost nothing, so that a test is about what goes on around them."""
     monkeypatch.setattr(CheapSteps, "made", 0)
     monkeypatch.setattr(training, "SynchronousSteps", CheapSteps)
-    monkeypatch.setattr(training, "evaluate", lambda *_: types.SimpleNamespace(full=RANKS, sampled=RANKS))
+    monkeypatch.setattr(training, "evaluate", lambda *_: made_up_ranks())
     monkeypatch.setattr("bert4rec_tf.run_clock._CALL_SECONDS", 1e-9)  # a call makes one step
     return monkeypatch
 
