@@ -34,7 +34,7 @@ def main(_: list[str]) -> None:
     root.mkdir(parents=True)
     kinds = [write_version(work / f"kind-{number}", f"kind-{number}-") for number in range(_KINDS)]
     shutil.copytree(kinds[1], root / "1")
-    server = ServingDouble(root, "shop", poll_seconds=0.05)
+    server = ServingDouble(root, "shop", poll_seconds=0.05, max_num_load_retries=0)
     stopping, errors, answers = threading.Event(), [], []
 
     def ask(address: str) -> None:

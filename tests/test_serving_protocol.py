@@ -7,33 +7,38 @@ tensorflow/serving; everywhere, the double of its protocol.
 import contextlib
 import json
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
+import batching_session
 import grpc
 import numpy as np
 import pytest
+import rapid_json
 import requests
 import serving_double
 import tensorflow as tf
 from serving_double import ServingDouble
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2, prediction_log_pb2
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tiny_version import TOP_K, ask_for_no_items, write_version
 
 from bert4rec_tf.publishing import versions, write_models_config
 from bert4rec_tf.retrieval import MISSING_SCORE
-from bert4rec_tf.warm_up import WARM_UP_FILE
+from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE
 from serving import client
 
 ROOT = pathlib.Path(__file__).parents[1]
 IMAGE = "tensorflow/serving"
+BATCHING = ROOT / "serving" / "batching_parameters.txt"
 
 
 class Started:
@@ -68,16 +73,25 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def start(kind: str, root: pathlib.Path) -> ServingDouble | Started:
-    """A server of the versions in `root`, by its `models.config`."""
+def start(kind: str, root: pathlib.Path, batching: bool = False) -> ServingDouble | Started:
+    """A server of the versions in `root`, by its `models.config`, started as serving/compose.yaml does."""
     if kind == "double":
-        return ServingDouble(root, root.name, models_config=root / "models.config")
+        return ServingDouble(
+            root,
+            root.name,
+            models_config=root / "models.config",
+            batching_parameters_file=BATCHING if batching else None,
+            max_num_load_retries=0,
+        )
     grpc_port, rest_port = free_port(), free_port()
     flags = [
         "--allow_version_labels_for_unavailable_models=true",
         "--model_config_file_poll_wait_seconds=1",
         "--file_system_poll_wait_seconds=1",
+        "--max_num_load_retries=0",
     ]
+    if batching:
+        flags += ["--enable_batching", f"--batching_parameters_file={BATCHING}"]
     if kind == "binary":
         binary = shutil.which("tensorflow_model_server")
         if not binary:
@@ -92,7 +106,14 @@ def start(kind: str, root: pathlib.Path) -> ServingDouble | Started:
     if found.returncode:
         pytest.skip(f"docker has no image {IMAGE}: {found.stderr.decode().strip().splitlines()[-1]}")
     command = ["docker", "run", "--rm", "-p", f"{grpc_port}:8500", "-p", f"{rest_port}:8501"]
-    command += ["-v", f"{root}:/models/{root.name}:ro", IMAGE, f"--model_config_file=/models/{root.name}/models.config"]
+    command += [
+        "-v",
+        f"{BATCHING}:{BATCHING}:ro",
+        "-v",
+        f"{root}:/models/{root.name}:ro",
+        IMAGE,
+        f"--model_config_file=/models/{root.name}/models.config",
+    ]
     return Started([*command, *flags], grpc_port, rest_port, root.name)
 
 
@@ -223,6 +244,372 @@ def test_rest_refuses_what_tf_serving_refuses(server: ServingDouble | Started) -
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]
     assert post(server, "no_such_model:predict", instances=[["a3"]]).status_code == 404
+
+
+# A request's body, the status of its answer, and what stands in it: the error's message, or the items.
+WHOLE = b'{"signature_name": "recommend", "inputs": {"item_ids": [["a3"]], "k": [%b], "drop_seen": [true], '
+WHOLE += b'"excluded_item_ids": [[]], "allowed_item_ids": [[]]}}'
+REST_CASES: list[tuple[bytes, int, str]] = [
+    # The text as JSON.
+    (b"", 400, "JSON Parse error: The document is empty"),
+    (b"   ", 400, "The document is empty. at offset: 3"),
+    (b"[", 400, "Invalid value. at offset: 1"),
+    (b"[1]", 400, "Is not object"),
+    (b'"instances"', 400, "Is not object"),
+    (b"nul", 400, "Invalid value. at offset: 3"),
+    (b'{"instances": [["a3"]]', 400, "Missing a comma or '}' after an object member. at offset: 22"),
+    (b'{"instances": [["a3"],]}', 400, "Invalid value. at offset: 22"),
+    (b'{"instances": [["a3"]],}', 400, "Missing a name for object member. at offset: 23"),
+    (b'{"instances" [["a3"]]}', 400, "Missing a colon after a name of object member. at offset: 13"),
+    (b'{"instances": [["a3" "a4"]]}', 400, "Missing a comma or ']' after an array element. at offset: 21"),
+    (b"{'instances': [['a3']]}", 400, "Missing a name for object member. at offset: 1"),
+    (b'{instances: [["a3"]]}', 400, "Missing a name for object member. at offset: 1"),
+    (b'{"instances": [["a3]]}', 400, "Missing a closing quotation mark in string. at offset: 22"),
+    (b'{"instances": [["a\n3"]]}', 400, "Invalid escape character in string. at offset: 18"),
+    (b'{"instances": [["a\\x3"]]}', 400, "Invalid escape character in string. at offset: 18"),
+    (b'{"instances": [["\\u00g1"]]}', 400, "Incorrect hex digit after \\u escape in string. at offset: 17"),
+    (b'{"instances": [["a3"]]} and more', 200, "a"),  # what follows is not read
+    (b'{"instances": [["a3"]]}{"instances": 3}', 200, "a"),
+    (b'\xef\xbb\xbf{"instances": [["a3"]]}', 200, "a"),
+    (b'\t\r\n{ "instances" : [ [ "a3" ] ] }', 200, "a"),
+    (b'/* a3 */ {"instances": [["a3"]]}', 400, "Invalid value. at offset: 0"),
+    # Strings.
+    (b'{"instances": [["\\u0061\\u0033"]]}', 200, "a"),
+    (b'{"instances": [["\\ud83d\\ude00"]]}', 200, "a"),
+    (b'{"instances": [["\\ud83d"]]}', 400, "The surrogate pair in string is invalid. at offset: 17"),
+    (b'{"instances": [["\\ud83d\\u0061"]]}', 400, "The surrogate pair in string is invalid. at offset: 17"),
+    (b'{"instances": [["\\ude00"]]}', 200, "a"),  # a lone low one passes, as bytes that are no UTF-8
+    (b'{"instances": [["\xff\xfe"]]}', 200, "a"),
+    (b'{"instances": [["\\u0000"]]}', 200, "a"),
+    # Keys of the request.
+    (b"{}", 400, "Missing 'inputs' or 'instances' key"),
+    (b'{"Instances": [["a3"]]}', 400, "Missing 'inputs' or 'instances' key"),
+    (b'{"instances": [["a3"]], "inputs": [["a3"]]}', 400, "only one of 'inputs' or 'instances' keys to exist"),
+    (b'{"instances": [["a3"]], "more": 1}', 200, "a"),
+    (b'{"instances": [["a3"]], "instances": 3}', 200, "a"),  # the first one counts
+    (b'{"instances": 3, "instances": [["a3"]]}', 400, "Expecting 'instances' to be an list/array"),
+    (b'{"inputs": [["a3"]], "inputs": 3}', 200, "a"),
+    (b'{"instances": {"item_ids": ["a3"]}}', 400, "Expecting 'instances' to be an list/array"),
+    (b'{"instances": []}', 400, "No values in 'instances' array"),
+    (b'{"instances": null}', 400, "Expecting 'instances' to be an list/array"),
+    # The signature's name.
+    (b'{"signature_name": null, "instances": [["a3"]]}', 400, "'signature_name' key must be a string value."),
+    (b'{"signature_name": 3, "instances": [["a3"]]}', 400, "'signature_name' key must be a string value."),
+    (b'{"signature_name": "", "instances": [["a3"]]}', 200, "a"),
+    (b'{"signature_name": "other", "instances": [["a3"]]}', 400, '"other" not found in signature def'),
+    (b'{"signature_name": "serving_default", "signature_name": 3, "instances": [["a3"]]}', 200, "a"),
+    # Rows.
+    (
+        b'{"instances": [["a3"], ["a3", "a4"]]}',
+        400,
+        "element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting",
+    ),
+    (b'{"instances": ["a3"]}', 400, ""),
+    (b'{"instances": [[["a3"]]]}', 400, ""),
+    (b'{"instances": [[3]]}', 400, "JSON Value: 3 Type: Number is not of expected type: string"),
+    (b'{"instances": [[null]]}', 400, "JSON Value: null Type: Null is not of expected type: string"),
+    (b'{"instances": [[]]}', 200, "a"),
+    (b'{"instances": [["a3", ["a4"]]]}', 400, "Encountered list at unexpected level: 1 expected < 1"),
+    (b'{"instances": [[["a3"], "a4"]]}', 400, "found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+    (b'{"instances": [{"item_ids": ["a3"]}]}', 200, "a"),
+    (b'{"instances": [{"item_ids": ["a3"], "extra": 1}]}', 400, "does not have named input: extra"),
+    (b'{"instances": [{}]}', 400, "keys must be equal to: item_ids"),
+    (b'{"instances": [{"item_ids": ["a3"], "item_ids": ["a4"]}]}', 200, "a"),  # the first one counts
+    (b'{"instances": [{"item_ids": ["a3"]}, ["a4"]]}', 400, "Expecting object but got list at item 1 of input list"),
+    (b'{"instances": [["a4"], {"item_ids": ["a3"]}]}', 400, "Expecting value/list but got object at item 1"),
+    (b'{"signature_name": "rank", "instances": [["a3"]]}', 400, "instances is a plain list, but expecting"),
+    # Columns.
+    (b'{"inputs": {"item_ids": [["a3"]]}}', 200, "a"),
+    (b'{"inputs": {"item_ids": [["a3"]], "unknown": [[3]]}}', 200, "a"),  # not looked at
+    (b'{"inputs": {"item_ids": [["a3"]], "item_ids": 3}}', 200, "a"),
+    (b'{"inputs": {}}', 400, "Missing named input: item_ids in 'inputs' object."),
+    (b'{"inputs": [[3]]}', 400, "Type: Number is not of expected type: string"),
+    (b'{"inputs": [["a3"], ["a4", "a5"]]}', 400, "unexpected size: 2 at level: 1 expected size: 1"),
+    (b'{"inputs": []}', 400, ""),
+    (b'{"inputs": "a3"}', 400, ""),
+    (b'{"signature_name": "recommend", "inputs": {"item_ids": [["a3"]]}}', 400, "Missing named input: "),
+    (b'{"signature_name": "recommend", "inputs": [["a3"]]}', 400, "inputs is a plain value/list, but expecting"),
+    # base64.
+    (b'{"inputs": [[{"b64": "YTM="}]]}', 200, "a"),
+    (b'{"inputs": [[{"b64": "YTM"}]]}', 200, "a"),  # the padding may be left out
+    (b'{"inputs": [[{"b64": "Y T\\nM ="}]]}', 200, "a"),
+    (b'{"inputs": [[{"b64": "YTM.="}]]}', 400, "Unable to base64 decode"),
+    (b'{"inputs": [[{"b64": "YTM=="}]]}', 400, "Unable to base64 decode"),
+    (b'{"inputs": [[{"b64": "YTM=YTM="}]]}', 400, "Unable to base64 decode"),
+    (b'{"inputs": [[{"b64": "Y"}]]}', 400, "Unable to base64 decode"),
+    (b'{"inputs": [[{"b64": "Y-_M"}]]}', 400, "Unable to base64 decode"),
+    (b'{"inputs": [[{"b64": 3}]]}', 400, "not formatted correctly for base64 data"),
+    (b'{"inputs": [[{"b64": "YTM=", "more": 1}]]}', 400, "not formatted correctly for base64 data"),
+    (b'{"inputs": [[{"base64": "YTM="}]]}', 400, "not formatted correctly for base64 data"),
+    # Numbers.
+    (WHOLE % b"3", 200, "a"),
+    (WHOLE % b"2147483647", 200, "a"),
+    (WHOLE % b"2147483648", 400, "JSON Value: 2147483648 Type: Number is not of expected type: int32"),
+    (WHOLE % b"99999999999999999999", 400, "Type: Number is not of expected type: int32"),
+    (WHOLE % b"1e999", 400, "Number too big to be stored in double."),
+    (WHOLE % b"3.0", 400, "JSON Value: 3.0 Type: Number is not of expected type: int32"),
+    (WHOLE % b"3e0", 400, "Type: Number is not of expected type: int32"),
+    (WHOLE % b"-0", 400, "`k` must be at least 1"),
+    (WHOLE % b"-2147483648", 400, "`k` must be at least 1"),
+    (WHOLE % b"03", 400, "Missing a comma or ']' after an array element."),
+    (WHOLE % b"+3", 400, "Invalid value."),
+    (WHOLE % b"3.", 400, "Miss fraction part in number."),
+    (WHOLE % b"3e", 400, "Miss exponent in number."),
+    (WHOLE % b"NaN", 400, "Type: Number is not of expected type: int32"),
+    (WHOLE % b"-Inf", 400, "Type: Number is not of expected type: int32"),
+    (WHOLE % b"Infinity", 400, "Type: Number is not of expected type: int32"),
+    (WHOLE % b'"3"', 400, 'JSON Value: "3" Type: String is not of expected type: int32'),
+    (WHOLE % b"true", 400, "JSON Value: true Type: True is not of expected type: int32"),
+]
+
+
+def test_rest_reads_json_as_tf_serving_does(server: ServingDouble | Started) -> None:
+    with requests.Session() as session:
+        for body, status, holds in REST_CASES:
+            answer = session.post(f"{server.rest_address}/v1/models/shop:predict", data=body, timeout=30)
+            assert answer.status_code == status, (body, answer.text)
+            found = answer.json()
+            if status == 400:
+                assert holds in found["error"], body
+                continue
+            row = found["predictions"][0] if "predictions" in found else found["outputs"]
+            items = row["item_ids"] if "predictions" in found else row["item_ids"][0]
+            assert all(item == "" or item.startswith(holds) for item in items), body
+            # Whichever way a3 is written: the server knows it, and leaves it out.
+            is_known = any(spelling in body for spelling in (b"a3", b"u0033", b"YT", b"Y T"))
+            assert ("a3" in items) != is_known, body
+
+
+def test_rest_paths(server: ServingDouble | Started) -> None:
+    def code(method: str, path: str) -> int:
+        body = b'{"instances": [["a3"]]}' if method == "POST" else None
+        return requests.request(method, server.rest_address + path, data=body, timeout=30).status_code
+
+    assert code("POST", "/v1/models/shop/versions/1:predict") == 200
+    assert code("POST", "/v1/models/shop/versions/7:predict") == 404
+    assert code("POST", "/v1/models/shop/versions/99999999999999999999:predict") == 400
+    assert code("POST", "/v1/models/shop/labels/stable:predict") == 200
+    assert code("POST", "/v1/models/shop/labels/other:predict") == 400
+    assert code("POST", "/V1/Models/sh%6Fp:Predict?a=b") == 200
+    assert code("POST", "/v1/models/shop") == 400
+    assert code("POST", "/v2/models/shop:predict") == 404
+    assert code("GET", "/v1/models/shop/versions/1") == 200
+    assert code("GET", "/v1/models/shop/versions/7") == 404
+    assert code("GET", "/v1/models/shop/metadata") == 200
+    assert code("GET", "/v1/models/other") == 404
+    # JSON is read before the model is looked for.
+    broken = requests.post(f"{server.rest_address}/v1/models/other:predict", data=b"{", timeout=30)
+    assert (broken.status_code, "JSON Parse error" in broken.text) == (400, True)
+
+
+def test_numbers_and_strings_are_written_as_rapid_json_writes_them() -> None:
+    written = {0.2: "0.2", 3.0: "3.0", -3.5704: "-3.5704", 1e6: "1e+06", 1234567.0: "1234567.0", 0.1 + 0.2: "0.3",
+               1 / 3: "0.333333343", 2.0**-149: "1.4013e-45", np.nan: "NaN", -np.inf: "-Infinity"}  # fmt: skip
+    for value, text in written.items():
+        assert rapid_json.decimal(np.float32(value)) == text
+    writer = rapid_json.Writer()
+    members = [(b"a", [b'"\\\n\x01\xff', 3]), (b"b", [True, None]), (b"c", [])]
+    writer.value(rapid_json.Object(members))
+    assert writer.text == (
+        b'{\n    "a": [\n        "\\"\\\\\\n\\u0001\xff",\n        3\n    ],\n    "b": [\n        true,\n'
+        b'        null\n    ],\n    "c": []\n}'
+    )
+
+
+@pytest.mark.parametrize("kind", ["double", "binary", "docker"])
+def test_with_batching_it_starts_and_answers_as_without(kind: str, shop: pathlib.Path) -> None:
+    server = start(kind, shop, batching=True)
+    alone = serving_double.Version(shop / "1")
+
+    def request(size: int) -> tuple[str, dict[str, Any]]:
+        rows = {"item_ids": [["a3", f"a{row % 12}"] for row in range(size)]}
+        if size % 3 == 0:
+            return "", rows
+        if size % 3 == 1:
+            return "rank", rows | {"candidate_item_ids": [["a1", f"a{row % 7}"] for row in range(size)]}
+        lists = {
+            "excluded_item_ids": [["a5"]] * size,
+            "allowed_item_ids": [["a1"]] * (size // 2) + [[""]] * -(-size // 2),
+        }
+        return "recommend", rows | lists | {"k": [5] * size, "drop_seen": [row % 2 == 0 for row in range(size)]}
+
+    try:
+        server.wait_for(1)
+        requests_sent = [request(size) for size in (1, 2, 3, 5, 6, 7, 63, 64, 65, 1, 2, 3, 131, 200)]
+        with futures.ThreadPoolExecutor(len(requests_sent)) as pool:
+            answers = list(pool.map(lambda sent: predict(server, sent[0], **sent[1])[1], requests_sent))
+        for (signature, inputs), found in zip(requests_sent, answers, strict=True):
+            protos = {name: tf.make_tensor_proto(value) for name, value in inputs.items()}
+            expected = alone.predict(signature, protos)
+            for alias, value in expected.items():
+                if value.dtype == np.float32:
+                    np.testing.assert_allclose(found[alias], value, rtol=1e-4)
+                else:
+                    assert found[alias].tolist() == value.tolist()
+        code, message = refused(server, "recommend", item_ids=[["a3"], ["a4"]])
+        assert (code, "equal 0th-dimension size" in message) == ("INVALID_ARGUMENT", True)
+        code, message = refused(server, item_ids=[["a3"]] * 1025)
+        assert (code, "larger than maximum" in message) == ("INVALID_ARGUMENT", True)
+        if isinstance(server, ServingDouble):
+            with server.version("shop") as version:
+                assert version.batching is not None
+                assert set(version.batching.executed) == {*BATCH_SIZES}  # the warm-up's, and no other
+    finally:
+        server.stop()
+
+
+def test_the_double_does_not_start_where_a_warm_up_cannot_be_batched(
+    shop: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    root = shutil.copytree(shop, tmp_path / "shop")
+    request = predict_pb2.PredictRequest()
+    request.model_spec.signature_name = "recommend"
+    request.inputs["item_ids"].CopyFrom(tf.make_tensor_proto([["a1"], ["a2"]]))
+    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+    with tf.io.TFRecordWriter(str(root / "1" / WARM_UP_FILE)) as writer:
+        writer.write(log.SerializeToString())
+    start("double", root).stop()
+    with pytest.raises(RuntimeError, match=r"name: shop version: 1.*must have equal 0th-dimension size"):
+        start("double", root, batching=True)
+
+
+def test_the_double_batches_as_the_batching_session_does() -> None:
+    text = "max_batch_size { value: 6 } batch_timeout_micros { value: 300000 } "
+    text += "allowed_batch_sizes: 4 allowed_batch_sizes: 6 "
+    seen: list[list[int]] = []
+
+    def run(fetches: dict[str, str], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append(feeds["x"][:, 0].tolist())
+        return dict.fromkeys(fetches, 10 * feeds["x"])
+
+    def session(more: str = "") -> batching_session.BatchingSession:
+        seen.clear()
+        return batching_session.BatchingSession(run, batching_session.parse(text + more))
+
+    def both(batched: batching_session.BatchingSession, *values: np.ndarray) -> list[Any]:
+        with futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(batched.run, {"y": "y:0"}, {"x": values[0]})
+            while not batched.waiting():
+                time.sleep(0.001)
+            second = pool.submit(batched.run, {"y": "y:0"}, {"x": values[1]})
+            return [done.exception() or done.result()["y"].tolist() for done in (first, second)]
+
+    one, two = np.array([[1], [2]]), np.array([[3]])
+    assert both(session(), one, two) == [[[10], [20]], [[30]]]
+    assert seen == [[1, 2, 3, 3]]  # padded with the first row of the last
+    errors = both(session(), one, np.array([[3, 4]]))
+    assert [error.code for error in errors] == ["FAILED_PRECONDITION"] * 2
+    with pytest.raises(batching_session.RequestError, match="Task size 7 is larger than maximum input batch size 6"):
+        session().run({"y": "y:0"}, {"x": np.ones([7, 1])})
+    with pytest.raises(batching_session.RequestError, match="at least one dimension"):
+        session().run({"y": "y:0"}, {"x": np.ones([2, 1]), "k": np.array(3)})
+    with pytest.raises(batching_session.RequestError, match="must match max_batch_size"):
+        session("allowed_batch_sizes: 8")
+    # Splitting takes requests up to max_batch_size apart, and no larger ones.
+    splitting = " enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }"
+    numbers = np.arange(6)[:, None]
+    assert session(splitting).run({"y": "y:0"}, {"x": numbers})["y"].tolist() == (10 * numbers).tolist()
+    assert sorted(seen) == [[0, 1, 2, 3], [4, 5, 4, 4]]
+    with pytest.raises(batching_session.RequestError, match="Task size 7 is larger"):
+        session(splitting).run({"y": "y:0"}, {"x": np.ones([7, 1])})
+
+
+class Stub:
+    """A version that takes no time to load, or cannot be loaded: what the double does with versions, seen apart."""
+
+    def __init__(self, path: pathlib.Path, batching: object):
+        self.number = int(path.name)
+        if (path / "broken").exists():
+            raise RuntimeError("broken")
+
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def unload(self) -> None:
+        pass
+
+
+def stubs(root: pathlib.Path, *numbers: int) -> pathlib.Path:
+    for number in numbers:
+        (root / str(number)).mkdir(parents=True)
+    return root
+
+
+def test_the_double_unloads_before_it_loads_and_refuses_labels_of_what_is_not_loaded(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_double, "Version", Stub)
+    root = stubs(tmp_path / "shop", 1, 2)
+    write_labels(root, num_versions=2, stable=2, previous=1)
+    server = ServingDouble(root, "shop", 0.02, root / "models.config", max_num_load_retries=0, load_seconds=0.5)
+    try:
+        stubs(root, 3)
+        write_labels(root, num_versions=2, stable=3, previous=2)
+        wait_until(lambda: server.states()[1] == ("END", ""))
+        assert server.states().get(3, ("NEW", ""))[0] in ("NEW", "LOADING")
+        wait_until(lambda: server.refused_configs > 0)
+        assert server.labels() == {"stable": 2, "previous": 1}
+        with (
+            pytest.raises(serving_double.RequestError, match="Servable not found"),
+            server.version("shop", None, "previous"),
+        ):
+            pass
+        wait_until(lambda: server.labels() == {"stable": 3, "previous": 2})
+        with server.version("shop", None, "stable") as version:
+            assert version.number == 3
+    finally:
+        server.stop()
+
+
+def test_a_broken_version_delays_the_next_one_by_its_retries(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is why the server is told --max_num_load_retries=0: its default is 5, a minute apart."""
+    monkeypatch.setattr(serving_double, "Version", Stub)
+    delays = {}
+    for retries in (0, 5):
+        root = stubs(tmp_path / str(retries), 1)
+        server = ServingDouble(root, "shop", 0.02, max_num_load_retries=retries, load_retry_seconds=0.2)
+        try:
+            (root / ".tmp-2").mkdir()
+            (root / ".tmp-2" / "broken").touch()
+            (root / ".tmp-2").rename(root / "2")
+            wait_until(lambda server=server: 2 in server.states())
+            started = time.monotonic()
+            stubs(root, 3)
+            server.wait_for(3)
+            delays[retries] = time.monotonic() - started
+            assert server.states()[2] == ("END", "broken")
+        finally:
+            server.stop()
+    assert delays[5] >= 5 * 0.2 - 0.1 > delays[0]
+
+
+def test_a_server_none_of_whose_versions_loads_does_not_start(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_double, "Version", Stub)
+    root = stubs(tmp_path / "shop", 1)
+    (root / "1" / "broken").touch()
+    with pytest.raises(RuntimeError, match=r"name: shop version: 1\} due to error: broken"):
+        ServingDouble(root, "shop", max_num_load_retries=0)
+
+
+def write_labels(root: pathlib.Path, num_versions: int, **labels: int) -> None:
+    """A `models.config` of this policy and these labels."""
+    write_models_config(root, versions(root))
+    text = (root / "models.config").read_text()
+    text = re.sub(r"num_versions: \d+", f"num_versions: {num_versions}", text)
+    for label, number in labels.items():
+        text = re.sub(rf'"{label}" value: \d+', f'"{label}" value: {number}', text)
+    (root / "models.config").write_text(text)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("kind", ["double", "binary", "docker"])
