@@ -10,22 +10,30 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 from bert4rec_tf.vocabulary import Vocabulary
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-# Those of serving/batching_parameters.txt.
+# The batches that a server with serving/batching_parameters.txt runs.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def warm_up_requests(vocabulary: Vocabulary, max_seq_length: int) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
-    """Signatures and inputs: histories of 0 to N - 1 of the most popular items, padded to N - 1."""
+    """Signatures and inputs: histories of 0 to N - 1 of the most popular items, padded to N - 1.
+
+    Each input has a row for each history, also where one row for all would do: with `--enable_batching` TF Serving
+    sends warm-up requests through its batching session, which refuses inputs whose numbers of rows differ.
+    """
     popular = vocabulary.item_ids[: max_seq_length - 1]
     for size in BATCH_SIZES:
         histories = [list(popular[: len(popular) * (row + 1) // size]) for row in range(size)]
         histories[0] = list(popular) if size == 1 else []
         rows = tf.constant([row + [""] * (max_seq_length - 1 - len(row)) for row in histories])
-        one = tf.constant([vocabulary.item_ids[-1:]])
+        least_popular, nothing = tf.constant([vocabulary.item_ids[-1:]] * size), tf.constant([], tf.string, [size, 0])
+        settings = {"k": tf.ones([size], tf.int32), "drop_seen": tf.fill([size], True)}
         yield "serving_default", {"item_ids": rows}
-        yield "recommend", {"item_ids": rows}
-        yield "recommend", {"item_ids": rows, "excluded_item_ids": one, "allowed_item_ids": one}
-        yield "rank", {"item_ids": rows, "candidate_item_ids": tf.tile(one, [size, 1])}
+        if size == 1:  # the defaults of the other inputs have one row
+            yield "recommend", {"item_ids": rows}
+        for items in (nothing, least_popular):
+            lists = {"excluded_item_ids": items, "allowed_item_ids": items}
+            yield "recommend", {"item_ids": rows, **settings, **lists}
+        yield "rank", {"item_ids": rows, "candidate_item_ids": least_popular}
         yield "examples", {"examples": tf.constant([example(row) for row in histories])}
         yield "encode", {"item_ids": rows}
 
