@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from masked_instances import instances_of
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.vocabulary import MASK_ID, PAD_ID, Vocabulary
+from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 from tfrecords import reader
@@ -28,7 +28,8 @@ from tfrecords.reader import (
     steps_per_pass,
     training_batches,
 )
-from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Ragged, encode, parse
+from tfrecords.writer import write_shard
 
 LOG = MarkovLog(num_users=60, num_items=40, num_themes=4, min_events=1, max_events=30)
 CONFIG = Config.from_dict(
@@ -264,6 +265,48 @@ def test_evaluation_batches_hold_each_user_once(
 def test_evaluation_of_some_users(data_dir: pathlib.Path, manifest: Manifest) -> None:
     dataset = evaluation_batches(data_dir, manifest, "test", batch_size=7, max_users=10)
     assert sum(len(batch["user_id"]) for batch in dataset) == 10
+
+
+@pytest.mark.parametrize("max_items", [1, 4, 1000])
+def test_evaluation_batches_may_keep_the_newest_items_alone(
+    data_dir: pathlib.Path, manifest: Manifest, max_items: int
+) -> None:
+    sequences = sequences_of(data_dir)
+    for batch in evaluation_batches(data_dir, manifest, "test", batch_size=7, max_items=max_items).as_numpy_iterator():
+        assert batch["item_ids"].shape[1] <= max_items
+        for row, user in enumerate(batch["user_id"]):
+            history = sequences[user.decode()][:-1]
+            assert batch["item_ids"][row][: len(history)].tolist() == history[-max_items:]
+            assert not batch["item_ids"][row][len(history) :].any()
+            seen = batch["seen_item_ids"][row]
+            assert sorted(seen[seen != PAD_ID]) == sorted(set(history))
+            assert batch["history_length"][row] == len(history)
+
+
+@pytest.mark.parametrize("max_items", [None, 5])
+def test_one_long_history_pads_no_other_one(
+    manifest: Manifest, tmp_path: pathlib.Path, max_items: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches follow the items that they hold: 20 users of 70 items, and one of 20,000 over 1,000 items."""
+    monkeypatch.setattr(reader, "_MAX_FULL_BATCH_LENGTH", 64)
+    histories = [np.arange(70) + NUM_SPECIAL_IDS] * 20 + [np.arange(20_000) % 1000 + NUM_SPECIAL_IDS]
+    users, lengths = len(histories), np.array(list(map(len, histories)))
+    columns = {
+        "item_ids": Ragged.from_lengths(np.concatenate(histories), lengths),
+        "negative_item_ids": Ragged.from_lengths(np.zeros(0, np.int64), np.zeros(users, np.int64)),
+        "target_item_id": np.full(users, NUM_SPECIAL_IDS),
+        "trained_items": lengths,
+        "user_id": [f"u{user}" for user in range(users)],
+    }
+    shard = write_shard(tmp_path, "test/0.tfrecord", encode(EVALUATION_USER, columns))
+    written = replace(manifest, splits={"test": (shard,)})
+    batches = list(evaluation_batches(tmp_path, written, "test", 8, max_items=max_items).as_numpy_iterator())
+    assert [len(batch["user_id"]) for batch in batches] == [4, 4, 4, 4, 4, 1]  # 4 x 128 slots are 8 x 64
+    assert batches[0]["item_ids"].shape == (4, max_items or 70)
+    assert batches[0]["seen_item_ids"].shape == (4, 70)
+    assert batches[-1]["item_ids"].shape == (1, max_items or 20_000)
+    assert batches[-1]["seen_item_ids"].shape == (1, 1000)
+    assert batches[-1]["history_length"].tolist() == [20_000]
 
 
 def test_the_global_seed_changes_no_batch(
