@@ -20,6 +20,7 @@ from absl import app, flags
 
 from bert4rec_tf.catalogue import TOP_K
 from bert4rec_tf.comparison import PROTOCOLS, compare_runs
+from bert4rec_tf.config import Config, EvaluationConfig, read_settings
 from bert4rec_tf.errors import InputError, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
 from bert4rec_tf.item_map import read_item_groups
@@ -37,6 +38,10 @@ _BASELINE = flags.DEFINE_enum(
 )
 _DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py")
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "what is asked")
+_SET = flags.DEFINE_multi_string("set", [], "evaluation.field=value over the model's configuration; repeatable")
+_DROP_SEEN = flags.DEFINE_bool(
+    "drop_seen", None, "sets evaluation.drop_seen: leave out items of the user's history, as serving does by default"
+)
 _COMPARE = flags.DEFINE_list("compare", None, "two metrics files, A,B, written by --output: is B better than A?")
 _REPORT = flags.DEFINE_string("report", None, "a page on the model and what it does, as HTML; needs nothing beside it")
 _GROUPS = flags.DEFINE_string(
@@ -65,9 +70,12 @@ def main() -> None:
     item_groups = read_item_groups(_GROUPS.value, vocabulary) if _GROUPS.value else None
     trained = _trained(vocabulary) if _MODEL.value else None
     scorer, described = _scorer(trained, manifest, vocabulary)
+    drop_seen = _evaluation_config(trained).drop_seen
+    max_items = trained.config.data.max_seq_length - 1 if trained else 1  # a baseline reads the last item at most
+    ranker = make_ranker(scorer, TOP_K, drop_seen)
     with records.unchanged():
-        ranks = evaluate(make_ranker(scorer, TOP_K), _DATA.value, manifest, _SPLIT.value)
-    metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value)
+        ranks = evaluate(ranker, _DATA.value, manifest, _SPLIT.value, max_items=max_items)
+    metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value, drop_seen)
     metrics["hardware"] = _hardware()
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +93,8 @@ def main() -> None:
 
 
 def _compare(metrics_files: list[str]) -> None:
-    others = [flag.name for flag in (_MODEL, _BASELINE, _DATA, _SPLIT, _REPORT, _GROUPS) if flag.present]
+    evaluating = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _GROUPS)
+    others = [flag.name for flag in evaluating if flag.present]
     if others:
         raise InputError(
             f"--compare reads two evaluations that are done. Received: --{', --'.join(others)} besides. "
@@ -116,6 +125,14 @@ def _print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> Non
 
 
 def _print_slices(metrics: dict[str, Any]) -> None:
+    repeats = metrics["repeats"]
+    if repeats["users"]:
+        rule = "and count as missed" if metrics["drop_seen"] else "and are ranked"
+        print(
+            f"repeats: {repeats['users']:,} of {metrics['users']:,} targets ({repeats['share']:.1%}) stand in their "
+            f"user's own history {rule} (evaluation.drop_seen={str(metrics['drop_seen']).lower()})"
+        )
+        _print_repeats(metrics["slices"]["repeats"])
     for name, says in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
         shown = "  ".join(
             f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} {group['full']['ndcg@10']:.4f}"
@@ -123,6 +140,27 @@ def _print_slices(metrics: dict[str, Any]) -> None:
         )
         print(f"NDCG@10 of all items by {says}: {shown}")
     print("  ".join(f"{name} {value:.4f}" for name, value in metrics["catalogue"].items() if value is not None))
+
+
+def _print_repeats(groups: list[dict[str, Any]]) -> None:
+    shown = "  ".join(
+        f"{'repeat' if group['repeat'] else 'no repeat'} {group['full']['ndcg@10']:.4f}" for group in groups
+    )
+    print(f"NDCG@10 of all items by repeats: {shown}")
+
+
+def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:
+    """The model's, or the default for a baseline, and the flags over it."""
+    own_flag = [] if _DROP_SEEN.value is None else [f"evaluation.drop_seen={str(_DROP_SEEN.value).lower()}"]
+    settings = read_settings(None, [*_SET.value, *own_flag])
+    others = sorted(settings.keys() - {"evaluation"})
+    if others:
+        raise InputError(
+            f"evaluate.py takes settings of `evaluation` alone. Received: --set={others[0]}.… Fix: give those of "
+            f"`{others[0]}` to the command that they are for, make_tfrecords.py or train.py"
+        )
+    kept = trained.config.to_dict()["evaluation"] if trained else {}
+    return Config.from_dict({"evaluation": kept | settings.get("evaluation", {})}, "flags").evaluation
 
 
 def _trained(vocabulary: Vocabulary) -> TrainedModel:

@@ -1,4 +1,4 @@
-"""One configuration for the whole way of the data: four frozen sections, read from JSON and `--set`.
+"""One configuration for the whole way of the data: five frozen sections, read from JSON and `--set`.
 
 Every field is named in this file and nowhere else. Unknown names, wrong types and impossible values are
 refused with `InputError`, so a typing error in a configuration never trains a different model in silence.
@@ -208,6 +208,16 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How targets are ranked, in validation during training, by evaluate.py and by `export.py --max_regression`."""
+
+    # Whether items of the user's history are left out of the ranking, as serving leaves them out by default. A target
+    # that stands in the history then counts as missed. With false they are ranked, as by `recommend` with
+    # drop_seen=false.
+    drop_seen: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """All that decides what a run computes; written beside the records and beside the model."""
 
@@ -215,6 +225,7 @@ class Config:
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     @classmethod
     def from_dict(cls, values: Any, origin: str = "config") -> "Config":

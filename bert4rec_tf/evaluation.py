@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bert4rec_tf.catalogue import catalogue_metrics
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.metrics import NO_RANK
+from bert4rec_tf.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.ranking import best_items, full_ranks, sampled_ranks
 from bert4rec_tf.slices import slices
 from bert4rec_tf.user_ranks import Ranks
@@ -18,45 +18,55 @@ from tfrecords.manifest import Manifest
 from tfrecords.reader import EVALUATION_BATCH, evaluation_batches
 
 Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
-Ranker = Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
+Ranker = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 _BATCH_USERS = 256
 _BATCH_SCORES = 1 << 26  # of a batch: fewer users where there are many items
 
 
-def make_ranker(scorer: Scorer, top_k: int = 0) -> Ranker:
+def make_ranker(scorer: Scorer, top_k: int = 0, drop_seen: bool = True) -> Ranker:
     """The graph that ranks a batch of users; made once, called often.
 
     Args:
         scorer: of the histories.
-        top_k: K, how many of the best items are asked for; 0, as in training, costs nothing.
+        top_k: K, how many of the best items are computed; 0, as in training, costs nothing.
+        drop_seen: `evaluation.drop_seen`: whether items of the history are left out, as serving leaves them out.
 
     Returns:
-        From a batch: finite or not, full ranks, sampled ranks, and the best items, int32 [B, K].
+        From a batch: "finite", bool; "full" and "sampled", the ranks, int32 [B]; "repeats", bool [B]; and
+        "recommended", the best items, int32 [B, K].
     """
 
     @tf.function(input_signature=[dict(EVALUATION_BATCH)])
-    def rank(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        histories = batch["item_ids"]
-        scores = scorer(histories)
-        return (
-            tf.reduce_all(tf.math.is_finite(scores)),
-            full_ranks(scores, histories, batch["target_item_id"]),
-            sampled_ranks(scores, batch["target_item_id"], batch["negative_item_ids"]),
-            best_items(scores, histories, top_k) if top_k else tf.zeros([tf.shape(histories)[0], 0], tf.int32),
-        )
+    def rank(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        scores, seen, targets = scorer(batch["item_ids"]), batch["seen_item_ids"], batch["target_item_id"]
+        repeats = tf.reduce_any(seen == targets[:, None], axis=1)
+        dropped = seen if drop_seen else seen[:, :0]
+        missed = repeats & drop_seen
+        sampled = sampled_ranks(scores, targets, batch["negative_item_ids"])
+        return {
+            "finite": tf.reduce_all(tf.math.is_finite(scores)),
+            "full": tf.where(missed, MISSED_RANK, full_ranks(scores, dropped, targets)),
+            "sampled": tf.where(missed, MISSED_RANK, sampled),
+            "repeats": repeats,
+            "recommended": best_items(scores, dropped, top_k) if top_k else tf.zeros([tf.size(targets), 0], tf.int32),
+        }
 
     return rank
 
 
 def evaluate(
-    ranker: Ranker, data_dir: str | pathlib.Path, manifest: Manifest, split: str, max_users: int | None = None
+    ranker: Ranker,
+    data_dir: str | pathlib.Path,
+    manifest: Manifest,
+    split: str,
+    max_users: int | None = None,
+    max_items: int | None = None,
 ) -> Ranks:
-    """Ranks the targets of a split.
+    """Ranks the targets of a split, by the rule of the served model.
 
-    Users with fewer negatives than `data.num_negatives` get no sampled rank, NO_RANK.
-
-    Equal scores rank by the lower id, which is the more popular item, as the served model orders them. A target that
-    stands in its own history is ranked all the same.
+    Equal scores rank by the lower id, which is the more popular item. With `drop_seen` of the ranker, a target that
+    stands in its own history is never recommended: it has the rank MISSED_RANK by both protocols. Users with fewer
+    negatives than `data.num_negatives` get no sampled rank, NO_RANK.
 
     Args:
         ranker: from `make_ranker`.
@@ -64,25 +74,27 @@ def evaluate(
         manifest: of the records.
         split: "validation" or "test".
         max_users: the first so many users; None: all.
+        max_items: how many items of a history, the newest ones, the scorer of `ranker` reads; None: all, whose batches
+            take more memory. Seen items are those of the whole history in either case.
 
     Raises:
         InputError: a score is not finite.
     """
     user_ids, columns = [], []
     users = max(1, min(_BATCH_USERS, _BATCH_SCORES // max(1, manifest.counts["items"])))
-    for batch in evaluation_batches(data_dir, manifest, split, users, max_users):
-        finite, full, sampled, best = ranker(batch)
-        if not finite:
+    for batch in evaluation_batches(data_dir, manifest, split, users, max_users, max_items):
+        found = ranker(batch)
+        if not found["finite"]:
             raise InputError(
                 "Scores must be finite. Received: NaN or infinity from the model. Fix: train it again, "
                 "with a smaller training.learning_rate if it diverged"
             )
         user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
         negatives = tf.math.count_nonzero(batch["negative_item_ids"] != PAD_ID, axis=1)
-        sampled = tf.where(negatives < max(1, manifest.config.data.num_negatives), NO_RANK, sampled)
-        lengths = tf.math.count_nonzero(batch["item_ids"] != PAD_ID, axis=1, dtype=tf.int32)
-        found = (full, sampled, batch["trained_items"], lengths, batch["target_item_id"], best)
-        columns.append([values.numpy() for values in found])
+        sampled = tf.where(negatives < max(1, manifest.config.data.num_negatives), NO_RANK, found["sampled"])
+        known = (batch[name] for name in ("trained_items", "history_length", "target_item_id"))
+        row = (found["full"], sampled, *known, found["repeats"], found["recommended"])
+        columns.append([values.numpy() for values in row])
     return Ranks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))
 
 
@@ -114,17 +126,25 @@ def last_item_scorer(law: np.ndarray, vocabulary: Vocabulary, item_ids: Iterable
 
 
 def metrics_json(
-    ranks: Ranks, model: dict[str, Any], manifest: Manifest, vocabulary: Vocabulary, split: str
+    ranks: Ranks,
+    model: dict[str, Any],
+    manifest: Manifest,
+    vocabulary: Vocabulary,
+    split: str,
+    drop_seen: bool = True,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
+    `repeats` counts the users whose target stands in their own history, and `drop_seen` tells how they were ranked.
     `unseen_users`, those of whom nothing was trained on, are there where there are any, and `catalogue` where the best
     items were asked for.
     """
     unseen = ranks.of(ranks.trained_items == 0)
     return {
         "split": split,
+        "drop_seen": drop_seen,
         **ranks.metrics(),
+        "repeats": {"users": int(ranks.repeats.sum()), "share": float(ranks.repeats.mean())},
         **({"unseen_users": unseen.metrics()} if unseen.user_ids else {}),
         "slices": slices(ranks, vocabulary.counts),
         **({"catalogue": catalogue_metrics(ranks.recommended, vocabulary)} if ranks.recommended.shape[1] else {}),

@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from bert4rec_tf.metrics import MISSED_RANK
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import PAD_ID
 from tfrecords.manifest import Manifest
@@ -18,9 +19,11 @@ def spread_over_ranks(ranks: Ranks, number: int = EXAMPLES) -> list[int]:
     """Rows of users whose full ranks are spread evenly on a logarithmic scale, best first.
 
     Each is the user nearest to a rank, of several the one of the lowest user id, so the choice is a function of the
-    ranks alone; no user is chosen twice.
+    ranks alone; no user is chosen twice. Missed targets count as just behind the worst rank.
     """
-    logs = np.log(ranks.full)
+    missed = ranks.full == MISSED_RANK
+    worst = ranks.full[~missed].max(initial=1)
+    logs = np.log(np.where(missed, 1 + worst, ranks.full))
     left = sorted(range(len(logs)), key=lambda row: ranks.user_ids[row])
     chosen = []
     for wanted in np.linspace(logs.min(), logs.max(), min(number, len(left))):
@@ -42,11 +45,18 @@ def with_long_histories(ranks: Ranks, number: int, items: int) -> list[int]:
 
 
 def histories_of(
-    user_ids: Collection[str], data_dir: str | pathlib.Path, manifest: Manifest, split: str
+    user_ids: Collection[str],
+    data_dir: str | pathlib.Path,
+    manifest: Manifest,
+    split: str,
+    max_items: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """The histories of some users of a split: ids, int32 [any], oldest first, by raw user id."""
+    """The histories of some users of a split: ids, int32 [any], oldest first, by raw user id.
+
+    Of each only the newest `max_items` are read; None: all.
+    """
     wanted, found = {user_id.encode("utf-8") for user_id in user_ids}, {}
-    for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS):
+    for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS, max_items=max_items):
         for user_id, history in zip(batch["user_id"].numpy(), batch["item_ids"].numpy(), strict=True):
             if user_id in wanted:
                 found[user_id.decode("utf-8")] = history[history != PAD_ID]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+MISSED_RANK = int(np.iinfo(np.int32).max)  # of a target that is never recommended: past every cutoff
 HIT_RATE_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFFS = (5, 10)
 METRICS = (*(f"hr@{k}" for k in HIT_RATE_CUTOFFS), *(f"ndcg@{k}" for k in NDCG_CUTOFFS), "mrr")
@@ -15,7 +16,7 @@ def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
     """What each user adds to HR@1/5/10, NDCG@5/10 and MRR, which are the means.
 
     With one relevant item, HR@k is 1 where its rank is at most k, NDCG@k is 1 / log2(1 + rank) there and 0 elsewhere,
-    and the reciprocal rank is 1 / rank.
+    and the reciprocal rank is 1 / rank. `MISSED_RANK` adds nothing to any of them.
 
     Args:
         ranks: integer [users], from 1.
@@ -31,7 +32,7 @@ def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
     ranks = np.asarray(ranks, np.float64)
     gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_RATE_CUTOFFS}
     gains |= {f"ndcg@{k}": np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0) for k in NDCG_CUTOFFS}
-    gains["mrr"] = 1 / ranks
+    gains["mrr"] = np.where(ranks == MISSED_RANK, 0.0, 1 / ranks)
     return gains
 
 

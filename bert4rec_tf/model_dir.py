@@ -271,7 +271,7 @@ def _read_config(directory: pathlib.Path) -> Config:
 
 def _check_same_run(directory: pathlib.Path, config: Config, manifest: Manifest) -> None:
     old, new = _read_config(directory).to_dict(), config.to_dict()
-    for section in ("model", "training"):
+    for section in ("model", "training", "evaluation"):  # the last one decides which checkpoint is the best
         for field, value in new[section].items():
             if value != old[section][field] and field not in _MAY_CHANGE:
                 raise InputError(

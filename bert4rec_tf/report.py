@@ -14,7 +14,7 @@ from bert4rec_tf.markup import Markup, element, together
 from bert4rec_tf.metrics import METRICS
 from bert4rec_tf.model_dir import TrainedModel, write_whole
 from bert4rec_tf.report_page import page
-from bert4rec_tf.report_pictures import attention_section, items_section, users_section
+from bert4rec_tf.report_pictures import HISTORY_SHOWN, attention_section, items_section, users_section
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import Vocabulary
 from tfrecords.manifest import Manifest
@@ -66,6 +66,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
         evaluation.data_dir,
         evaluation.manifest,
         evaluation.metrics["split"],
+        max(HISTORY_SHOWN, model.max_seq_length - 1),
     )
     maps = attention_maps(model, [histories[ranks.user_ids[row]] for row in asked])
     places = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
@@ -122,7 +123,8 @@ def _metrics(evaluation: Evaluation) -> Markup:
         for key, says in protocols.items()
         if metrics[key]["mrr"] is not None
     ]
-    unseen = metrics.get("unseen_users")
+    unseen, repeats = metrics.get("unseen_users"), metrics["repeats"]
+    rule = "count as missed, as they are never recommended" if metrics["drop_seen"] else "are ranked"
     left_out = metrics["sampled"]["users_left_out"]
     return together(
         element("p", "The mean over users, in brackets with its 95% interval.", class_="soft"),
@@ -142,6 +144,13 @@ def _metrics(evaluation: Evaluation) -> Markup:
                 if unseen[key]["mrr"] is not None
             ),
         ),
+        element(
+            "p",
+            f"The targets of {_number(repeats['users'], 'user')} ({repeats['share']:.1%}) stand in their own history "
+            f"and {rule} (evaluation.drop_seen={str(metrics['drop_seen']).lower()}).",
+        )
+        if repeats["users"]
+        else None,
     )
 
 

@@ -6,11 +6,11 @@ from bert4rec_tf.attention_maps import AttentionMaps
 from bert4rec_tf.charts import dots, heat_map
 from bert4rec_tf.item_map import ItemMap
 from bert4rec_tf.markup import Markup, element, together
-from bert4rec_tf.metrics import NO_RANK
+from bert4rec_tf.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
-_HISTORY_SHOWN = 10
+HISTORY_SHOWN = 10
 _LABELLED_SLOTS = 5  # every so many, from the newest
 
 
@@ -76,7 +76,7 @@ def users_section(rows: list[int], ranks: Ranks, histories: dict[str, np.ndarray
     Args:
         rows: of the users, in `ranks`.
         ranks: with the best items.
-        histories: int [any], ids, oldest first, by raw user id.
+        histories: the newest items at least, int [any], ids, oldest first, by raw user id.
         vocabulary: of the ids.
     """
     cards = []
@@ -84,15 +84,18 @@ def users_section(rows: list[int], ranks: Ranks, histories: dict[str, np.ndarray
         among = "too few" if ranks.sampled[row] == NO_RANK else f"{ranks.sampled[row]:,} among the"
         history, target = histories[ranks.user_ids[row]], ranks.targets[row]
         recommended = [item for item in ranks.recommended[row] if item != PAD_ID]
-        newest = history[-_HISTORY_SHOWN:]
+        newest, length = history[-HISTORY_SHOWN:], ranks.history_lengths[row]
+        rank = f"rank {ranks.full[row]:,} of all items, {among} negatives"
+        if ranks.full[row] == MISSED_RANK:
+            rank = "missed: the target stands in the history, and items of the history are not recommended"
         cards.append(
             element(
                 "article",
                 element("h3", "User ", element("span", ranks.user_ids[row], class_="title")),
                 element("p", "Next was ", _titled(vocabulary, target, hit=target in recommended)),
-                element("p", f"rank {ranks.full[row]:,} of all items, {among} negatives"),
-                element("h4", f"The last {len(newest)} of {len(history):,} items, newest last"),
-                _listed([_titled(vocabulary, item) for item in newest], start=len(history) - len(newest) + 1),
+                element("p", rank),
+                element("h4", f"The last {len(newest)} of {length:,} items, newest last"),
+                _listed([_titled(vocabulary, item) for item in newest], start=int(length) - len(newest) + 1),
                 element("h4", "Recommended"),
                 _listed([_titled(vocabulary, item, hit=item == target) for item in recommended]),
                 class_="user",

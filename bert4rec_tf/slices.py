@@ -1,4 +1,4 @@
-"""Metrics of groups of users: by how long their history is, and by how popular their target is."""
+"""Metrics of groups of users: by length of the history, popularity of the target, and whether it is a repeat."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ POPULARITY_GROUPS = 5
 
 
 def slices(ranks: Ranks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Metrics by history length and by the target's popularity; groups without a user are left out.
+    """Metrics by history length, by the target's popularity, and by repeats; groups without a user are left out.
 
     The items, by falling training count, are cut into five groups that hold a fifth of the training events each, head
     to tail: an item belongs to the fifth in which its first event falls. The tail also has the items never trained on.
@@ -24,11 +24,16 @@ def slices(ranks: Ranks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     Returns:
         "history_length" -> groups of users by rising length, each with "from" and "to" (None: no end), items of the
         history, and `Ranks.metrics`; "target_popularity" -> groups from head to tail, each with "items", how many the
-        group has, "from" and "to", their fewest and most training events, and `Ranks.metrics`.
+        group has, "from" and "to", their fewest and most training events, and `Ranks.metrics`; "repeats" -> users whose
+        target does not stand in their own history, then users whose target does, with "repeat" and `Ranks.metrics`.
     """
     return {
         "history_length": _by_history_length(ranks),
         "target_popularity": _by_target_popularity(ranks, counts),
+        "repeats": [
+            {"repeat": repeat, **ranks.of(ranks.repeats == repeat).metrics()}
+            for repeat in np.unique(ranks.repeats).tolist()
+        ],
     }
 
 

@@ -205,7 +205,7 @@ class _Run:
             )
             if self._first_asked == "next" and (lone := windows_of_one_item(self._manifest)):
                 print(f"{lone:,} of these are windows of one item, which have nothing to predict")
-            ranker = make_ranker(self._model.score_next_item)
+            ranker = make_ranker(self._model.score_next_item, drop_seen=self._config.evaluation.drop_seen)
             books = Books(
                 self._model_dir,
                 training,
@@ -229,10 +229,9 @@ class _Run:
             write_projector(self._model_dir / "tensorboard", self._model.embedding.item_table.numpy(), self._vocabulary)
 
     def _rank_validation_users(self, ranker: Ranker) -> Ranks:
+        max_users, max_items = self._config.training.validation_users, self._config.data.max_seq_length - 1
         with self._records.unchanged():
-            return evaluate(
-                ranker, self._data_dir, self._manifest, "validation", self._config.training.validation_users
-            )
+            return evaluate(ranker, self._data_dir, self._manifest, "validation", max_users, max_items)
 
     def _asked(self) -> Asked:
         """What windows are asked for in the stage that the run is in."""

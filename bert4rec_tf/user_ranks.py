@@ -17,6 +17,7 @@ _SCHEMA = pa.schema(
         ("user_id", pa.string()),
         ("full_rank", pa.int32()),
         ("sampled_rank", pa.int32()),
+        ("repeat", pa.bool_()),
         ("history_length", pa.int32()),
         ("target_item_id", pa.string()),
         ("target_popularity", pa.int64()),
@@ -31,13 +32,15 @@ class Ranks:
 
     Attributes:
         user_ids: raw ids, in the order of the files.
-        full: int [users], among all items that are not in the history.
-        sampled: int [users], among the target and its stored negatives; NO_RANK where these are too few.
+        full: int [users], among all items that may be recommended; MISSED_RANK where the target may not.
+        sampled: int [users], among the target and its stored negatives; MISSED_RANK as in `full`, and NO_RANK where the
+            negatives are too few.
         trained_items: int [users], how many of the user's items were trained on.
         history_lengths: int [users], how many items the history has.
         targets: int [users], ids.
-        recommended: int [users, K], ids of the best items that are not in the history, best first, padded with PAD_ID;
-            K is 0 where they were not asked for.
+        repeats: bool [users], whether the target stands in the user's own history.
+        recommended: int [users, K], ids of the best items that may be recommended, best first, padded with PAD_ID; K is
+            0 where they were not asked for.
     """
 
     user_ids: list[str]
@@ -46,6 +49,7 @@ class Ranks:
     trained_items: np.ndarray
     history_lengths: np.ndarray
     targets: np.ndarray
+    repeats: np.ndarray
     recommended: np.ndarray
 
     def of(self, users: np.ndarray) -> "Ranks":
@@ -86,6 +90,7 @@ def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> Non
         pa.array(ranks.user_ids, pa.string()),
         pa.array(ranks.full, pa.int32()),
         pa.array(ranks.sampled, pa.int32(), mask=ranks.sampled == NO_RANK),
+        pa.array(ranks.repeats, pa.bool_()),
         pa.array(ranks.history_lengths, pa.int32()),
         item_ids.take(pa.array(targets)),
         pa.array(vocabulary.counts[targets], pa.int64()),

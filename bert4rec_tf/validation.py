@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.evaluation import Ranks
-from bert4rec_tf.metrics import METRICS
+from bert4rec_tf.metrics import METRICS, MISSED_RANK
 from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_whole
 from bert4rec_tf.progress_bar import ProgressBar
 from bert4rec_tf.run_clock import RunClock
@@ -49,7 +50,7 @@ class Validation:
         self._learning_rate, self._steps_per_epoch, self._saved = learning_rate, steps_per_epoch, time.monotonic()
         self._rank_users, self._path, self._checkpoints = rank_users, model_dir / HISTORY_FILE, checkpoints
         self._progress, self._clock, self._bar = progress, clock, bar
-        self._config, self._tensorboard = config, tensorboard
+        self._config, self._tensorboard, self._repeats_reported = config, tensorboard, False
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         # A run that was cut off after a line and before its checkpoint comes by that step again.
         self._history = [line for line in lines if json.loads(line)["step"] <= clock.step]
@@ -80,6 +81,7 @@ class Validation:
         started = time.monotonic()
         ranks = self._rank_users()
         metrics = {protocol: values for protocol, values in ranks.metrics().items() if protocol != "users"}
+        self._report_repeats(ranks)
         ndcg = metrics["full"]["ndcg@10"]
         better = ndcg > float(self._progress.best_ndcg.numpy())
         self._progress.validation_ndcg.assign(ndcg)
@@ -96,6 +98,22 @@ class Validation:
         if patience is not None and int(self._progress.epochs_since_best.numpy()) >= patience:
             self._bar.say(f"no better validation in {patience} epochs: stopping early")
             self._clock.ended = True
+
+    def _report_repeats(self, ranks: Ranks) -> None:
+        """Tells once a call, where validation targets stand in their own history, how they are ranked."""
+        if self._repeats_reported or not ranks.repeats.any():
+            return
+        self._repeats_reported = True
+        missed = bool(np.all(ranks.full[ranks.repeats] == MISSED_RANK))
+        self._bar.say(
+            f"{ranks.repeats.sum():,} of {len(ranks.full):,} validation targets stand in their user's own history and "
+            + (
+                "count as missed (evaluation.drop_seen=true); callers who recommend seen items train with "
+                "--set=evaluation.drop_seen=false"
+                if missed
+                else "are ranked (evaluation.drop_seen=false)"
+            )
+        )
 
     def _write(self, epoch: int, measured: dict[str, float], metrics: dict[str, Any]) -> None:
         entry = {

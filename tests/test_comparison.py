@@ -97,7 +97,7 @@ def test_draws_are_a_function_of_the_seed() -> None:
 def test_compared_runs_are_paired_by_user_id(tmp_path: pathlib.Path) -> None:
     a = ranks_of_users(some_ranks(1, 60).tolist(), some_ranks(2, 60).tolist(), targets=[3, 4, 5] * 20)
     order = np.random.default_rng(4).permutation(60)
-    columns = (a.full, a.sampled, a.trained_items, a.history_lengths, a.targets, a.recommended)
+    columns = (a.full, a.sampled, a.trained_items, a.history_lengths, a.targets, a.repeats, a.recommended)
     same = Ranks([a.user_ids[user] for user in order], *(column[order] for column in columns))
     paths = [write_run(tmp_path / "a.json", a), write_run(tmp_path / "b.json", same)]
     found = compare_runs(paths)
@@ -128,7 +128,7 @@ def test_users_without_a_sampled_rank_are_compared_over_all_items_only(tmp_path:
 def test_users_file_keeps_every_user(tmp_path: pathlib.Path) -> None:
     ranks = ranks_of_users(
         [7, 1, 2], [2, 1, 3], history_lengths=[9, 300, 1], targets=[5, 3, 4],
-        recommended=[[3, 4], [PAD_ID, PAD_ID], [5, PAD_ID]],
+        recommended=[[3, 4], [PAD_ID, PAD_ID], [5, PAD_ID]], repeats=[False, True, False],
     )  # fmt: skip
     path = users_file(tmp_path / "seed=1.metrics.json")
     assert path == tmp_path / "seed=1.metrics.users.parquet"
@@ -139,6 +139,7 @@ def test_users_file_keeps_every_user(tmp_path: pathlib.Path) -> None:
         "user_id": (["u0", "u1", "u2"], pa.string()),
         "full_rank": ([7, 1, 2], pa.int32()),
         "sampled_rank": ([2, 1, 3], pa.int32()),
+        "repeat": ([False, True, False], pa.bool_()),
         "history_length": ([9, 300, 1], pa.int32()),
         "target_item_id": (["c", "é", "b"], pa.string()),
         "target_popularity": ([0, 5, 2], pa.int64()),

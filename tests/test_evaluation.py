@@ -19,7 +19,7 @@ from bert4rec_tf.evaluation import (
     metrics_json,
     popularity_scorer,
 )
-from bert4rec_tf.metrics import NO_RANK, ranking_metrics
+from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
@@ -109,6 +109,56 @@ def test_ranks_equal_brute_force(
     asked = [users[user_id] for user_id in ranks.user_ids]
     assert ranks.targets.tolist() == [target for _, target, _ in asked]
     assert ranks.history_lengths.tolist() == [len(history) for history, _, _ in asked]
+
+
+@pytest.fixture(scope="module")
+def repeating_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A log in which about half of the targets stand in their user's own history."""
+    path = tmp_path_factory.mktemp("repeats")
+    generator = np.random.default_rng(1)
+    own = [(7 * user + generator.integers(15, size=4 + user % 20)) % 60 for user in range(80)]
+    rows = [(f"u{user}", f"i{item}") for user, items in enumerate(own) for item in items]
+    (path / "log.txt").write_text("".join(f"{user} {item}\n" for user, item in rows))
+    build_records(LogSource([str(path / "log.txt")]), {}, CONFIG, str(path / "data"))
+    return path / "data"
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("drop_seen", [True, False])
+def test_a_repeat_is_missed_where_seen_items_are_dropped(
+    repeating_dir: pathlib.Path, split: str, drop_seen: bool
+) -> None:
+    vocabulary, users = Vocabulary.load(repeating_dir), records(repeating_dir, split)
+    manifest = Manifest.load(repeating_dir)
+    ranker = make_ranker(popularity_scorer(vocabulary), 10, drop_seen)
+    ranks = evaluate(ranker, repeating_dir, manifest, split, max_items=1)
+    items = set(range(NUM_SPECIAL_IDS, vocabulary.size))
+    rows = zip(
+        ranks.user_ids, ranks.full, ranks.sampled, ranks.repeats, ranks.recommended, ranks.history_lengths, strict=True
+    )
+    for user_id, full, sampled, repeat, recommended, length in rows:
+        history, target, negatives = users[user_id]
+        scores = popularity_by_hand(vocabulary, history)
+        left = items - set(history) if drop_seen else items
+        assert repeat == (target in history)
+        assert length == len(history)
+        missed = repeat and drop_seen
+        assert full == (MISSED_RANK if missed else rank_among(scores, target, left))
+        assert sampled == (MISSED_RANK if missed else rank_among(scores, target, set(negatives)))
+        best = sorted(left, key=lambda item: (-scores[item], item))
+        assert recommended.tolist() == (best + [PAD_ID] * 10)[:10]
+    metrics = metrics_json(ranks, {}, manifest, vocabulary, split, drop_seen)
+    number = sum(target in history for history, target, _ in users.values())
+    assert 10 < number < len(users) - 10
+    assert metrics["repeats"] == {"users": number, "share": number / len(users)}
+    assert metrics["drop_seen"] == drop_seen
+    assert [(group["repeat"], group["users"]) for group in metrics["slices"]["repeats"]] == [
+        (False, len(users) - number),
+        (True, number),
+    ]
+    of_repeats = metrics["slices"]["repeats"][1]
+    for protocol in ("full", "sampled"):
+        assert (max(of_repeats[protocol][name] for name in ("hr@10", "ndcg@10", "mrr")) == 0) == drop_seen
 
 
 def test_nothing_is_recommended_unless_asked_for(data_dir: pathlib.Path) -> None:

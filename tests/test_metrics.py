@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert4rec_tf.metrics import NO_RANK, ranking_metrics, sampled_metrics
+from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_metrics, sampled_metrics
 from bert4rec_tf.ranking import full_ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
@@ -25,6 +25,11 @@ def test_values_by_hand() -> None:
 def test_cutoffs_are_included() -> None:
     assert [ranking_metrics(np.array([rank]))["hr@5"] for rank in (5, 6)] == [1, 0]
     assert [ranking_metrics(np.array([rank]))["ndcg@10"] for rank in (10, 11)] == pytest.approx([1 / math.log2(11), 0])
+
+
+def test_a_missed_target_adds_nothing() -> None:
+    metrics = ranking_metrics(np.array([1, MISSED_RANK, MISSED_RANK, MISSED_RANK], np.int32))
+    assert [metrics[name] for name in NAMES] == [0.25] * 6
 
 
 def test_interval_by_hand() -> None:

@@ -57,7 +57,8 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
     full, sampled = drawn(st.integers(1, 30)), drawn(st.integers(1, 101))
     lengths = drawn(st.sampled_from([1, 4, 5, 9, 10, 19, 20, 49, 50, 99, 100, 199, 200, 5000]))
     targets = drawn(st.integers(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + len(counts) - 1))
-    ranks = ranks_of_users(full, sampled, history_lengths=lengths, targets=targets)
+    repeats = drawn(st.booleans())
+    ranks = ranks_of_users(full, sampled, history_lengths=lengths, targets=targets, repeats=repeats)
 
     def row(bounds: dict, users: list[int]) -> dict:
         protocols = {"full": full, "sampled": sampled}
@@ -75,8 +76,12 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
         users = [user for user in range(number) if groups[targets[user] - NUM_SPECIAL_IDS] == group]
         if users:
             by_popularity.append(row({"items": len(held), "from": min(held), "to": max(held)}, users))
+    by_repeat = []
+    for repeat in (False, True):
+        users = [user for user in range(number) if repeats[user] == repeat]
+        by_repeat += [row({"repeat": repeat}, users)] if users else []
     found = slices(ranks, np.array(counts, np.int64))
-    assert found == {"history_length": by_length, "target_popularity": by_popularity}
+    assert found == {"history_length": by_length, "target_popularity": by_popularity, "repeats": by_repeat}
 
 
 @given(st.data(), falling_counts)

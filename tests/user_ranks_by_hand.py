@@ -13,11 +13,13 @@ def ranks_of_users(
     history_lengths: list[int] | None = None,
     targets: list[int] | None = None,
     recommended: list[list[int]] | None = None,
+    repeats: list[bool] | None = None,
 ) -> Ranks:
-    """Users "u0", "u1" ... with these ranks; what is not given is 1, and every target the first item."""
+    """Users "u0", "u1" ... with these ranks; what is not given is 1, every target the first item, and no repeat."""
     ones = [1] * len(full)
     columns = (full, sampled or full, trained_items or ones, history_lengths or ones)
     target_ids = targets or [NUM_SPECIAL_IDS] * len(full)
     best = np.array(recommended or [[]] * len(full), np.int32)
     arrays = [np.array(column, np.int32) for column in (*columns, target_ids)]
-    return Ranks([f"u{number}" for number in range(len(full))], *arrays, best)
+    again = np.array(repeats or [False] * len(full), bool)
+    return Ranks([f"u{number}" for number in range(len(full))], *arrays, again, best)
