@@ -1,6 +1,7 @@
 """How well exported versions recommend: what decides whether a new one may take the place of the one that is served."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,15 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert4rec_tf.comparison import paired_bootstrap
 from bert4rec_tf.errors import InputError
-from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.metrics import MISSED_RANK, ranking_gains
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 from tfrecords.manifest import Manifest, verify
 from tfrecords.reader import evaluation_batches
 
 _USERS = 10_000  # at the most: the first ones of the split, the same for both versions
 _BATCH_USERS = 64
-_CUTOFF = 10
+_CUTOFF, _METRIC = 10, "ndcg@10"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,39 +26,83 @@ class Comparison:
     """NDCG@10 of two versions over the same users, or of the smaller K of their answers, where that is below 10.
 
     Attributes:
-        users: how many were asked.
-        candidate, served: of the new version and of the one that is served.
-        served_version: the latter's number.
+        users: how many validation users were ranked.
+        candidate, served: NDCG of the new version and of the served one.
+        difference: candidate - served.
+        ci95: of the difference, [low, high], by the paired bootstrap over users.
+        served_version: the served version's number.
     """
 
     users: int
     candidate: float
     served: float
+    difference: float
+    ci95: list[float]
     served_version: str
 
-    @property
-    def regression(self) -> float:
-        """The share of the served version's NDCG that the candidate lacks; negative where it is better."""
-        return 1 - self.candidate / self.served if self.served else 0.0
+    def check(self, max_regression: float) -> None:
+        """Refuses a candidate that is worse than allowed, or that cannot be told from a served version without a hit.
+
+        A drop is too large where it exceeds `max_regression` of the served NDCG and the users are enough to tell it
+        from chance: the whole interval of the difference lies below 0. A candidate without any hit is always refused.
+
+        Raises:
+            InputError: a candidate that is refused.
+        """
+        if self.candidate == self.served == 0:
+            raise InputError(
+                f"The gate cannot tell whether the new model is worse: one of the two needs an NDCG@10 above 0. "
+                f"Received: 0.0000 against 0.0000 of version {self.served_version}, over {self.users:,} users of the "
+                "validation split. Nothing was published. Fix: name a --data_dir of this log whose validation targets "
+                "are not all repeats (those count as missed with evaluation.drop_seen=true), or leave "
+                "--max_regression out"
+            )
+        too_low = self.difference < -max_regression * self.served and self.ci95[1] < 0
+        if too_low or self.candidate == 0:
+            raise InputError(
+                f"New model rejected: {self}. --max_regression={max_regression} allows {max_regression:.1%} less. "
+                "Nothing was published. Fix: train a better model, or raise --max_regression"
+            )
+
+    def __str__(self) -> str:
+        change = self.difference / self.served if self.served else math.inf
+        interval = f"95% interval of the difference {self.ci95[0]:+.4f} to {self.ci95[1]:+.4f}"
+        return (
+            f"NDCG@10 {self.candidate:.4f} against {self.served:.4f} of version {self.served_version}, "
+            f"{abs(change):.1%} {'less' if change < 0 else 'more'}, over {self.users:,} users of the validation split "
+            f"({interval})"
+        )
 
 
-def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str) -> Comparison:
-    """Asks two versions for the test items of a data directory's users.
+def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str, drop_seen: bool = True) -> Comparison:
+    """Compares the answers of two versions for the validation users of a data directory.
 
-    Both are asked by raw item ids, so they may be of different vocabularies: a version does not recommend an item that
-    it does not know.
+    Validation users, so that the test split stays unseen by the choice of a model. Both versions get raw item ids, so
+    they may be of different vocabularies: a version does not recommend an item that it does not know.
+
+    Args:
+        candidate: the new version.
+        served: the version that is served.
+        data_dir: whose users are ranked.
+        drop_seen: `evaluation.drop_seen`: with false, items of the history may be recommended.
 
     Raises:
-        InputError: the served version cannot be asked, or no records to ask with.
+        InputError: a version lacks the signature that is needed, or there are no records to compare with.
     """
-    loaded = [_signature(version) for version in (candidate, served)]
-    cutoff = min(_CUTOFF, *(int(signature.structured_outputs["item_ids"].shape[1]) for signature, _ in loaded))
+    loaded = [_load(version, drop_seen) for version in (candidate, served)]
+    cutoff = min(_CUTOFF, *(version.top_k for version in loaded))
     ranks: list[list[np.ndarray]] = [[], []]
-    for rows, targets in histories_of(data_dir, "test", _BATCH_USERS, _USERS):
-        for (signature, _), found in zip(loaded, ranks, strict=True):
-            found.append(_ranks(signature, rows, targets, cutoff))
-    ndcg = [ranking_metrics(np.concatenate(found))["ndcg@10"] for found in ranks]
-    return Comparison(sum(map(len, ranks[0])), ndcg[0], ndcg[1], served.name)
+    for rows, targets in histories_of(data_dir, "validation", _BATCH_USERS, _USERS):
+        for version, found in zip(loaded, ranks, strict=True):
+            found.append(_ranks(version, rows, targets, cutoff))
+    if not ranks[0]:
+        raise InputError(
+            f"--max_regression compares over validation users. Received: {data_dir}, which has none. "
+            "Fix: name a --data_dir with a validation split, or leave --max_regression out"
+        )
+    a, b = ({_METRIC: ranking_gains(np.concatenate(found))[_METRIC]} for found in reversed(ranks))
+    row = paired_bootstrap(a, b)[_METRIC]
+    return Comparison(len(a[_METRIC]), row["b"], row["a"], row["difference"], row["ci95"], served.name)
 
 
 def histories_of(
@@ -75,20 +121,49 @@ def histories_of(
         yield rows, [names[item] for item in batch["target_item_id"].numpy()]
 
 
-def _ranks(ask: Callable, rows: list[list[str]], targets: list[str], cutoff: int) -> np.ndarray:
-    answers = ask(item_ids=tf.constant(rows))["item_ids"].numpy()[:, :cutoff]
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    """A loaded version.
+
+    Attributes:
+        answer: histories, string [B, L] -> the best items, string [B, at least K], by the rule of the comparison.
+        top_k: K of its `serving_default`.
+        model: the loaded object, which must be kept referenced while `answer` is used.
+    """
+
+    answer: Callable[[tf.Tensor], tf.Tensor]
+    top_k: int
+    model: Any
+
+
+def _ranks(version: _Version, rows: list[list[str]], targets: list[str], cutoff: int) -> np.ndarray:
+    answers = version.answer(tf.constant(rows)).numpy()[:, :cutoff]
     hits = answers == np.array([[target.encode("utf-8")] for target in targets], object)
-    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, _CUTOFF + 1)
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, MISSED_RANK)
 
 
-def _signature(version: pathlib.Path) -> tuple[Any, Any]:
-    """`serving_default`, and the model that it is of, as long as which it lives."""
+def _load(version: pathlib.Path, drop_seen: bool) -> _Version:
+    name = "serving_default" if drop_seen else "recommend"
     try:
         loaded = tf.saved_model.load(str(version))
-        signature = loaded.signatures["serving_default"]
+        signature = loaded.signatures[name]
+        top_k = int(loaded.signatures["serving_default"].structured_outputs["item_ids"].shape[1])
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise InputError(
-            f"The served version must answer `serving_default`, to be compared with. Received: {version} "
+            f"The served version must answer `{name}`, to be compared with. Received: {version} "
             f"({error!r:.200}). Fix: python export.py rollback, or leave --max_regression out"
         ) from None
-    return signature, loaded
+
+    def answer(item_ids: tf.Tensor) -> tf.Tensor:
+        if drop_seen:
+            return signature(item_ids=item_ids)["item_ids"]
+        none = tf.constant([], tf.string, [1, 0])
+        return signature(
+            item_ids=item_ids,
+            k=tf.constant([top_k]),
+            drop_seen=tf.constant([False]),
+            excluded_item_ids=none,
+            allowed_item_ids=none,
+        )["item_ids"]
+
+    return _Version(answer, top_k, loaded)
