@@ -172,6 +172,7 @@ def _slices(evaluation: Evaluation) -> Markup:
     for name, subject in (
         ("history_length", "length of the history"),
         ("target_popularity", "the target's popularity"),
+        ("repeats", "whether the target stands in the history"),
     ):
         for key, protocol in evaluation.protocols().items():
             groups = [group for group in slices[name] if group[key]["mrr"] is not None]
@@ -202,6 +203,8 @@ def _group_label(name: str, group: dict[str, Any], protocol: str) -> str:
     users = _number(group[protocol].get("users", group["users"]), "user")
     if name == "history_length":
         return f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} items · {users}"
+    if name == "repeats":
+        return f"{'repeat' if group['repeat'] else 'no repeat'} · {users}"
     events = f"{_short(group['from'])}-{_short(group['to'])}"
     return f"{_number(group['items'], 'item')} of {events} events · {users}"
 

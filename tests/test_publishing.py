@@ -4,6 +4,7 @@ import fcntl
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +18,9 @@ from tiny_version import ask_for_no_items
 from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.evaluation import evaluate, make_ranker
+from bert4rec_tf.gate import Comparison, compare
+from bert4rec_tf.metrics import MISSED_RANK, ranking_metrics
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
@@ -232,13 +236,74 @@ def test_the_gate_refuses_a_worse_model(
 ) -> None:
     root = exports_with(exported, tmp_path / "shop", 5)
     gated = Publishing(data_dir=str(data_dir), max_regression=0.05)
-    with pytest.raises(InputError, match=r"(0\.\d{4}) against (0\.\d{4}) of version 5, .*% less, over 150 users"):
+    with pytest.raises(
+        InputError, match=r"(0\.\d{4}) against (0\.\d{4}) of version 5, .*% less, over 150 users.*95% in"
+    ):
         export(str(bad), str(root), gated)
     assert names(root) == ["5"]
     equal = export(str(good), str(root), gated)
     gate = json.loads((equal / "assets.extra" / "metadata.json").read_text())["gate"]
     assert gate["candidate"] == gate["served"] > 0
     assert (gate["users"], gate["served_version"], gate["max_regression"]) == (150, "5", 0.05)
+    assert (gate["difference"], gate["ci95"]) == (0, [0, 0])
+    assert (gate["split"], gate["drop_seen"]) == ("validation", True)
+
+
+@pytest.mark.parametrize("drop_seen", [True, False])
+def test_the_gate_ranks_validation_users_as_evaluation_does(
+    good: pathlib.Path, exported: pathlib.Path, data_dir: pathlib.Path, drop_seen: bool
+) -> None:
+    trained, manifest = load_model(good), Manifest.load(data_dir)
+    ranks = evaluate(make_ranker(trained.model.score_next_item, drop_seen=drop_seen), data_dir, manifest, "validation")
+    shown = np.where(ranks.full <= 7, ranks.full, MISSED_RANK)  # K of the version
+    found = compare(exported, exported, str(data_dir), drop_seen)
+    assert found.served == found.candidate == pytest.approx(ranking_metrics(shown)["ndcg@10"])
+    assert found.served > 0
+
+
+def test_the_gate_needs_a_hit_and_users(
+    exported: pathlib.Path, data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def users(*_: object) -> Iterator[tuple[list[list[str]], list[str]]]:
+        yield from found
+
+    monkeypatch.setattr("bert4rec_tf.gate.histories_of", users)
+    found: list[tuple[list[list[str]], list[str]]] = [([["a"], ["b"]], ["unknown", "unknown"])]
+    nothing = compare(exported, exported, str(data_dir))
+    assert (nothing.users, nothing.candidate, nothing.served) == (2, 0, 0)
+    with pytest.raises(InputError, match=r"cannot tell.*0\.0000 against 0\.0000 of version .*2 users.*Fix: name a"):
+        nothing.check(0.5)
+    found = []
+    with pytest.raises(InputError, match=r"over validation users. Received: .*which has none. Fix: "):
+        compare(exported, exported, str(data_dir))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "served", "ci95", "refused"),
+    [
+        (0.1810, 0.1902, [-0.014, -0.004], True),  # too large a drop, and no chance
+        (0.1810, 0.1902, [-0.019, 0.001], False),  # may be chance
+        (0.1890, 0.1902, [-0.002, -0.001], False),  # no chance, and small enough
+        (0.1950, 0.1902, [-0.001, 0.011], False),
+        (0.1, 0.0, [0.02, 0.2], False),
+        (0.0, 0.2, [-0.6, 0.0], True),  # no hit at all
+    ],
+)
+def test_the_gate_refuses_large_drops_that_are_no_chance(
+    candidate: float, served: float, ci95: list[float], refused: bool
+) -> None:
+    comparison = Comparison(6040, candidate, served, candidate - served, ci95, "7")
+    if not refused:
+        comparison.check(0.02)
+        return
+    with pytest.raises(InputError, match=r"^New model rejected: NDCG@10 .* of version 7, .*Fix: ") as error:
+        comparison.check(0.02)
+    if candidate:
+        assert str(error.value) == (
+            "New model rejected: NDCG@10 0.1810 against 0.1902 of version 7, 4.8% less, over 6,040 users of the "
+            "validation split (95% interval of the difference -0.0140 to -0.0040). --max_regression=0.02 allows 2.0% "
+            "less. Nothing was published. Fix: train a better model, or raise --max_regression"
+        )
 
 
 def test_the_gate_names_a_served_version_that_cannot_be_asked(
