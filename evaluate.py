@@ -105,12 +105,12 @@ def _compare(metrics_files: list[str]) -> None:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         write_whole(pathlib.Path(_OUTPUT.value), json.dumps(found, indent=1) + "\n")
     print(f"A: {found['a']}\nB: {found['b']}\n{found['split']}, {found['users']:,} users")
-    print(f"{'':<16}{'A':>8}{'B':>9}{'B - A':>9}{'95% interval':>20}{'p':>9}")
+    print(f"{'':<16}{'A':>8}{'B':>9}{'B - A':>9}{'95% interval':>20}{'p':>9}{'p (Holm)':>10}")
     for protocol in PROTOCOLS:
         for name, row in found[protocol].items():
             low, high = row["ci95"]
             shown = f"{row['a']:>8.4f} {row['b']:>8.4f} {row['difference']:>+8.4f}   [{low:+.4f}, {high:+.4f}]"
-            print(f"{protocol + ' ' + name:<16}{shown} {row['p']:>8.4f}")
+            print(f"{protocol + ' ' + name:<16}{shown} {row['p']:>8.4f} {row['p_holm']:>9.4f}")
 
 
 def _print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ MISSED_RANK = int(np.iinfo(np.int32).max)  # of a target that is never recommend
 HIT_RATE_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFFS = (5, 10)
 METRICS = (*(f"hr@{k}" for k in HIT_RATE_CUTOFFS), *(f"ndcg@{k}" for k in NDCG_CUTOFFS), "mrr")
+_Z = 1.96  # two-sided 95%
 NO_RANK = 0  # of a user whom a protocol leaves out
 
 
@@ -43,19 +44,32 @@ def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
         ranks: integer [users], from 1.
 
     Returns:
-        "hr@1" ... "mrr" -> float, and "ci95" -> {the same keys: [low, high]}, mean +- 1.96 standard errors, within
-        [0, 1].
+        "hr@1" ... "mrr" -> float, and "ci95" -> {the same keys: [low, high]}, by `_interval`.
 
     Raises:
         ValueError: no user, or a rank below 1.
     """
     gains = ranking_gains(ranks)
     means = {name: float(values.mean()) for name, values in gains.items()}
-    intervals = {}
-    for name, values in gains.items():
-        margin = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-        intervals[name] = [max(0.0, means[name] - margin), min(1.0, means[name] + margin)]
-    return {**means, "ci95": intervals}
+    return {**means, "ci95": {name: _interval(values) for name, values in gains.items()}}
+
+
+def _interval(gains: np.ndarray) -> list[float]:
+    """The 95% interval of a mean of gains within [0, 1]: Wilson's, which is not [0, 0] where no gain is above 0.
+
+    Of a hit rate it is Wilson's score interval. NDCG and MRR vary less than hits of the same mean would: the number of
+    users counts as larger by the ratio of the two variances. Gains that are all equal count as hits do. One user gives
+    [0, 1].
+    """
+    number, mean = len(gains), float(gains.mean())
+    if number == 1:
+        return [0.0, 1.0]
+    hits_variance = mean * (1 - mean)
+    effective = number * hits_variance / float(gains.var()) if np.ptp(gains) > 0 else number
+    spread = _Z**2 / effective
+    centre = (mean + spread / 2) / (1 + spread)
+    margin = math.sqrt(hits_variance * spread + spread**2 / 4) / (1 + spread)
+    return [max(0.0, min(mean, centre - margin)), min(1.0, max(mean, centre + margin))]
 
 
 def sampled_metrics(ranks: np.ndarray) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from user_ranks_by_hand import ranks_of_users
 
-from bert4rec_tf.comparison import compare_runs, paired_bootstrap
+from bert4rec_tf import comparison
+from bert4rec_tf.comparison import compare_runs, holm, paired_bootstrap
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.metrics import NO_RANK, ranking_gains, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks, read_users, users_file, write_users
@@ -49,7 +50,7 @@ def test_a_run_that_is_better_for_most_is_told_apart() -> None:
     for name, row in found.items():
         low, high = row["ci95"]
         assert 0 < low < row["difference"] < high, name
-        assert row["p"] == 1 / 2001, name
+        assert row["p"] == 2 / 2001, name  # the floor of a two-sided p
     for name, row in bootstrap(np.where(np.arange(400) % 4, ranks - 1, ranks), ranks).items():
         assert row["difference"] == pytest.approx(-found[name]["difference"])
         assert row["ci95"] == pytest.approx([-end for end in reversed(found[name]["ci95"])])
@@ -86,6 +87,71 @@ def test_all_resamples_of_two_users() -> None:
     found = paired_bootstrap({"x": np.array([0.0, 0.5])}, {"x": np.array([1.0, 0.0])}, 20_000)["x"]
     assert found["ci95"] == [-0.5, 1]
     assert found["p"] == pytest.approx(2 * 0.25, abs=0.02)
+
+
+def test_resampled_means_are_distributed_as_those_of_single_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the plain bootstrap; the second time with cells joined on the grid, as for many users."""
+    generator = np.random.default_rng(1)
+    a, b = (1 + (generator.pareto(0.6, 500) * 4).astype(int) for _ in range(2))
+    differences = np.stack([ranking_gains(b)[name] - ranking_gains(a)[name] for name in NAMES], axis=1)
+    plain = np.stack([differences[generator.integers(500, size=500)].mean(axis=0) for _ in range(4000)])
+    for max_cells in (4096, 10):
+        monkeypatch.setattr(comparison, "_MAX_CELLS", max_cells)
+        _, sizes = comparison._cells(differences)
+        assert sizes.sum() == 500
+        resampled = comparison._resampled_means(differences, 4000, seed=1)
+        error = plain.std(axis=0)
+        assert np.abs(resampled.mean(axis=0) - differences.mean(axis=0)).max() < 4 * error.max() / np.sqrt(4000)
+        np.testing.assert_allclose(resampled.std(axis=0), error, rtol=0.06)
+        for quantile in (2.5, 50, 97.5):
+            ends = (np.percentile(means, quantile, axis=0) for means in (resampled, plain))
+            np.testing.assert_allclose(*ends, atol=0.15 * error.max())
+        covariance = np.cov(resampled.T)
+        np.testing.assert_allclose(covariance, np.cov(plain.T), atol=0.1 * covariance.max())
+
+
+def test_joined_cells_keep_means_and_nearly_all_of_the_variance(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    values = np.stack([generator.normal(size=20_000), 1e-6 * generator.exponential(size=20_000)], axis=1)
+    means, sizes = comparison._cells(np.round(values, 3))
+    assert len(sizes) < 20_000
+    means, sizes = comparison._cells(values)
+    assert len(sizes) < 20_000
+    np.testing.assert_allclose(sizes @ means / 20_000, values.mean(axis=0), rtol=1e-12, atol=1e-18)
+    kept = sizes @ (means - values.mean(axis=0)) ** 2 / 20_000
+    assert np.all(kept > (1 - 4e-6) * values.var(axis=0))
+
+
+def test_many_users_take_no_longer_than_their_cells() -> None:
+    a, b = some_ranks(1, 200_000), some_ranks(2, 200_000)
+    differences = np.stack([ranking_gains(b)[name] - ranking_gains(a)[name] for name in NAMES], axis=1)
+    assert len(comparison._cells(differences)[1]) <= comparison._MAX_CELLS
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9, 1]) == [1, 1, 1]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_p_values_of_both_protocols_are_corrected_together(tmp_path: pathlib.Path) -> None:
+    full, sampled = some_ranks(1, 300).tolist(), some_ranks(2, 300).tolist()
+    better = [max(1, rank - 2) if user % 3 == 0 else rank for user, rank in enumerate(full)]
+    a, b = ranks_of_users(full, sampled), ranks_of_users(better, sampled)
+    found = compare_runs([write_run(tmp_path / "a.json", a), write_run(tmp_path / "b.json", b)])
+    rows = [found[protocol][name] for protocol in ("full", "sampled") for name in NAMES]
+    assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
+    assert min(row["p"] for row in rows) == 2 / 10_001
+    assert min(row["p_holm"] for row in rows) == 12 * 2 / 10_001
+
+
+def test_runs_by_other_rules_are_refused(tmp_path: pathlib.Path) -> None:
+    paths = [write_run(tmp_path / name, ranks_of_users([1, 2, 3])) for name in ("a.json", "b.json")]
+    for path, rule in zip(paths, (True, False), strict=True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"drop_seen": rule}))
+    with pytest.raises(InputError, match=r"Received: True in .*a.json and False in .*b.json. Fix: .* --drop_seen"):
+        compare_runs(paths)
 
 
 def test_draws_are_a_function_of_the_seed() -> None:

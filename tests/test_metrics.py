@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_metrics, sampled_metrics
+from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_gains, ranking_metrics, sampled_metrics
 from bert4rec_tf.ranking import full_ranks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
@@ -33,10 +33,32 @@ def test_a_missed_target_adds_nothing() -> None:
 
 
 def test_interval_by_hand() -> None:
-    # 30 hits of 100: the deviation is sqrt(.3 * .7 * 100 / 99).
+    # 30 hits of 100: Wilson's score interval.
     metrics = ranking_metrics(np.array([1] * 30 + [99] * 70))
-    margin = 1.96 * math.sqrt(0.3 * 0.7 * 100 / 99) / math.sqrt(100)
-    assert metrics["ci95"]["hr@10"] == pytest.approx([0.3 - margin, 0.3 + margin])
+    z = 1.96
+    centre, margin = 0.3 + z**2 / 200, z * math.sqrt(0.3 * 0.7 / 100 + z**2 / 40_000)
+    ends = [(centre - margin) / (1 + z**2 / 100), (centre + margin) / (1 + z**2 / 100)]
+    assert metrics["ci95"]["hr@10"] == pytest.approx(ends)
+    assert ends == pytest.approx([0.2189, 0.3959], abs=1e-4)
+
+
+def test_no_hit_and_hits_alone_leave_doubt() -> None:
+    none, all_ = ranking_metrics(np.array([99] * 50)), ranking_metrics(np.array([1] * 50))
+    for name in ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"):
+        assert none[name] == 0
+        assert none["ci95"][name] == pytest.approx([0, 1.96**2 / (50 + 1.96**2)])
+    for name in NAMES:
+        assert all_["ci95"][name] == pytest.approx([50 / (50 + 1.96**2), 1])
+
+
+def test_intervals_of_gains_are_near_the_standard_error_where_users_are_many() -> None:
+    ranks = np.random.default_rng(1).geometric(0.1, 5000)
+    metrics = ranking_metrics(ranks)
+    for name, gains in ranking_gains(ranks).items():
+        margin = 1.96 * gains.std() / math.sqrt(5000)
+        assert metrics["ci95"][name] == pytest.approx(
+            [metrics[name] - margin, metrics[name] + margin], abs=0.05 * margin
+        )
 
 
 def test_one_user_says_nothing_of_the_others() -> None:
