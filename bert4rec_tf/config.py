@@ -35,11 +35,13 @@ class DataConfig:
     # "leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
     # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
-    split_time: float | None = None  # in the unit of the log's timestamps; seconds since 1970 where these are dates
+    split_time: float | None = (
+        None  # in seconds since 1970 (UTC), whatever the unit of the log; the flag takes dates too
+    )
     # Of the users: whose validation target is held out; the others' is trained on, as are all in the authors' code
     # (Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). The test target is held out of all.
     validation_share: float = 1.0
-    # Of the windows, only those with an event at or after this time are trained on, in the same unit; None: all. All
+    # Of the windows, only those with an event at or after this time are trained on, in seconds too; None: all. All
     # else stays that of the whole log: vocabulary, counts, split, evaluated users.
     train_since: float | None = None
     # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.

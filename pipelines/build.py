@@ -16,12 +16,14 @@ from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
 from pipelines.duckdb_engine import DuckDBEngine, Source
-from pipelines.interactions import Loaded
+from pipelines.interactions import Loaded, timestamp_unit
+from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences
 from pipelines.shards import SPLITS, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
+from pipelines.timestamps import infer_unit, shown
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
 
 # What becomes of the rows that are read and are no `events`.
@@ -36,8 +38,11 @@ EngineMaker = Callable[[pathlib.Path], contextlib.AbstractContextManager["Engine
 class Engine(Protocol):
     """What reads, sorts and counts: DuckDB in this process, or Spark."""
 
-    def load(self, source: Source, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
-        """Reads the log; rows that cannot be read go to the file `bad_rows`, in the order of the log."""
+    def load(self, source: Source, unit: str, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+        """Reads the log, its timestamps in `unit`.
+
+        Rows that cannot be read go to the file `bad_rows`, in the order of the log.
+        """
 
     def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
         """Drops duplicates and rare users and items, and orders what is left into sequences."""
@@ -58,12 +63,16 @@ class Built:
         written: False where there was nothing to do, or nothing was to be done.
         instances: masked instances to train on.
         bad_rows: the first few rows that could not be read, where the log was read.
+        times: the first and the last event's time in words, where the log was read and has timestamps.
+        unit: of its timestamps that are numbers.
     """
 
     manifest: Manifest
     written: bool
     instances: int
     bad_rows: tuple[BadRow, ...] = ()
+    times: tuple[str, str] | None = None
+    unit: str = "s"
 
 
 def build_records(
@@ -102,18 +111,20 @@ def build_records(
         sweep(place)
         manifest = Manifest.load(place)
         return Built(manifest, False, manifest.instances())
+    unit = _unit(source, config.data)
     room = discarded(place) if dry_run else staged(place, overwrite)
     with room as building, make_engine(spill_dir(building)) as engine:
         bad_rows = building / BAD_ROWS_FILE
-        loaded = engine.load(source, config, bad_rows, progress)
+        loaded = engine.load(source, unit, config, bad_rows, progress)
         loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)
         num_shards = config.data.num_shards or _enough_shards(loaded.events)
         prepared = engine.prepare(config, num_shards, progress)
+        times = (shown(prepared.first_time, unit), shown(prepared.last_time, unit))
         num_items = len(prepared.item_ids)
         counted = ShardCounts(np.zeros(num_items, np.int64))
         for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
             counted += shard
-        _check_counts(counted, config)
+        _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         manifest = Manifest(
             config=config,
@@ -124,7 +135,7 @@ def build_records(
             splits=dict.fromkeys(SPLITS, ()),
         )
         if dry_run:
-            return Built(manifest, False, counted.instances, loaded.first_bad)
+            return Built(manifest, False, counted.instances, loaded.first_bad, times if unit else None, unit)
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
         built = []
@@ -141,7 +152,17 @@ def build_records(
             splits={split: tuple(shard.files[split] for shard in built) for split in SPLITS},
         )
         write_manifest(building, manifest)
-    return Built(manifest, True, counted.instances, loaded.first_bad)
+    return Built(manifest, True, counted.instances, loaded.first_bad, times if unit else None, unit)
+
+
+def _unit(source: Source, config: DataConfig) -> str:
+    """Of the timestamps that are numbers."""
+    if isinstance(source, LogSource):
+        return timestamp_unit(source, config)
+    if source.timestamp_unit != "auto":
+        return source.timestamp_unit
+    first = next(source.batches())["timestamp"].slice(0, 100)
+    return infer_unit({source.description()["format"]: [str(time) for time in first.to_pylist()]})
 
 
 def _enough_shards(events: int) -> int:
@@ -170,7 +191,9 @@ def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts, data: Data
     }
 
 
-def _check_counts(counted: ShardCounts, config: Config) -> None:
+def _check_counts(counted: ShardCounts, config: Config, prepared: Prepared, unit: str) -> None:
+    split_time, since = shown(config.data.split_time or 0.0, unit), shown(config.data.train_since or 0.0, unit)
+    log = f"the log's events run from {shown(prepared.first_time, unit)} to {shown(prepared.last_time, unit)}"
     if config.data.validation_share < 1 and counted.evaluated_users and not counted.validated_users:
         raise InputError(
             "data.validation_share must leave a user to validate. Received: "
@@ -181,9 +204,9 @@ def _check_counts(counted: ShardCounts, config: Config) -> None:
         if not (counted.training_events.any() and counted.validated_users and counted.evaluated_users):
             raise InputError(
                 "--split_time must have two events of one user before it, and events at or after it. "
-                f"Received: {config.data.split_time:.15g}, which leaves {int(counted.training_events.sum()):,} events "
+                f"Received: {split_time}, which leaves {int(counted.training_events.sum()):,} events "
                 f"to train on, {counted.validated_users:,} users to validate, {counted.evaluated_users:,} to test. "
-                "Fix: name a time within the log, in the unit of its timestamps"
+                f"Fix: name a time within the log, in seconds or as a date: {log}"
             )
     elif not counted.evaluated_users:
         raise InputError(
@@ -193,8 +216,13 @@ def _check_counts(counted: ShardCounts, config: Config) -> None:
     if not counted.instances:
         raise InputError(
             "--train_since must leave a window to train on, one with an event at or after it. Received: "
-            f"{config.data.train_since:.15g}, which leaves none of {counted.old_windows:,}. Fix: name an earlier time, "
-            "in the unit of the log's timestamps; the events held out for validation and test are in no window"
+            f"{since}, which leaves none of {counted.old_windows:,}. Fix: name an earlier "
+            f"time, in seconds or as a date: {log}; those held out for validation and test are in no window"
+        )
+    if config.data.train_since is not None and config.data.train_since <= prepared.first_time:
+        raise InputError(
+            f"--train_since must leave old events out. Received: {since}, before which "
+            f"there is none. Fix: leave the flag out, or name a later time, in seconds or as a date: {log}"
         )
 
 

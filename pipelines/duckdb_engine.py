@@ -54,7 +54,7 @@ class DuckDBEngine:
         if isinstance(error, duckdb.Error):
             reword(error, self._memory_limit)
 
-    def load(self, source: Source, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+    def load(self, source: Source, unit: str, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
         """Reads the log, file by file."""
         create_events(self._connection)
         if not isinstance(source, LogSource):
@@ -66,6 +66,7 @@ class DuckDBEngine:
                     config.data.min_rating,
                     bad_rows,
                     on_batch=lambda rows: bar.update(rows - bar.n),
+                    unit=unit,
                 )
         loaded = Loaded()
         with progress.stage("reading", sum(file.lines for file in source.files)) as bar:
@@ -76,7 +77,7 @@ class DuckDBEngine:
                     return by_batch[-1] / file.lines if by_batch else self._done()
 
                 with progress.watch(bar, file.lines, done):
-                    loaded += load_file(self._connection, source, number, config.data, bad_rows, by_batch.append)
+                    loaded += load_file(self._connection, source, number, config.data, bad_rows, by_batch.append, unit)
         return loaded
 
     def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:

@@ -1,7 +1,7 @@
-"""Logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
+"""Text logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
 
 from pipelines.exact_rows import BLANKS, FIELDS, ROW_RULES, USER_ITEM, count_blank_lines
-from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, parquet_sql, quoted, quoted_path
+from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
 
 # Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
@@ -10,6 +10,8 @@ _COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # that the
 
 def may_read(layout: Layout) -> bool:
     """Whether the engine may be trusted with the file, as far as can be said before it is read."""
+    if layout.format == "parquet":
+        return False  # see parquet_rows.py
     if layout.file.compression not in _COMPRESSIONS or layout.file.encoding not in ("utf-8", ""):
         return False
     if layout.format in DELIMITERS:
@@ -19,17 +21,15 @@ def may_read(layout: Layout) -> bool:
 
 
 def relation(layout: Layout) -> str:
-    """SQL of a file's rows.
+    """SQL of a text file's rows.
 
-    Columns: line (counted by rows), user_id, item_id, timestamp and rating (text, NULL where there is none), fault (why
-    a row is none of this format, or not surely one), text (NULL).
+    Columns: position and line (both counted by rows), user_id, item_id, timestamp and rating (text, NULL where there is
+    none), fault (why a row is none of this format, or not surely one), text (NULL).
     """
     path = quoted_path(layout.file.path)
     compression = quoted(_COMPRESSIONS[layout.file.compression])
     fields = {name: _column(layout.columns[name]) if name in layout.columns else "NULL" for name in FIELDS}
     fields |= {name: "NULL" if value is None else quoted(value) for name, value in layout.partition.items()}
-    if layout.format == "parquet":
-        return _select(parquet_sql(layout.file.path), fields)
     if layout.format == "jsonl":
         names = dict.fromkeys([*layout.columns.values(), *layout.partition_columns])
         columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
@@ -68,8 +68,6 @@ def relation(layout: Layout) -> str:
 def all_there(layout: Layout, rows: int) -> bool:
     """Whether so many rows are all that a file has: the engine passes over some malformed ones without a word."""
     file = layout.file
-    if layout.format == "parquet":
-        return True
     if layout.format in DELIMITERS and file.delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
         return False  # it takes a row that ends in one delimiter too many
     return rows + layout.has_header == file.lines or rows + layout.has_header == file.lines - count_blank_lines(file)
@@ -78,8 +76,9 @@ def all_there(layout: Layout, rows: int) -> bool:
 def _select(source: str, fields: dict[str, str], fault: str = "NULL", blank: str = "false") -> str:
     user, item, timestamp, rating = (f"{field}::VARCHAR" for field in fields.values())
     return f"""(SELECT * EXCLUDE blank FROM
-        (SELECT row_number() OVER () AS line, {user} AS user_id, {item} AS item_id, {timestamp} AS timestamp,
-         {rating} AS rating, ({fault})::VARCHAR AS fault, NULL::VARCHAR AS text, ({blank}) AS blank FROM {source})
+        (SELECT row_number() OVER () AS position, position AS line, {user} AS user_id, {item} AS item_id,
+         {timestamp} AS timestamp, {rating} AS rating, ({fault})::VARCHAR AS fault, NULL::VARCHAR AS text,
+         ({blank}) AS blank FROM {source})
         WHERE NOT blank)"""
 
 

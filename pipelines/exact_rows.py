@@ -8,7 +8,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pipelines.log_files import LogFile
@@ -71,7 +71,7 @@ def _rows_of_file(layout: Layout) -> Iterator[Row]:
         return _delimited_rows(layout)
     if layout.format == "jsonl":
         decode = _decoder(layout.columns.values())
-        return _line_rows(layout, lambda text: _json_fields(text, layout, decode))
+        return _line_rows(layout, lambda text: _json_events(text, layout, decode))
     return _line_rows(layout, _user_item if layout.format == "user_item" else _movielens)
 
 
@@ -109,7 +109,7 @@ def _lines(layout: Layout) -> Iterator[_Line]:
 Fields = tuple[str | None, str | None, str | None, str | None]
 
 
-def _line_rows(layout: Layout, fields_of: Callable[[str], Fields | str]) -> Iterator[Row]:
+def _line_rows(layout: Layout, fields_of: Callable[[str], Sequence[Fields] | str]) -> Iterator[Row]:
     for number, text, line_fault in _lines(layout):
         stripped = text.removesuffix("\n")
         if not line_fault and _BLANK.fullmatch(stripped):
@@ -118,17 +118,18 @@ def _line_rows(layout: Layout, fields_of: Callable[[str], Fields | str]) -> Iter
         if isinstance(fields, str):
             yield _faulty(number, fields, stripped)
         else:
-            yield Row(number, *fields, None, None)
+            for event in fields:
+                yield Row(number, *event, None, None)
 
 
-def _user_item(text: str) -> Fields | str:
+def _user_item(text: str) -> Sequence[Fields] | str:
     found = _USER_ITEM.fullmatch(text)
-    return (found[1], found[2], None, None) if found else ROW_RULES["user_item"]
+    return [(found[1], found[2], None, None)] if found else ROW_RULES["user_item"]
 
 
-def _movielens(text: str) -> Fields | str:
+def _movielens(text: str) -> Sequence[Fields] | str:
     parts = text.removesuffix("\r").replace("::", "\t").split("\t")
-    return (parts[0], parts[1], parts[3], parts[2]) if len(parts) == 4 else ROW_RULES["movielens"]
+    return [(parts[0], parts[1], parts[3], parts[2])] if len(parts) == 4 else ROW_RULES["movielens"]
 
 
 def _decoder(columns: Collection[str]) -> Callable[[str], Any]:
@@ -145,8 +146,7 @@ def _decoder(columns: Collection[str]) -> Callable[[str], Any]:
     ).decode
 
 
-def _json_fields(text: str, layout: Layout, decode: Callable[[str], Any]) -> Fields | str:
-    columns = layout.columns
+def _json_events(text: str, layout: Layout, decode: Callable[[str], Any]) -> Sequence[Fields] | str:
     try:
         row = decode(text)
     except (ValueError, RecursionError) as error:
@@ -156,17 +156,42 @@ def _json_fields(text: str, layout: Layout, decode: Callable[[str], Any]) -> Fie
     for name in layout.partition_columns:
         if row.get(name) is not None:
             return f"has the key {name!r} itself, which --partition_columns takes from the folder"
-    fields = []
-    for field in FIELDS:
-        value = row.get(columns[field]) if field in columns else None
+    values = {field: row.get(layout.columns[field]) if field in layout.columns else None for field in FIELDS}
+    rows = _exploded(values) if layout.explode and isinstance(values["item"], list) else [values]
+    if isinstance(rows, str):
+        return rows
+    events = list[Fields]()
+    for event in rows:
+        fields = _json_fields(event, layout.columns)
+        if isinstance(fields, str):
+            return fields
+        if "\\u" in text and any(value and _has_surrogates(value) for value in fields):
+            return "holds half of a surrogate pair"
+        events.append(fields)
+    return events
+
+
+def _exploded(row: dict[str, Any]) -> Sequence[dict[str, Any]] | str:
+    """A row with a list of items as a row for each; lists of timestamps and ratings go along with it."""
+    lists = {field: values for field, values in row.items() if isinstance(values, list) and field != "user"}
+    if not row["item"]:
+        return "has an empty list of items"
+    if len({len(values) for values in lists.values()}) > 1:
+        return "has lists of unequal lengths"
+    return [row | dict(zip(lists, element, strict=True)) for element in zip(*lists.values(), strict=True)]
+
+
+def _json_fields(values: dict[str, Any], columns: dict[str, str]) -> Fields | str:
+    fields = list[str | None]()
+    for field, value in values.items():
         if not (value is None or isinstance(value, str)):
             if not isinstance(value, bool):
-                return f"must have a string or a number for {field} {columns[field]!r}"
+                fix = " (--explode takes lists of items)" if field == "item" and isinstance(value, list) else ""
+                return f"must have a string or a number for {field} {columns[field]!r}{fix}"
             value = str(value).lower()
         fields.append(value)
-    if "\\u" in text and any(value and _has_surrogates(value) for value in fields):
-        return "holds half of a surrogate pair"
-    return tuple(fields)  # type: ignore[return-value]
+    user, item, timestamp, rating = fields
+    return user, item, timestamp, rating
 
 
 def _has_surrogates(text: str) -> bool:

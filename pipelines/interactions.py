@@ -1,10 +1,11 @@
 """Raw logs of any supported format into one table of events: `events(user_id, item_id, time, row)`.
 
-`time` is an exact decimal (seconds, or whatever unit the log counts in); `row` is the order of the input. Every row of
+`time` is an exact decimal, in seconds since 1970; `row` is the order of the input. Every row of
 the input becomes an event, or is dropped for its rating, or is set aside with its file, its line and the reason.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -13,25 +14,18 @@ import pyarrow as pa
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
+from pipelines import parquet_rows, timestamps
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.engine_rows import all_there, may_read, relation
 from pipelines.exact_rows import Row, read_rows
-from pipelines.log_formats import Layout, LogSource, first_lines, lay_out
+from pipelines.log_formats import Layout, LogSource, lay_out
 
 ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
 _BATCH_ROWS = 1 << 16
 _BATCH_CHARACTERS = 1 << 24  # of ids, where they are long
 _COLUMNS = ("line", "user_id", "item_id", "timestamp", "rating", "fault", "text")  # in the order of `Row`
 
-# Exact throughout: a division would make doubles of both branches. TIMESTAMP_NS, unlike TIMESTAMP, minds offsets; 'inf'
-# is one of its values. Text to DECIMAL(38, 9) takes 13 microseconds; by way of a narrower type it takes a hundredth.
-_TIME = r"""CASE
-    WHEN regexp_full_match(timestamp, '-?[0-9]{1,18}') THEN timestamp::BIGINT::DECIMAL(38, 9)
-    WHEN regexp_full_match(timestamp, '-?[0-9]{1,12}\.[0-9]{1,6}') THEN timestamp::DECIMAL(18, 6)::DECIMAL(38, 9)
-    ELSE coalesce(
-        TRY_CAST(timestamp AS DECIMAL(38, 9)),
-        (CASE WHEN isfinite(TRY_CAST(timestamp AS TIMESTAMP_NS)) THEN epoch_ns(TRY_CAST(timestamp AS TIMESTAMP_NS)) END
-         ::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9))::DECIMAL(38, 9)) END"""
+_SAMPLED_ROWS = 100  # of each file, to tell its unit of time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +70,7 @@ class Loaded:
 
 def create_events(connection: duckdb.DuckDBPyConnection) -> None:
     """Makes the table `events`, empty."""
+    timestamps.register(connection)
     connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
 
 
@@ -86,6 +81,7 @@ def load_file(
     config: DataConfig,
     bad_rows: pathlib.Path,
     on_batch: Callable[[int], object] = lambda _: None,
+    unit: str | None = None,
 ) -> Loaded:
     """Appends a file's interactions to the table `events`.
 
@@ -96,6 +92,7 @@ def load_file(
         config: events rated lower than its `min_rating` are dropped; None keeps all and reads no rating.
         bad_rows: the file to which rows that cannot be read are appended.
         on_batch: called with the number of rows done, where they are read batch by batch.
+        unit: the log's, from `timestamp_unit`, which takes a look at every file; None looks.
 
     Raises:
         InputError: a missing column, a file that is not of its format, one without times that needs them, or one that
@@ -103,7 +100,15 @@ def load_file(
     """
     file = source.files[number]
     try:
-        return _load(connection, source, number, config, bad_rows, on_batch)
+        return _load(
+            connection,
+            source,
+            number,
+            config,
+            bad_rows,
+            on_batch,
+            timestamp_unit(source, config) if unit is None else unit,
+        )
     finally:
         file.check_unchanged()  # also where the reading failed: that may be why
 
@@ -115,6 +120,7 @@ def _load(
     config: DataConfig,
     bad_rows: pathlib.Path,
     on_batch: Callable[[int], object],
+    unit: str,
 ) -> Loaded:
     min_rating = config.min_rating
     layout = lay_out(source, source.files[number], rated=min_rating is not None)
@@ -127,19 +133,50 @@ def _load(
             )
     first_row = number * ROWS_IN_A_FILE
     if may_read(layout):
-        loaded = _insert_whole(connection, layout, first_row, min_rating)
+        loaded = _insert_whole(connection, layout, first_row, min_rating, unit)
         if loaded is not None:
             return loaded
-    try:
-        batches = _parquet_batches(connection, layout) if layout.format == "parquet" else _text_batches(layout)
-        return load_batches(
-            connection, batches, layout.file.name, min_rating, bad_rows, layout.timed, first_row, on_batch
-        )
-    except duckdb.InvalidInputException as error:
+    batches = parquet_rows.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
+    return load_batches(
+        connection, batches, layout.file.name, min_rating, bad_rows, layout.timed, first_row, on_batch, unit
+    )
+
+
+def timestamp_unit(source: LogSource, config: DataConfig) -> str:
+    """The unit of a log's timestamps that are numbers; "" where its rows have no timestamps.
+
+    Raises:
+        InputError: some files have timestamps and others have none, or their numbers are in several units.
+    """
+    samples: dict[str, list[str | None]] = {}  # of the files with timestamps
+    untimed: list[pathlib.Path] = []
+    for file in source.files:
+        layout = lay_out(source, file, rated=config.min_rating is not None)
+        times = _some_timestamps(layout)
+        if layout.timed and times:
+            samples[str(file.path)] = times
+        elif times:
+            untimed.append(file.path)
+    if untimed and samples:
         raise InputError(
-            f"{layout.file.path} must be readable as {layout.format}. Received: {first_lines(error)}. "
-            "Fix: mend the file, or name its --format"
-        ) from None
+            f"All files must have timestamps, or none of them. Received: {next(iter(samples))} with them, {untimed[0]} "
+            "without. Fix: leave one kind out, or name the --format"
+        )
+    if untimed:
+        return ""
+    if source.timestamp_unit != "auto":
+        return source.timestamp_unit
+    return timestamps.infer_unit({name: [time for time in times if time] for name, times in samples.items()})
+
+
+def _some_timestamps(layout: Layout) -> list[str | None]:
+    """Those of a file's first rows; None of rows without one."""
+    if layout.format == "parquet":
+        batch = next(parquet_rows.read_batches(layout, _SAMPLED_ROWS), None)
+        if batch is None:
+            return []
+        return batch["timestamp"].to_pylist() if layout.timed else [None] * len(batch)
+    return [row.timestamp for row in itertools.islice(read_rows(layout), _SAMPLED_ROWS)]
 
 
 def load_batches(
@@ -151,6 +188,7 @@ def load_batches(
     timed: bool = True,
     first_row: int = 0,
     on_batch: Callable[[int], object] = lambda _: None,
+    unit: str = "s",
 ) -> Loaded:
     """Appends interactions to the table `events`, batch by batch.
 
@@ -164,6 +202,7 @@ def load_batches(
         timed: whether timestamps count; otherwise rows are in time order.
         first_row: from where `row` counts.
         on_batch: called after each batch with the number of rows done.
+        unit: of timestamps that are numbers.
 
     Raises:
         InputError: no ratings, and `min_rating` needs them.
@@ -173,17 +212,18 @@ def load_batches(
         if min_rating is not None and "rating" not in batch.column_names:
             raise InputError("--min_rating needs a rating. Received: a dataset without one")
         known = {column: f"{column}::VARCHAR" for column in batch.column_names}
-        line = "line" if "line" in known else f"row_number() OVER () + {rows}"
+        position = f"row_number() OVER () + {rows}"
+        line = "line" if "line" in known else position
         fields = ", ".join(f"{known.get(column, 'NULL::VARCHAR')} AS {column}" for column in _COLUMNS[1:])
         connection.register("batch", batch)
-        rows_of_batch = f"(SELECT {line} AS line, {fields} FROM batch)"
-        checked = _checked(rows_of_batch, timed, min_rating is not None, first_row)
+        rows_of_batch = f"(SELECT {position} AS position, {line} AS line, {fields} FROM batch)"
+        checked = _checked(rows_of_batch, timed, min_rating is not None, first_row, unit)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE checked AS {checked}")
         connection.unregister("batch")
         shown = ", ".join(f"'{name}': {name}" for name in _COLUMNS[1 : 4 + (min_rating is not None)])
         bad = connection.execute(
             f"""SELECT line, reason, coalesce(text, to_json({{{shown}}})::VARCHAR)[:1000]
-            FROM checked WHERE reason IS NOT NULL ORDER BY line"""
+            FROM checked WHERE reason IS NOT NULL ORDER BY position"""
         ).fetchall()
         count, first = set_aside((BadRow(name, *row) for row in bad), bad_rows) if bad else (0, [])
         (kept,) = connection.execute(
@@ -197,10 +237,10 @@ def load_batches(
 
 
 def _insert_whole(
-    connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None
+    connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None, unit: str
 ) -> Loaded | None:
     """Has the engine read a file, all or nothing: the first row that is not surely a good one ends the attempt."""
-    checked = _checked(relation(layout), layout.timed, layout.rated, first_row)
+    checked = _checked(relation(layout), layout.timed, layout.rated, first_row, unit)
     connection.begin()
     try:
         (kept,) = connection.execute(
@@ -227,7 +267,7 @@ def _rated_enough(min_rating: float | None) -> str:
     return "true" if min_rating is None else f"stars >= {min_rating!r}"
 
 
-def _checked(relation: str, timed: bool, rated: bool, first_row: int) -> str:
+def _checked(relation: str, timed: bool, rated: bool, first_row: int, unit: str) -> str:
     """SQL of a relation of text, with time, row, stars, and the reason why a row is no interaction."""
     faults = {
         "fault IS NOT NULL": "fault",
@@ -236,19 +276,14 @@ def _checked(relation: str, timed: bool, rated: bool, first_row: int) -> str:
         "contains(user_id, chr(0)) OR contains(item_id, chr(0))": "'holds a NUL character'",
     }
     if timed:
-        faults["time IS NULL"] = "'has no timestamp that is a number or an ISO 8601 time'"
+        faults |= timestamps.faults_sql(unit)
     if rated:
         faults["stars IS NULL OR isnan(stars)"] = "'has no rating that is a number'"
     reason = "CASE " + " ".join(f"WHEN {test} THEN {words}" for test, words in faults.items()) + " END"
-    time = _TIME if timed else f"(line + {first_row})::DECIMAL(38, 9)"
+    time = timestamps.time_sql(unit) if timed else f"(position + {first_row})::DECIMAL(38, 9)"
     return f"""SELECT *, {reason} AS reason FROM
-        (SELECT *, {time} AS time, TRY_CAST(rating AS DOUBLE) AS stars, line + {first_row} AS row FROM {relation})"""
-
-
-def _parquet_batches(connection: duckdb.DuckDBPyConnection, layout: Layout) -> Iterator[pa.Table]:
-    # A cursor of its own: this stream is open while the caller inserts. A relation, not execute(): see sequences.py.
-    reader = connection.cursor().sql(f"FROM {relation(layout)}").to_arrow_reader(_BATCH_ROWS)
-    yield from (pa.Table.from_batches([batch]) for batch in reader)
+        (SELECT *, {time} AS time, TRY_CAST(rating AS DOUBLE) AS stars, position + {first_row} AS row
+         FROM {relation})"""
 
 
 def _text_batches(layout: Layout) -> Iterator[pa.Table]:

@@ -9,7 +9,8 @@ import pathlib
 import urllib.parse
 from collections.abc import Collection, Sequence
 
-import duckdb
+import pyarrow as pa
+from pyarrow import parquet
 
 from bert4rec_tf.errors import InputError
 from pipelines.log_files import LogFile
@@ -46,6 +47,8 @@ class LogSource:
         timestamp_column: the same; "" where the file has none and its rows are in time order.
         rating_column: the same; "" where there is none.
         partition_columns: those of the columns above whose value is in the name of a folder, as in `dt=2014-05-01`.
+        timestamp_unit: of timestamps that are numbers, one of `timestamps.UNITS`; "auto" goes by their size.
+        explode: whether a row of JSONL or Parquet with a list of items is an event for each of them.
     """
 
     paths: Sequence[str]
@@ -55,6 +58,8 @@ class LogSource:
     timestamp_column: str = "timestamp"
     rating_column: str = ""
     partition_columns: Sequence[str] = ()
+    timestamp_unit: str = "auto"
+    explode: bool = False
 
     @functools.cached_property
     def files(self) -> list[LogFile]:
@@ -137,6 +142,7 @@ class Layout:
         partition_columns: the names of these; the file must not have them.
         header: all column names of a CSV or TSV file, in order; places where it has no header.
         has_header: whether its first line holds them.
+        explode: whether a list of items is an event for each.
     """
 
     file: LogFile
@@ -146,6 +152,7 @@ class Layout:
     partition_columns: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
     has_header: bool = False
+    explode: bool = False
 
     @property
     def timed(self) -> bool:
@@ -192,10 +199,9 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
         )
     partition = {field: values[name] for field, name in columns.items() if name in values}
     columns = {field: name for field, name in columns.items() if name not in values}
-    layout = Layout(file, format_, columns, partition, tuple(values))
+    layout = Layout(file, format_, columns, partition, tuple(values), explode=source.explode)
     if format_ == "parquet":
-        known = _parquet_columns(file.path)
-        _check_columns(layout, known)
+        _check_parquet_columns(layout)
     elif format_ != "jsonl":
         layout = _lay_out_delimited(layout)
     return layout
@@ -250,11 +256,24 @@ def _by_place(columns: Collection[str]) -> bool:
     return bool(columns) and all(name.isdecimal() for name in columns)
 
 
-def _parquet_columns(path: pathlib.Path) -> list[str]:
+def _check_parquet_columns(layout: Layout) -> None:
+    path = layout.file.path
     try:
-        return [row[0] for row in duckdb.sql(f"DESCRIBE SELECT * FROM {parquet_sql(path)}").fetchall()]
-    except duckdb.Error as error:
-        raise InputError(f"{path} must be readable as parquet. Received: {first_lines(error)}") from None
+        known = parquet.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from None
+    _check_columns(layout, known)
+    for name in layout.columns.values():
+        if known.count(name) > 1:
+            raise InputError(f"Column names must differ. Received: {path}, with {name!r} {known.count(name)} times")
+
+
+def unreadable(path: pathlib.Path, error: Exception) -> InputError:
+    """The error for a damaged Parquet file, or one that is none."""
+    return InputError(
+        f"{path} must be readable as parquet. Received: {first_lines(error)}. "
+        "Fix: copy or write it again, or name its --format"
+    )
 
 
 def _format_of(source: LogSource, path: pathlib.Path) -> str:
@@ -290,11 +309,6 @@ def _shown(names: list[str]) -> str:
     text = ", ".join(names)
     printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text[:400])
     return printable + ("…" if len(text) > 400 else "") + (" (not UTF-8)" if "\ufffd" in text else "")
-
-
-def parquet_sql(path: pathlib.Path) -> str:
-    """SQL of a Parquet file's rows. A folder's name gives them no column."""
-    return f"read_parquet({quoted_path(path)}, binary_as_string=true, hive_partitioning=false)"
 
 
 def quoted(text: str) -> str:

@@ -4,7 +4,6 @@ python pipelines/make_tfrecords.py --input=ml-1m.txt --config=configs/ml-1m.json
 """
 
 import contextlib
-import datetime
 import json
 import os
 import pathlib
@@ -18,6 +17,7 @@ from absl import app, flags  # noqa: E402
 
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
 from bert4rec_tf.errors import InputError, command  # noqa: E402
+from pipelines import timestamps  # noqa: E402
 from pipelines.build import DROPPED, Built, Engine, Source, build_records  # noqa: E402
 from pipelines.duckdb_engine import DuckDBEngine  # noqa: E402
 from pipelines.log_formats import FORMATS, LogSource  # noqa: E402
@@ -36,6 +36,13 @@ _USER = flags.DEFINE_string("user_column", "user_id", "name in the header, or pl
 _ITEM = flags.DEFINE_string("item_column", "item_id", "the same")
 _TIMESTAMP = flags.DEFINE_string("timestamp_column", "timestamp", "the same; empty where rows are in time order")
 _RATING = flags.DEFINE_string("rating_column", "", "the same; needed for --min_rating")
+_UNIT = flags.DEFINE_enum(
+    "timestamp_unit",
+    "auto",
+    timestamps.UNITS,
+    "of timestamps that are numbers; auto goes by their size; none takes them for counters, whose size means nothing",
+)
+_EXPLODE = flags.DEFINE_bool("explode", False, "make an event of each element where a row has a list of items")
 _PARTITION = flags.DEFINE_multi_string(
     "partition_columns",
     [],
@@ -54,8 +61,12 @@ _DATA_FLAGS = [
     flags.DEFINE_integer("seed", None, "sets data.seed"),
 ]
 _TIME_FLAGS = [
-    flags.DEFINE_string("split_time", None, "sets data.split_time: a number, or ISO 8601 (UTC)"),
-    flags.DEFINE_string("train_since", None, "sets data.train_since, alike"),
+    flags.DEFINE_string(
+        "split_time",
+        None,
+        "sets data.split_time: an ISO 8601 time (UTC) or seconds since 1970, whatever the unit of the log",
+    ),
+    flags.DEFINE_string("train_since", None, "sets data.train_since: the same as for --split_time"),
 ]
 _OUTPUT = flags.DEFINE_string("output_dir", None, "the data directory to make", required=True)
 _ENGINE = flags.DEFINE_enum("engine", "duckdb", ["duckdb", "spark"], "what sorts and counts; spark: see BUILD.md")
@@ -103,11 +114,10 @@ def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[E
 def _time(name: str, text: str) -> float:
     with contextlib.suppress(ValueError):
         return float(text)
-    try:
-        time_ = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise InputError(f"--{name} must be a number or an ISO 8601 time. Received: {text!r}") from None
-    return (time_ if time_.tzinfo else time_.replace(tzinfo=datetime.timezone.utc)).timestamp()
+    time_ = timestamps.seconds(text, "s")
+    if time_ is None:
+        raise InputError(f"--{name} must be an ISO 8601 time or seconds since 1970. Received: {text!r}")
+    return float(time_)
 
 
 def _source(config: Config) -> Source:
@@ -124,7 +134,11 @@ def _source(config: Config) -> Source:
             _TIMESTAMP.value,
             _RATING.value,
             partition_columns=_split(_PARTITION.value),
+            timestamp_unit=_UNIT.value,
+            explode=_EXPLODE.value,
         )
+    if _EXPLODE.value:
+        raise InputError(f"--explode goes with --input. Received: --dataset={_DATASET.value}")
     if _PARTITION.present:
         raise InputError(f"--partition_columns goes with --input. Received: --dataset={_DATASET.value}")
     kind, _, rest = _DATASET.value.partition(":")
@@ -132,7 +146,7 @@ def _source(config: Config) -> Source:
         return MarkovLog.from_text(rest, seed=config.data.seed)
     if kind == "tfds" and rest:
         columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
-        return TfdsLog(rest, **columns)
+        return TfdsLog(rest, **columns, timestamp_unit=_UNIT.value)
     raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
 
 
@@ -152,9 +166,13 @@ def _report(built: Built, seconds: float) -> None:
                 print(f"{'':>13} all of them: {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
     print(f"{counts['users']:>13,} users, the longest history {counts['longest_history']:,} events")
     print(f"{counts['items']:>13,} items")
+    if built.times:
+        first, last = built.times
+        unit = f", numbers read in {built.unit}" if built.unit not in ("s", "none") else ""
+        print(f"{'':>13} first event at {first}, last event at {last}{unit}")
     if "old_windows_left_out" in counts:
-        since = manifest.config.data.train_since
-        print(f"{counts['old_windows_left_out']:>13,} old windows left out: no event at or after {since:.15g}")
+        since = timestamps.shown(manifest.config.data.train_since or 0.0, built.unit)
+        print(f"{counts['old_windows_left_out']:>13,} old windows left out: no event at or after {since}")
     print(f"{built.instances:>13,} training instances")
     unseen = f", {counts['unseen_users']:,} of them unseen in training" if counts["unseen_users"] else ""
     print(f"{counts['evaluated_users']:>13,} users to test{unseen}; {counts['validated_users']:,} to validate")

@@ -10,6 +10,7 @@ Users and items become integers here; the tables are
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 
 import duckdb
 import numpy as np
@@ -52,6 +53,7 @@ class Prepared:
         item_ids: raw ids, sorted by code point.
         users, events: how many.
         duplicates_dropped, rare_dropped: events that are gone.
+        first_time, last_time: of the events.
     """
 
     item_ids: list[str]
@@ -59,6 +61,8 @@ class Prepared:
     events: int
     duplicates_dropped: int
     rare_dropped: int
+    first_time: Decimal
+    last_time: Decimal
 
 
 def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> Prepared:
@@ -70,7 +74,12 @@ def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig,
     duplicates = order_sequences(connection, config, num_shards)
     rare = filter_sequences(connection, config)
     item_ids = [id_ for (id_,) in connection.execute("SELECT item_id FROM items ORDER BY item_index").fetchall()]
-    return Prepared(item_ids, count(connection, "users"), count(connection, "sequences"), duplicates, rare)
+    users, events = count(connection, "users"), count(connection, "sequences")
+    first, last = connection.execute("SELECT min(time), max(time) FROM sequences").fetchone() or (
+        Decimal(0),
+        Decimal(0),
+    )
+    return Prepared(item_ids, users, events, duplicates, rare, first, last)
 
 
 def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> int:

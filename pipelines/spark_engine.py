@@ -16,6 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import duckdb
@@ -77,7 +78,7 @@ class SparkEngine:
         """
         self._memory_limit, self._spill_dir = memory_limit, spill_dir
         self._num_shards, self._files_written = 0, 0
-        self._prepared = Prepared([], 0, 0, 0, 0)
+        self._prepared = Prepared([], 0, 0, 0, 0, Decimal(0), Decimal(0))
         connect(spill_dir, memory_limit).close()  # a wrong limit is named here, not in a task
         spill_dir.mkdir(parents=True, exist_ok=True)
         self._spark = _start(num_workers, spill_dir)
@@ -94,14 +95,14 @@ class SparkEngine:
         if isinstance(error, PySparkException | Py4JError):
             raise InputError(f"Every Spark task must end well within its tries. Received: {_cause(error)}") from None
 
-    def load(self, source: Source, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+    def load(self, source: Source, unit: str, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
         """Reads each file in a task of its own; other sources here."""
         if isinstance(source, LogSource):
             files = range(len(source.files))
-            read = functools.partial(_read_file, source, config.data, self._spill_dir, self._memory_limit)
+            read = functools.partial(_read_file, source, unit, config.data, self._spill_dir, self._memory_limit)
             results = self._spark.sparkContext.parallelize(files, len(files)).map(read).collect()
         else:
-            results = [_read_batches(source, config.data, self._spill_dir, self._memory_limit)]
+            results = [_read_batches(source, unit, config.data, self._spill_dir, self._memory_limit)]
         loaded = Loaded()
         for number, result in enumerate(results):
             if isinstance(result, str):
@@ -144,7 +145,8 @@ class SparkEngine:
             .withColumn("old", F.expr(before(data.train_since)))
         )
         self._order = ["shard", "user_id", "time", *(["item_id"] if data.tie_order == "item_id" else []), "row"]
-        self._prepared = Prepared(item_ids, users, left, number - different, different - left)
+        first, last = events.agg(F.min("time"), F.max("time")).collect()[0]
+        self._prepared = Prepared(item_ids, users, left, number - different, different - left, first, last)
         return self._prepared
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
@@ -228,21 +230,22 @@ def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
 
 
 def _read_file(
-    source: LogSource, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None, number: int
+    source: LogSource, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None, number: int
 ) -> Loaded | str:
     """Reads a file into a file of events; a user's mistake is told, not raised: another try would not mend it."""
 
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
-        return load_file(connection, source, number, data, bad)
+        return load_file(connection, source, number, data, bad, unit=unit)
 
     return _read(load, spill_dir, memory_limit, number)
 
 
 def _read_batches(
-    source: MarkovLog | TfdsLog, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
+    source: MarkovLog | TfdsLog, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
 ) -> Loaded | str:
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
-        return load_batches(connection, source.batches(), source.description()["format"], data.min_rating, bad)
+        name = source.description()["format"]
+        return load_batches(connection, source.batches(), name, data.min_rating, bad, unit=unit)
 
     return _read(load, spill_dir, memory_limit, 0)
 

@@ -14,7 +14,7 @@ after it follows it. That is the structure that a bidirectional model can use an
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,7 @@ class MarkovLog:
     successors: tuple[float, ...] = (0.4, 0.2, 0.1)
     noise: float = 0.05
     seed: int = 1
+    timestamp_unit: ClassVar[str] = "s"
 
     def __post_init__(self) -> None:
         if self.num_users < 1 or self.num_items < 1 or not 1 <= self.min_events <= self.max_events <= self.num_items:

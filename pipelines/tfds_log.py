@@ -20,6 +20,7 @@ class TfdsLog:
     Attributes:
         name: as `tfds.load` takes it.
         user_column, item_column, timestamp_column, rating_column: features of the dataset.
+        timestamp_unit: one of `timestamps.UNITS`; "auto" goes by the size of the numbers.
     """
 
     name: str
@@ -27,10 +28,14 @@ class TfdsLog:
     item_column: str = "movie_id"
     timestamp_column: str = "timestamp"
     rating_column: str = "user_rating"
+    timestamp_unit: str = "auto"
 
     def description(self) -> dict[str, Any]:
         """The dataset and its columns, for the manifest."""
-        return {"format": "tfds"} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.timestamp_unit == "auto":  # a manifest older than this option keeps its sha256
+            del options["timestamp_unit"]
+        return {"format": "tfds"} | options
 
     def num_rows(self) -> int:
         """Of all splits."""

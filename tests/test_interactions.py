@@ -38,7 +38,7 @@ def load(
         create_events(connection)
         aside = bad_rows or pathlib.Path(os.devnull)
         if isinstance(source, pa.Table):
-            loaded = load_batches(connection, [source], "rows", min_rating, aside)
+            loaded = load_batches(connection, [source], "rows", min_rating, aside, unit="none")
         else:
             config = DataConfig(min_rating=min_rating)
             parts = [interactions.load_file(connection, source, n, config, aside) for n in range(len(source.files))]
@@ -212,7 +212,8 @@ NANOSECONDS = 1_500_000_000_123_456_789
     ],
 )
 def test_timestamps_are_exact(tmp_path: pathlib.Path, text: str, time: str) -> None:
-    assert load_file(tmp_path, "log.csv", f"{HEADER}u,i,{text}\n") == [("u", "i", Decimal(time))]
+    content = f"{HEADER}u,i,{text}\n"
+    assert load_file(tmp_path, "log.csv", content, timestamp_unit="none") == [("u", "i", Decimal(time))]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_timestamps_are_exact(tmp_path: pathlib.Path, text: str, time: str) -> N
 )
 def test_timestamps_of_parquet_are_exact(tmp_path: pathlib.Path, values: pa.Array, time: Decimal) -> None:
     content = parquet(user_id=["u"], item_id=["i"], timestamp=values)
-    assert load_file(tmp_path, "log.parquet", content) == [("u", "i", time)]
+    assert load_file(tmp_path, "log.parquet", content, timestamp_unit="none") == [("u", "i", time)]
 
 
 RATED_CSV = "user_id,item_id,timestamp,stars\nu1,i1,100,5\nu2,i2,50,3.5\nu1,i2,101,1\n"
@@ -382,7 +383,8 @@ def test_files_follow_one_another_whatever_their_blank_lines(tmp_path: pathlib.P
     ],
 )
 def test_numbers_of_every_width_stay_exact(tmp_path: pathlib.Path, text: str) -> None:
-    assert load_file(tmp_path, "log.csv", HEADER + f"u,i,{text}\n") == [("u", "i", Decimal(text))]
+    content = f"{HEADER}u,i,{text}\n"
+    assert load_file(tmp_path, "log.csv", content, timestamp_unit="none") == [("u", "i", Decimal(text))]
 
 
 CHANGES = {

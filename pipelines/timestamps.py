@@ -1,0 +1,195 @@
+"""Timestamps of a log as seconds since 1970: numbers in one unit for the whole log, and ISO 8601 times (UTC).
+
+SQL converts the common spellings; all others go through `seconds`. Both follow the same rules:
+
+- A number counts in the unit of the log. Without a unit it stays as it is (`none`: counters, ids that rise with time).
+- Other text is a time of ISO 8601, without an offset in UTC.
+- Times lie in the years 1970 to 2100. In ms, us and ns a number of the first 47 days of 1970 is refused too: it is a
+  time in a coarser unit, or none.
+"""
+
+import datetime
+import decimal
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+import duckdb
+from duckdb.func import SPECIAL
+
+from bert4rec_tf.errors import InputError
+
+UNITS = ("auto", "s", "ms", "us", "ns", "none")
+END = 4_133_980_800  # 2101-01-01, the first second that is too late
+_DECIMALS = {"none": 0, "s": 0, "ms": 3, "us": 6, "ns": 9}
+_LARGEST = Decimal(10**28)  # of numbers without a unit; DECIMAL(38, 9) holds them
+_YEAR = 365 * 86_400  # numbers of 1970 are taken for counters
+_1980 = 10 * _YEAR  # an earlier time in a finer unit is rather a later one in a coarser unit, or none
+_KINDS = {"date": "a date", "counter": "a counter", "s": "seconds"}
+_NANOSECOND = Decimal("1e-9")
+_EXACT = decimal.Context(prec=80, rounding=decimal.ROUND_HALF_UP)
+
+_NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,5})?"
+_number = re.compile(_NUMBER)
+_iso = re.compile(
+    r"""(?P<year>[0-9]{4})
+    (?: -(?P<month>[0-9]{1,2}) (-(?P<day>[0-9]{1,2}))?
+      | /(?P<month2>[0-9]{1,2}) /(?P<day2>[0-9]{1,2})
+      | (?P<month3>[0-9]{2}) (?P<day3>[0-9]{2})
+      | -?W(?P<week>[0-9]{2}) (-?(?P<weekday>[0-9]))?
+      | -?(?P<day_of_year>[0-9]{3}) )
+    (?: (?:[Tt]|[ ]+)
+        (?: (?P<hour>[0-9]{1,2}) :(?P<minute>[0-9]{1,2}) (:(?P<second>[0-9]{1,2}))?
+          | (?P<hour2>[0-9]{2}) ((?P<minute2>[0-9]{2}) (?P<second2>[0-9]{2})?)? )
+        (?: [.,](?P<fraction>[0-9]+) )?
+        [ ]* (?: [Zz] | UTC | GMT
+          | (?P<sign>[-+\u2212]) (?P<zone_hour>[0-9]{2})
+            (:?(?P<zone_minute>[0-9]{2}) (:?(?P<zone_second>[0-9]{2}))?)? )?
+    )?""",
+    re.VERBOSE,
+)
+
+
+def seconds(text: str, unit: str) -> Decimal | None:
+    """The time that a text stands for, to nine decimals; None where it is neither a number nor an ISO 8601 time."""
+    text = text.strip()
+    if _number.fullmatch(text):
+        number = max(-_LARGEST, min(Decimal(text), _LARGEST))
+        return _EXACT.quantize(number.scaleb(-_DECIMALS[unit], _EXACT), _NANOSECOND)
+    if found := _iso.fullmatch(text):
+        return _iso_seconds({name: value for name, value in found.groupdict().items() if value is not None})
+    return None
+
+
+def _iso_seconds(parts: dict[str, str]) -> Decimal | None:
+    def part(*names: str, default: int = 0) -> int:
+        return next((int(parts[name]) for name in names if name in parts), default)
+
+    hour, minute, second = part("hour", "hour2"), part("minute", "minute2"), part("second", "second2")
+    zone = [part("zone_hour"), part("zone_minute"), part("zone_second")]
+    named = [name for name in ("second", "second2", "minute", "minute2") if name in parts]
+    of_last = 1 if "second" in parts or "second2" in parts else 60 if named else 3600  # what the fraction is a part of
+    time = 3600 * hour + 60 * minute + second + of_last * Decimal("0." + parts.get("fraction", "0"))
+    # A leap second is the first one of the next minute; 24:00 is the midnight at the end of a day.
+    if hour > 24 or minute > 59 or second > 60 or (hour == 24 and time != 86_400):
+        return None
+    if zone[0] > 23 or max(zone[1:]) > 59:
+        return None
+    try:
+        if "week" in parts:
+            date = datetime.date.fromisocalendar(int(parts["year"]), int(parts["week"]), part("weekday", default=1))
+        elif "day_of_year" in parts:
+            first, day = datetime.date(int(parts["year"]), 1, 1), int(parts["day_of_year"])
+            date = first + datetime.timedelta(day - 1)
+            if day < 1 or date.year != first.year:
+                return None
+        else:
+            month = part("month", "month2", "month3")
+            date = datetime.date(int(parts["year"]), month, part("day", "day2", "day3", default=1))
+    except (ValueError, OverflowError):
+        return None
+    offset = 3600 * zone[0] + 60 * zone[1] + zone[2]
+    days = (date - datetime.date(1970, 1, 1)).days
+    return _EXACT.quantize(86_400 * days + time - (offset if parts.get("sign") == "+" else -offset), _NANOSECOND)
+
+
+# ---- SQL, over a column `timestamp` of text ----
+
+
+def register(connection: duckdb.DuckDBPyConnection) -> None:
+    """Makes `seconds` known to a connection, for `time_sql`."""
+
+    def other_time(text: str | None, unit: str) -> Decimal | None:
+        return None if text is None else seconds(text, unit)
+
+    decimal_type = duckdb.decimal_type(38, 9)
+    connection.create_function("other_time", other_time, ["varchar", "varchar"], decimal_type, null_handling=SPECIAL)
+
+
+def time_sql(unit: str) -> str:
+    """SQL of the time in seconds; NULL where there is none. The spellings of most logs never leave the engine."""
+    # Exact throughout: a division would make doubles of all branches. TIMESTAMP_NS, unlike TIMESTAMP, minds offsets.
+    # Text to DECIMAL(38, 9) takes 13 microseconds; by way of a narrower type it takes a hundredth.
+    scale = f" * {Decimal(1).scaleb(-_DECIMALS[unit]):f}::DECIMAL(9, 9)" if _DECIMALS[unit] else ""
+    integer = "[0-9]{1,18}" if unit != "ns" else "([0-9]{1,18}|[1-8][0-9]{18})"
+    return rf"""CASE
+        WHEN regexp_full_match(timestamp, '-?{integer}') THEN (timestamp::BIGINT::DECIMAL(19, 0){scale})::DECIMAL(38, 9)
+        WHEN regexp_full_match(timestamp, '-?[0-9]{{1,12}}\.[0-9]{{1,6}}')
+            THEN (timestamp::DECIMAL(18, 6){scale})::DECIMAL(38, 9)
+        WHEN regexp_full_match(timestamp,
+                '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([ T]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{{1,9}})?'
+                '(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?)?')
+            AND TRY_CAST(timestamp AS TIMESTAMP_NS) IS NOT NULL
+            THEN (epoch_ns(TRY_CAST(timestamp AS TIMESTAMP_NS))::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9))
+        ELSE other_time(timestamp, '{unit}') END"""
+
+
+def faults_sql(unit: str) -> dict[str, str]:
+    """Tests in SQL, over `timestamp` and the `time` of it, each with the fault (SQL too) of a row that meets it."""
+    faults = {"time IS NULL": "'has no timestamp that is a number or an ISO 8601 time'"}
+    if unit == "none":
+        return faults | {f"abs(time) >= {_LARGEST}": f"'has a timestamp beyond {_LARGEST:.0e}'"}
+    faults[f"time < 0 OR time >= {END}"] = f"'{outside(unit)}'"
+    if _DECIMALS[unit]:
+        faults[f"time < {END / 1000} AND regexp_full_match(trim(timestamp), '{_NUMBER}')"] = (
+            f"'has a timestamp that is no time in {unit} from 1970-02-17 to 2100 (--timestamp_unit)'"
+        )
+    return faults
+
+
+def outside(unit: str) -> str:
+    """What is wrong with a row whose time lies outside the years that times may have."""
+    return f"has a timestamp outside 1970 to 2100, numbers read in {unit} (--timestamp_unit)"
+
+
+# ---- the unit of a log ----
+
+
+def infer_unit(samples: Mapping[str, Sequence[str]]) -> str:
+    """The unit in which a log counts, by the size of its numbers; "s" where there are none.
+
+    Args:
+        samples: some timestamps of each file, by its name.
+
+    Raises:
+        InputError: the files are in several units, or some hold dates and others counters.
+    """
+    found: dict[str, tuple[str, str]] = {}  # for each kind of timestamps, a file and one of them
+    for file, texts in samples.items():
+        kinds = {text: kind for text in texts if (kind := _kind(text)) is not None}
+        if kinds:
+            kind = Counter(kinds[text] for text in texts if text in kinds).most_common(1)[0][0]
+            found.setdefault(kind, (file, next(text for text in kinds if kinds[text] == kind)))
+    units = found.keys() - {"date", "counter"}
+    # Numbers of 1970 may be the start of seconds, or of a counter; beside dates, they can only be the latter.
+    if len(units) > 1 or ("counter" in found and found.keys() & {"date", "ms", "us", "ns"}):
+        shown = "; ".join(f"{file} with {text} ({_KINDS.get(kind, kind)})" for kind, (file, text) in found.items())
+        raise InputError(
+            f"All files must have timestamps in one unit. Received: {shown}. Fix: bring them to one unit, or name it "
+            "with --timestamp_unit; none is for counters"
+        )
+    return next(iter(units), "s")
+
+
+def _kind(text: str) -> str | None:
+    """The unit of a timestamp by its size; or a date, or a counter; None of others."""
+    if not _number.fullmatch(text.strip()):
+        return None if seconds(text, "s") is None else "date"
+    number = Decimal(text.strip())
+    if 0 <= number < _YEAR:
+        return "counter"
+    if 0 <= number < END:
+        return "s"
+    return next((unit for unit in ("ms", "us", "ns") if _1980 <= number.scaleb(-_DECIMALS[unit]) < END), None)
+
+
+# ---- times in words ----
+
+
+def shown(time: Decimal | float, unit: str) -> str:
+    """A time as a date, or as the number that it is: one of 1970, or without a unit, counts events and no seconds."""
+    if unit == "none" or not _YEAR <= time < END:
+        return f"{time:.15g}" if isinstance(time, float) else f"{time.normalize():f}"
+    whole = datetime.datetime.fromtimestamp(int(time), datetime.timezone.utc)
+    return f"{whole:%Y-%m-%d %H:%M:%S} UTC"
