@@ -13,6 +13,7 @@ keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
 
 from absl import app, flags
 
+from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.config import read_settings
 from bert4rec_tf.errors import command
 from bert4rec_tf.publishing import Publishing, export
@@ -24,6 +25,11 @@ _MODEL = flags.DEFINE_string("model_dir", None, "where the model goes; the same 
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
 _STRATEGY = flags.DEFINE_enum("strategy", "default", STRATEGIES, "tf.distribute strategy")
+_CLUSTER_TIMEOUT = flags.DEFINE_float(
+    "cluster_timeout_minutes",
+    DEFAULT_TIMEOUT_MINUTES,
+    "with a cluster in TF_CONFIG: how long to wait until all of its processes are there",
+)
 _MASKING = flags.DEFINE_enum("masking", None, ["pregenerated", "resample"], "sets training.masking")
 _WARM = flags.DEFINE_string("warm_start_from", None, "a model directory whose weights a new run starts from")
 _PROFILE = flags.DEFINE_bool("profile", False, "write a trace of ten steps past the 20th, or a few more")
@@ -38,7 +44,7 @@ def main() -> None:
     masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
     settings = read_settings(_CONFIG.value, [*_SET.value, *masking])
     publishing = Publishing(_TOP_K.value)  # refuses an impossible one before the training, not after
-    strategy = make_strategy(_STRATEGY.value)
+    strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
     if trained is None:
         return  # the chief reports

@@ -13,19 +13,34 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):  # noqa: N818, no error
-    """The process was told to end, and what it did is saved.
+    """The process was told to end. By default, what it did is saved.
+
+    Args:
+        number: the signal's.
+        outcome: how the message ends: where that leaves the user.
 
     Attributes:
         exit_code: 128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, number: int, outcome: str = "and saved; the same command again goes on"):
+        comma = ", " if outcome.startswith("and ") else " "
+        super().__init__(f"stopped by {signal.Signals(number).name}{comma}{outcome}")
         self.exit_code = 128 + number
 
 
 class PeerLost(Exception):  # noqa: N818, an event, not this process's error
-    """Another process of the cluster has ended; the run goes on from the last checkpoint when all are started again."""
+    """Another process of the cluster has ended or did not start.
+
+    A run continues from its last checkpoint when all processes are started again.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self, text: str = "another process of the cluster is gone; start all of them again, and the run goes on"
+    ):
+        super().__init__(text)
 
 
 def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
@@ -42,10 +57,9 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
         except OSError as error:  # a full disk, an unreadable input, a read-only directory
             sys.exit(_report(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2))
         except Stopped as stopped:
-            sys.exit(_report(f"{stopped}, and saved; the same command again goes on", code=stopped.exit_code))
-        except PeerLost:
-            _report("another process of the cluster is gone; start all of them again, and the run goes on", code=3)
-            os._exit(3)  # TensorFlow would wait for its peers
+            sys.exit(_report(str(stopped), code=stopped.exit_code))
+        except PeerLost as lost:
+            os._exit(_report(str(lost), code=lost.exit_code))  # TensorFlow would wait for its peers
         except KeyboardInterrupt:
             sys.exit(_report("interrupted; run the same command again", code=130))
 

@@ -1,18 +1,20 @@
 """tf.distribute strategies by name."""
 
-import json
 import os
+import time
+from typing import NoReturn
 
 import tensorflow as tf
 
+from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES, Cluster, read_cluster, say, wait_for_peers, watched_start
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.stop_signals import stopped_at_once
 
 STRATEGIES = ("default", "mirrored", "multi_worker_mirrored", "parameter_server", "tpu")
 CPU_REPLICAS = 2  # logical devices of a machine without a GPU: shows that a run distributes, not that it is faster
-_JOBS = {"multi_worker_mirrored": {"chief", "worker"}, "parameter_server": {"chief", "worker", "ps"}}
 
 
-def make_strategy(name: str) -> tf.distribute.Strategy:
+def make_strategy(name: str, cluster_timeout_minutes: float = DEFAULT_TIMEOUT_MINUTES) -> tf.distribute.Strategy:
     """The strategy of a `--strategy` value.
 
     "mirrored" takes every GPU, or, without one, two logical CPU devices. "multi_worker_mirrored" and
@@ -21,17 +23,21 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     Must be called before TensorFlow has used its devices.
 
+    Args:
+        name: one of `STRATEGIES`.
+        cluster_timeout_minutes: how long to wait for the other processes of a cluster.
+
     Raises:
         InputError: TF_CONFIG is not what the strategy needs, or there is no TPU.
+        PeerLost: a process of the cluster is missing when the time is up.
+        Stopped: by Ctrl-C or SIGTERM, while this process waited for the others or served its chief.
     """
+    if not cluster_timeout_minutes > 0:
+        raise InputError(f"--cluster_timeout_minutes must be above 0. Received: {cluster_timeout_minutes}")
     if name == "mirrored":
         return _mirrored()
-    if name == "multi_worker_mirrored":
-        _check_cluster(name, least={"worker"})
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if name == "parameter_server":
-        _check_cluster(name, least={"chief", "worker", "ps"})
-        return _parameter_server()
+    if name in ("multi_worker_mirrored", "parameter_server"):
+        return _of_a_cluster(name, cluster_timeout_minutes)
     if name == "tpu":
         return _tpu()
     return tf.distribute.get_strategy()
@@ -56,15 +62,29 @@ def _mirrored() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")])
 
 
-def _parameter_server() -> tf.distribute.Strategy:
+def _of_a_cluster(name: str, timeout_minutes: float) -> tf.distribute.Strategy:
+    cluster = read_cluster(name, os.environ.get("TF_CONFIG", ""))
+    with stopped_at_once("while it waited for the cluster; run the same command again"):
+        wait_for_peers(cluster, timeout_minutes)
+    if name == "parameter_server" and cluster.own.job != "chief":
+        _serve(cluster)
+    with watched_start(cluster, timeout_minutes):
+        if name == "multi_worker_mirrored":
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        return tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver())
+
+
+def _serve(cluster: Cluster) -> NoReturn:
+    """Serves the chief until this process is stopped."""
+    os.environ["GRPC_FAIL_FAST"] = "use_caller"  # a lost peer is an error, not a silence
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    if resolver.task_type in ("worker", "ps"):
-        os.environ["GRPC_FAIL_FAST"] = "use_caller"  # a lost peer is an error, not a silence
-        server = tf.distribute.Server(
-            resolver.cluster_spec(), job_name=resolver.task_type, task_index=resolver.task_id, protocol="grpc"
-        )
-        server.join()
-    return tf.distribute.ParameterServerStrategy(resolver)
+    server = tf.distribute.Server(
+        resolver.cluster_spec(), job_name=resolver.task_type, task_index=resolver.task_id, protocol="grpc"
+    )
+    with stopped_at_once("while it served; the chief saves what was trained"):
+        say(f"serving as {cluster.own} ({server.target}) until this process is stopped")
+        while True:  # `Server.join` would wait inside TensorFlow, where no signal is heeded
+            time.sleep(3600)
 
 
 def _tpu() -> tf.distribute.Strategy:
@@ -76,19 +96,3 @@ def _tpu() -> tf.distribute.Strategy:
             f"--strategy=tpu needs a TPU that TensorFlow finds. Received: {str(error).splitlines()[0]:.200}. "
             "Fix: set TPU_NAME, install TensorFlow's build for TPUs, or use another strategy"
         ) from None
-
-
-def _check_cluster(name: str, least: set[str]) -> None:
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        config = json.loads(text)
-        jobs, task = config["cluster"], config["task"]
-        address = jobs[task["type"]][task["index"]]
-        complete = isinstance(address, str) and least <= set(jobs) <= _JOBS[name]
-    except (ValueError, KeyError, TypeError, IndexError):
-        complete = False
-    if not complete:
-        raise InputError(
-            f"--strategy={name} needs TF_CONFIG with a cluster of {', '.join(sorted(least))} and this process's task. "
-            f'Received: {text or "none"}. Fix: see "Many machines" in README.md'
-        )

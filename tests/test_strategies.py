@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -65,8 +66,22 @@ class Cluster:
         self.processes[job, index] = subprocess.Popen(
             [*self._command, f"--model_dir={self._model_dir.name}", *flags],
             cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
+            # Where the tests run in the background, their shell has them ignore Ctrl-C, and a child inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         return self.processes[job, index]
+
+    def port(self, job: str, index: int) -> int:
+        return int(self._config["cluster"][job][index].rpartition(":")[2])
+
+    def wait_until_deaf(self, job: str, index: int) -> None:
+        """Until a task is inside TensorFlow's wait for its peers: its server listens, after its own port was freed."""
+        deadline = time.monotonic() + 120
+        with socket.socket() as looking:
+            while looking.connect_ex(("localhost", self.port(job, index))):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        time.sleep(2)
 
     def printed(self, job: str, index: int) -> str:
         return self._model_dir.with_name(f"{job}-{index}.log").read_text()
@@ -232,6 +247,72 @@ def test_a_parameter_server_run_outlives_a_worker_and_takes_it_back(
         servers.processes["worker", 0].wait()
         later_epoch()  # which the one that came back alone can have trained
         assert servers.processes["worker", 1].poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("index", "number", "code"), [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)])
+@pytest.mark.parametrize("peer", ["missing", "deaf"])
+def test_a_worker_alone_says_so_and_heeds_signals(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, peer: str, index: int, number: signal.Signals, code: int
+) -> None:
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2))
+        if peer == "deaf":  # it listened when this process looked, and never connects
+            stack.enter_context(socket.create_server(("localhost", workers.port("worker", 1 - index))))
+        process = workers.start("worker", index)
+        if peer == "missing":
+            workers.wait_for("worker", index, f"waiting for localhost:{workers.port('worker', 1 - index)}")
+        else:
+            workers.wait_until_deaf("worker", index)
+        process.send_signal(number)
+        assert f"stopped by {number.name} while" in workers.wait("worker", index, code=code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize(("strategy", "job"), [("multi_worker_mirrored", "worker"), ("parameter_server", "chief")])
+def test_a_cluster_that_is_not_complete_in_time_is_an_error(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, strategy: str, job: str, deaf: bool
+) -> None:
+    jobs = {"worker": 2} if job == "worker" else {"chief": 1, "worker": 1, "ps": 1}
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(cluster(data_dir, tmp_path / "model", strategy, **jobs))
+        missing = [("worker", 1)] if job == "worker" else [("worker", 0), ("ps", 0)]
+        for other in missing if deaf else []:
+            stack.enter_context(socket.create_server(("localhost", processes.port(*other))))
+        processes.start(job, 0, "--cluster_timeout_minutes=0.05")
+        printed = processes.wait(job, 0, code=3)
+        assert "--cluster_timeout_minutes=0.05" in printed
+        for other in missing:
+            assert f"localhost:{processes.port(*other)} ({other[0]} {other[1]})" in printed
+
+
+@pytest.mark.slow
+def test_those_that_serve_heed_signals(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with cluster(data_dir, tmp_path / "model", "parameter_server", chief=1, worker=1, ps=1) as servers:
+        for job in ("ps", "worker"):
+            servers.start(job, 0)
+        with socket.create_server(("localhost", servers.port("chief", 0))):
+            for job, number, code in (("ps", signal.SIGTERM, 143), ("worker", signal.SIGINT, 130)):
+                servers.wait_for(job, 0, "until this process is stopped")
+                servers.processes[job, 0].send_signal(number)
+                assert f"stopped by {number.name} while it served" in servers.wait(job, 0, code=code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_that_vanishes_before_the_first_step_ends_the_other(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, killed: int
+) -> None:
+    with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
+        for index in range(2):
+            workers.start("worker", index)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "model/config.json").exists():  # connected; the model is not built yet
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        workers.processes["worker", killed].kill()
+        assert "another process of the cluster is gone" in workers.wait("worker", 1 - killed, code=3)
 
 
 @pytest.mark.parametrize("name", ["multi_worker_mirrored", "parameter_server"])
