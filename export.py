@@ -26,6 +26,12 @@ _REGRESSION = flags.DEFINE_float(
     "max_regression", None, "refuse a model whose NDCG@10 is lower than the served one's by more than this share of it"
 )
 _KEEP = flags.DEFINE_integer("keep_versions", None, "delete versions, the oldest first, until so many are left")
+_POLL = flags.DEFINE_float(
+    "poll_seconds",
+    1.0,
+    "seconds between two times that the server reads models.config (its --model_config_file_poll_wait_seconds); twice "
+    "as long is waited before a version with a label goes, in `rollback` and with --keep_versions of 1 or 2",
+)
 
 
 @command
@@ -40,6 +46,7 @@ def main() -> None:
         data_dir=_DATA.value,
         max_regression=_REGRESSION.value,
         keep_versions=_KEEP.value,
+        poll_seconds=_POLL.value,
     )
     print(f"wrote {export(_MODEL.value, _EXPORT.value, publishing)}")
 
@@ -47,7 +54,7 @@ def main() -> None:
 @command
 def roll_back() -> None:
     """The same, backwards."""
-    withdrawn, served = rollback(_EXPORT.value)
+    withdrawn, served = rollback(_EXPORT.value, _POLL.value)
     print(f"withdrew version {withdrawn}; {served} is served again")
 
 

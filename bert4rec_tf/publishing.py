@@ -3,12 +3,17 @@
 exports/ml-1m/1764000000/       a version: an integer, larger for each new one
 exports/ml-1m/models.config     for --model_config_file: labels `stable`, the newest version, and `previous`
 exports/ml-1m/.withdrawn-…/     what `rollback` took back
+
+TF Serving unloads a version before it loads the next one, and refuses a models.config that moves a label to a version
+that is not loaded. So that a label always names a loaded version, three versions are loaded where two have labels, and
+before a version goes the labels move to one that stays.
 """
 
 import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -49,6 +54,8 @@ class Publishing:
         max_regression: refuse a model whose NDCG@10 is lower than the served one's by more than this share of it, if
             the users are enough to tell the drop from chance.
         keep_versions: of older versions, so many stay beside the new one, itself counted; None: all.
+        poll_seconds: between two times that the server reads models.config; where a version with a label is deleted,
+            twice as long is waited first.
     """
 
     top_k: int = 10
@@ -57,6 +64,7 @@ class Publishing:
     data_dir: str | None = None
     max_regression: float | None = None
     keep_versions: int | None = None
+    poll_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -69,6 +77,7 @@ class Publishing:
             raise InputError(f"--max_regression must be at least 0 and below 1. Received: {self.max_regression}")
         if self.keep_versions is not None and self.keep_versions < 1:
             raise InputError(f"--keep_versions must be at least 1. Received: {self.keep_versions}")
+        _check_poll_seconds(self.poll_seconds)
         if self.data_dir is None and (self.index == "ivf" or self.max_regression is not None):
             raise InputError(
                 "--index=ivf and --max_regression measure with users' histories. Received: no --data_dir. "
@@ -106,7 +115,7 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
                 metadata["gate"] = _gate(building, served[-1], publishing, trained.config.evaluation.drop_seen)
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
             _sync(building)
-            building.rename(version)
+            _publish(root, building, version, publishing)
         except tf.errors.OpError as error:
             raise InputError(
                 "A version must be written whole and answer its own warm-up requests. Received: "
@@ -115,19 +124,18 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
             ) from None
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        gone: list[pathlib.Path] = []
-        if publishing.keep_versions is not None:
-            gone = [*_withdrawn(root), *versions(root)[: -publishing.keep_versions]]
-        write_models_config(root, [path for path in versions(root) if path not in gone])
-        for old in gone:
-            _remove(old)
     return version
 
 
-def rollback(export_dir: str) -> tuple[str, str]:
+def rollback(export_dir: str, poll_seconds: float = 1.0) -> tuple[str, str]:
     """Takes the newest version back: TF Serving then returns to the one before.
 
     It is kept as `.withdrawn-VERSION`, and its number is never used again.
+
+    Args:
+        export_dir: with the versions.
+        poll_seconds: between two times that the server reads models.config. Twice as long passes before the version
+            goes, so that no label names it by then.
 
     Returns:
         The numbers of the version that was withdrawn and of the one that is served now.
@@ -135,6 +143,7 @@ def rollback(export_dir: str) -> tuple[str, str]:
     Raises:
         InputError: there is no version to return to.
     """
+    _check_poll_seconds(poll_seconds)
     root = pathlib.Path(export_dir)
     if not root.is_dir():
         raise InputError(f"--export_dir must hold versions written by export.py. Received: {root}, no directory")
@@ -145,9 +154,38 @@ def rollback(export_dir: str) -> tuple[str, str]:
                 f"A rollback needs a version to return to. Received: {root}, which holds {len(served)}. "
                 "Fix: export another model"
             )
-        write_models_config(root, served[:-1])  # first: it never names what is gone
+        _move_labels(root, served[-2], poll_seconds)
         served[-1].rename(root / f"{_WITHDRAWN}{served[-1].name}")
+        write_models_config(root, served[:-1])
     return served[-1].name, served[-2].name
+
+
+def _publish(root: pathlib.Path, building: pathlib.Path, version: pathlib.Path, publishing: Publishing) -> None:
+    """Renames a finished version, writes models.config, and deletes old versions."""
+    served, gone = versions(root), list[pathlib.Path]()
+    if publishing.keep_versions is not None:
+        gone = served[: max(0, len(served) + 1 - publishing.keep_versions)]
+    if any(path in gone for path in served[-2:]):
+        _move_labels(root, served[-1], publishing.poll_seconds)
+    building.rename(version)
+    write_models_config(root, [path for path in [*served, version] if path not in gone])
+    for old in [*gone, *(_withdrawn(root) if publishing.keep_versions is not None else [])]:
+        _remove(old)
+
+
+def _move_labels(root: pathlib.Path, version: pathlib.Path, poll_seconds: float) -> None:
+    """Moves both labels to one version, and gives a server the time to read that.
+
+    The version is one that has a label now, so that the server has loaded it and takes the file.
+    """
+    if (root / MODELS_CONFIG).is_file():
+        write_models_config(root, [version])
+        time.sleep(2 * poll_seconds)
+
+
+def _check_poll_seconds(poll_seconds: float) -> None:
+    if not 0 <= poll_seconds < math.inf:
+        raise InputError(f"--poll_seconds must be a number of seconds, at least 0. Received: {poll_seconds}")
 
 
 def versions(root: pathlib.Path) -> list[pathlib.Path]:
@@ -276,7 +314,10 @@ def _write_item_vectors(path: pathlib.Path, trained: TrainedModel) -> None:
 
 
 def write_models_config(root: pathlib.Path, served: list[pathlib.Path]) -> None:
-    """The model, the two newest of its versions and their labels, as TF Serving's text protobuf."""
+    """The model, how many versions are loaded, and the labels of the two newest, as TF Serving's text protobuf.
+
+    One version more is loaded than has a label, since the oldest goes before a new one comes.
+    """
     name = root.resolve().name
     labels = {"stable": served[-1].name, "previous": served[-2:][0].name}
     lines = [
@@ -285,7 +326,7 @@ def write_models_config(root: pathlib.Path, served: list[pathlib.Path]) -> None:
         "  config {",
     ]
     lines += [f"    name: {json.dumps(name)}", f"    base_path: {json.dumps(f'/models/{name}')}"]
-    lines += ['    model_platform: "tensorflow"', "    model_version_policy { latest { num_versions: 2 } }"]
+    lines += ['    model_platform: "tensorflow"', "    model_version_policy { latest { num_versions: 3 } }"]
     lines += [f'    version_labels {{ key: "{label}" value: {version} }}' for label, version in labels.items()]
     write_whole(root / MODELS_CONFIG, "\n".join([*lines, "  }", "}", ""]))
 

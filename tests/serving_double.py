@@ -199,7 +199,7 @@ class ServingDouble:
         self._states: dict[int, tuple[str, str]] = {}  # as GetModelStatus has them, of versions that are gone too
         self._pending: list[int] | None = None
         self._num_versions, self._labels = 1, dict[str, int]()
-        self.refused_configs = 0
+        self.config_reads, self.refused_configs = 0, 0
         self.metadata: dict[str, str] = {}  # of the last request
         self._lock, self._stopping = threading.RLock(), threading.Event()
         self._read_config()
@@ -288,10 +288,13 @@ class ServingDouble:
             self._pending = numbers[-self._num_versions :]
 
     def _read_config(self) -> None:
+        if self._config:
+            self._take_config(self._config)
+            self.config_reads += 1
+
+    def _take_config(self, path: pathlib.Path) -> None:
         """Takes the labels and the policy over, or neither."""
-        if not self._config:
-            return
-        parsed = text_format.Parse(self._config.read_text(), model_server_config_pb2.ModelServerConfig())
+        parsed = text_format.Parse(path.read_text(), model_server_config_pb2.ModelServerConfig())
         (config,) = parsed.model_config_list.config
         assert config.name == self.name
         with self._lock:

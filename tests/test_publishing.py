@@ -172,7 +172,7 @@ def test_labels_follow_the_versions(good: pathlib.Path, exported: pathlib.Path, 
         parsed = text_format.Parse((root / "models.config").read_text(), ModelServerConfig())
         (config,) = parsed.model_config_list.config
         assert (config.name, config.base_path, config.model_platform) == ("my shop", "/models/my shop", "tensorflow")
-        assert config.model_version_policy.latest.num_versions == 2
+        assert config.model_version_policy.latest.num_versions == 3
         return dict(config.version_labels)
 
     root = tmp_path / "my shop"

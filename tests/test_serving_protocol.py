@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
@@ -514,104 +514,6 @@ def test_the_double_batches_as_the_batching_session_does() -> None:
         session(splitting).run({"y": "y:0"}, {"x": np.ones([7, 1])})
 
 
-class Stub:
-    """A version that takes no time to load, or cannot be loaded: what the double does with versions, seen apart."""
-
-    def __init__(self, path: pathlib.Path, batching: object):
-        self.number = int(path.name)
-        if (path / "broken").exists():
-            raise RuntimeError("broken")
-
-    def in_use(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def unload(self) -> None:
-        pass
-
-
-def stubs(root: pathlib.Path, *numbers: int) -> pathlib.Path:
-    for number in numbers:
-        (root / str(number)).mkdir(parents=True)
-    return root
-
-
-def test_the_double_unloads_before_it_loads_and_refuses_labels_of_what_is_not_loaded(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving_double, "Version", Stub)
-    root = stubs(tmp_path / "shop", 1, 2)
-    write_labels(root, num_versions=2, stable=2, previous=1)
-    server = ServingDouble(root, "shop", 0.02, root / "models.config", max_num_load_retries=0, load_seconds=0.5)
-    try:
-        stubs(root, 3)
-        write_labels(root, num_versions=2, stable=3, previous=2)
-        wait_until(lambda: server.states()[1] == ("END", ""))
-        assert server.states().get(3, ("NEW", ""))[0] in ("NEW", "LOADING")
-        wait_until(lambda: server.refused_configs > 0)
-        assert server.labels() == {"stable": 2, "previous": 1}
-        with (
-            pytest.raises(serving_double.RequestError, match="Servable not found"),
-            server.version("shop", None, "previous"),
-        ):
-            pass
-        wait_until(lambda: server.labels() == {"stable": 3, "previous": 2})
-        with server.version("shop", None, "stable") as version:
-            assert version.number == 3
-    finally:
-        server.stop()
-
-
-def test_a_broken_version_delays_the_next_one_by_its_retries(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which is why the server is told --max_num_load_retries=0: its default is 5, a minute apart."""
-    monkeypatch.setattr(serving_double, "Version", Stub)
-    delays = {}
-    for retries in (0, 5):
-        root = stubs(tmp_path / str(retries), 1)
-        server = ServingDouble(root, "shop", 0.02, max_num_load_retries=retries, load_retry_seconds=0.2)
-        try:
-            (root / ".tmp-2").mkdir()
-            (root / ".tmp-2" / "broken").touch()
-            (root / ".tmp-2").rename(root / "2")
-            wait_until(lambda server=server: 2 in server.states())
-            started = time.monotonic()
-            stubs(root, 3)
-            server.wait_for(3)
-            delays[retries] = time.monotonic() - started
-            assert server.states()[2] == ("END", "broken")
-        finally:
-            server.stop()
-    assert delays[5] >= 5 * 0.2 - 0.1 > delays[0]
-
-
-def test_a_server_none_of_whose_versions_loads_does_not_start(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving_double, "Version", Stub)
-    root = stubs(tmp_path / "shop", 1)
-    (root / "1" / "broken").touch()
-    with pytest.raises(RuntimeError, match=r"name: shop version: 1\} due to error: broken"):
-        ServingDouble(root, "shop", max_num_load_retries=0)
-
-
-def write_labels(root: pathlib.Path, num_versions: int, **labels: int) -> None:
-    """A `models.config` of this policy and these labels."""
-    write_models_config(root, versions(root))
-    text = (root / "models.config").read_text()
-    text = re.sub(r"num_versions: \d+", f"num_versions: {num_versions}", text)
-    for label, number in labels.items():
-        text = re.sub(rf'"{label}" value: \d+', f'"{label}" value: {number}', text)
-    (root / "models.config").write_text(text)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("kind", ["double", "binary", "docker"])
 def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib.Path, tmp_path: pathlib.Path) -> None:
     root = shutil.copytree(shop, tmp_path / "shop")
@@ -724,6 +626,22 @@ def test_the_client_asks_again_where_no_answer_came(
 
 def test_configuration_files_name_what_there_is() -> None:
     compose = (ROOT / "serving" / "compose.yaml").read_text()
+    assert "\t" not in compose
+    assert {"serving", "prometheus"} == set(re.findall(r"^  (\w+):$", compose.split("\nvolumes:")[0], re.MULTILINE))
+    for service in re.split(r"^  \w+:$", compose.split("\nvolumes:")[0], flags=re.MULTILINE)[1:]:
+        settings = dict(re.findall(r"^    (\w+): *(.*?)(?:  #.*)?$", service, re.MULTILINE))
+        assert re.fullmatch(r"\w+/\w+:\$\{\w+:-v?\d+\.\d+\.\d+\}", settings["image"])  # a version, not `latest`
+        user = re.fullmatch(r'(?:\$\{SERVING_USER:-)?"?(\d+):\d+"?\}?', settings["user"])
+        assert user is not None
+        assert int(user[1]) > 0
+        assert settings["read_only"] == "true"
+        assert settings["cap_drop"] == "[ALL]"
+        assert {"cpus", "mem_limit", "pids_limit", "healthcheck", "tmpfs", "restart"} <= set(settings)
+        ports = json.loads(settings["ports"])
+        assert ports
+        assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
+    for flag in ("max_num_load_retries=0", "allow_version_labels_for_unavailable_models=true"):
+        assert f"      - --{flag}\n" in compose
     for file in ("batching_parameters.txt", "monitoring.txt", "prometheus.yml"):
         assert f"./{file}:" in compose
         assert (ROOT / "serving" / file).is_file()
