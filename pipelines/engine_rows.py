@@ -16,7 +16,9 @@ def may_read(layout: Layout) -> bool:
         return False
     if layout.format in DELIMITERS:
         # With quotes at the ends of fields alone, and one at both ends only where a field is a quote and a delimiter.
-        return layout.file.plain and layout.file.quotes == layout.file.field_quotes
+        delimiter, quoted_fields = layout.dialect
+        plain = layout.file.plain and delimiter.isascii()
+        return plain and (not quoted_fields or layout.file.quotes == layout.file.field_quotes)
     return layout.file.plain
 
 
@@ -45,11 +47,16 @@ def relation(layout: Layout) -> str:
     options = f"auto_detect=false, hive_partitioning=false, compression={compression}, max_line_size={MAX_LINE_BYTES}"
     if layout.format in DELIMITERS:
         # By place: the engine takes no name that is empty, nor two that differ in case alone.
-        columns = ", ".join(f"'{place}': 'VARCHAR'" for place in range(len(layout.header)))
+        indices = [str(index) for index in range(len(layout.header))]
+        columns = ", ".join(f"'{index}': 'VARCHAR'" for index in indices)
         fields |= {name: _column(str(layout.header.index(column))) for name, column in layout.columns.items()}
-        delimiter, quote = quoted(DELIMITERS[layout.format]), quoted('"' if layout.file.quotes else "")
+        with_quotes = layout.dialect.quoted and layout.file.quotes > 0
+        delimiter, quote = quoted(layout.dialect.delimiter), quoted('"' if with_quotes else "")
         options += f", delim={delimiter}, quote={quote}, escape={quote}, header={layout.has_header}"
-        return _select(f"read_csv({path}, columns={{{columns}}}, {options})", fields)
+        # The engine takes a field for good that has a quote at its end alone.
+        stray = f"contains(concat_ws('', {', '.join(map(_column, indices))}), '\"')" if with_quotes else "false"
+        fault = f"CASE WHEN {stray} THEN 'has a stray quote' END"
+        return _select(f"read_csv({path}, columns={{{columns}}}, {options})", fields, fault)
     # Whole lines: \\x01 is in no plain file.
     options += ", delim='\x01', quote='', escape='', header=false, strict_mode=false"
     lines = f"read_csv({path}, columns={{'line': 'VARCHAR'}}, {options})"

@@ -4,13 +4,14 @@ The engine reads faster, but takes some malformed rows for good ones and gives u
 where `engine_rows.may_read` says that both would read the same.
 """
 
-import csv
 import itertools
 import json
+import pathlib
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from pipelines.delimited import Line, read_records
 from pipelines.log_files import LogFile
 from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout
 from pipelines.text_streams import UTF8_BOM, open_text
@@ -51,12 +52,6 @@ def _faulty(line: int, fault: str, text: str) -> Row:
     return Row(line, None, None, None, None, fault, text[:TEXT_KEPT])
 
 
-class _Line(NamedTuple):
-    number: int
-    text: str  # with its line end
-    fault: str | None
-
-
 def read_rows(layout: Layout) -> Iterator[Row]:
     """The rows of a text log; blank lines are none."""
     rows = _rows_of_file(layout)
@@ -86,8 +81,9 @@ def count_blank_lines(file: LogFile) -> int:
     return count + (blank and not ended)
 
 
-def _lines(layout: Layout) -> Iterator[_Line]:
-    with open_text(layout.file.path) as stream:
+def read_lines(path: pathlib.Path) -> Iterator[Line]:
+    """The lines of a text file, each with what keeps it from being text."""
+    with open_text(path) as stream:
         for number in itertools.count(1):
             line = stream.readline(MAX_LINE_BYTES)
             if number == 1:
@@ -103,14 +99,14 @@ def _lines(layout: Layout) -> Iterator[_Line]:
                 text = line.decode("utf-8")
             except UnicodeDecodeError:
                 text, fault = line.decode("utf-8", "backslashreplace"), fault or f"is not {stream.encoding.upper()}"
-            yield _Line(number, text, fault)
+            yield Line(number, text, fault)
 
 
 Fields = tuple[str | None, str | None, str | None, str | None]
 
 
 def _line_rows(layout: Layout, fields_of: Callable[[str], Sequence[Fields] | str]) -> Iterator[Row]:
-    for number, text, line_fault in _lines(layout):
+    for number, text, line_fault in read_lines(layout.file.path):
         stripped = text.removesuffix("\n")
         if not line_fault and _BLANK.fullmatch(stripped):
             continue
@@ -199,53 +195,16 @@ def _has_surrogates(text: str) -> bool:
 
 
 def _delimited_rows(layout: Layout) -> Iterator[Row]:
-    """Rows of RFC 4180. A quote that is never closed spoils the line it stands on and no other."""
-    width, delimiter = len(layout.header), DELIMITERS[layout.format]
-    named = [layout.columns.get(field) for field in FIELDS]
-    places = [None if name is None else layout.header.index(name) for name in named]
-    csv.field_size_limit(2 * MAX_LINE_BYTES)
-    lines = _lines(layout)
-    returned: list[_Line] = []  # read ahead in vain; the next one last
-    taken: list[_Line] = []  # of the row at hand
-
-    def feed() -> Iterator[str]:
-        size = 0
-        while line := returned.pop() if returned else next(lines, None):
-            size = size + len(line.text) if taken else len(line.text)
-            if size > MAX_LINE_BYTES and taken:
-                returned.append(line)
-                return
-            taken.append(line)
-            yield line.text
-
-    rows, header = csv.reader(feed(), delimiter=delimiter, strict=True), layout.has_header
-    while True:
-        taken.clear()
-        try:
-            fields = next(rows)
-        except StopIteration:
-            if not returned:
-                return
-            rows = csv.reader(feed(), delimiter=delimiter, strict=True)
-            continue
-        except csv.Error as error:
-            first = taken[0]
-            returned.extend(reversed(taken[1:]))
-            rows = csv.reader(feed(), delimiter=delimiter, strict=True)
-            if header:  # its names are known already, from a less strict reading
-                header = False
-                continue
-            yield _faulty(first.number, first.fault or f"must be RFC 4180 ({error})", first.text)
-            continue
-        if header or not fields:
-            header = header and not fields
-            continue
-        first = taken[0]
-        fault = first.fault if len(taken) == 1 else next((line.fault for line in taken if line.fault), None)
+    width, named = len(layout.header), [layout.columns.get(field) for field in FIELDS]
+    indices = [None if name is None else layout.header.index(name) for name in named]
+    lines = read_lines(layout.file.path)
+    if layout.has_header:
+        next(lines, None)
+    for line, fields, fault, text in read_records(lines, layout.dialect):
         if fault is None and len(fields) != width:
             fault = f"must have {width} fields, as line 1 has, not {len(fields)}"
         if fault:
-            yield _faulty(first.number, fault, "".join(line.text for line in taken))
+            yield _faulty(line, fault, text)
         else:
-            user, item, timestamp, rating = [None if place is None else fields[place] for place in places]
-            yield Row(first.number, user, item, timestamp, rating, None, None)
+            user, item, timestamp, rating = [None if index is None else fields[index] for index in indices]
+            yield Row(line, user, item, timestamp, rating, None, None)

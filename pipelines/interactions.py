@@ -7,7 +7,7 @@ the input becomes an event, or is dropped for its rating, or is set aside with i
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import duckdb
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pipelines import parquet_rows, timestamps
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.engine_rows import all_there, may_read, relation
 from pipelines.exact_rows import Row, read_rows
-from pipelines.log_formats import Layout, LogSource, lay_out
+from pipelines.log_formats import Layout, LogSource, lay_out, quoted
 
 ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
 _BATCH_ROWS = 1 << 16
@@ -138,7 +138,16 @@ def _load(
             return loaded
     batches = parquet_rows.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
     return load_batches(
-        connection, batches, layout.file.name, min_rating, bad_rows, layout.timed, first_row, on_batch, unit
+        connection,
+        batches,
+        layout.file.name,
+        min_rating,
+        bad_rows,
+        layout.timed,
+        first_row,
+        on_batch,
+        unit,
+        layout.null_values,
     )
 
 
@@ -166,7 +175,9 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
         return ""
     if source.timestamp_unit != "auto":
         return source.timestamp_unit
-    return timestamps.infer_unit({name: [time for time in times if time] for name, times in samples.items()})
+    nulls = source.null_values
+    known = {name: [time for time in times if time and time not in nulls] for name, times in samples.items()}
+    return timestamps.infer_unit(known)
 
 
 def _some_timestamps(layout: Layout) -> list[str | None]:
@@ -189,6 +200,7 @@ def load_batches(
     first_row: int = 0,
     on_batch: Callable[[int], object] = lambda _: None,
     unit: str = "s",
+    null_values: Collection[str] = (),
 ) -> Loaded:
     """Appends interactions to the table `events`, batch by batch.
 
@@ -203,6 +215,7 @@ def load_batches(
         first_row: from where `row` counts.
         on_batch: called after each batch with the number of rows done.
         unit: of timestamps that are numbers.
+        null_values: texts that stand for a missing value.
 
     Raises:
         InputError: no ratings, and `min_rating` needs them.
@@ -217,7 +230,7 @@ def load_batches(
         fields = ", ".join(f"{known.get(column, 'NULL::VARCHAR')} AS {column}" for column in _COLUMNS[1:])
         connection.register("batch", batch)
         rows_of_batch = f"(SELECT {position} AS position, {line} AS line, {fields} FROM batch)"
-        checked = _checked(rows_of_batch, timed, min_rating is not None, first_row, unit)
+        checked = _checked(rows_of_batch, timed, min_rating is not None, first_row, unit, null_values)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE checked AS {checked}")
         connection.unregister("batch")
         shown = ", ".join(f"'{name}': {name}" for name in _COLUMNS[1 : 4 + (min_rating is not None)])
@@ -240,7 +253,7 @@ def _insert_whole(
     connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None, unit: str
 ) -> Loaded | None:
     """Has the engine read a file, all or nothing: the first row that is not surely a good one ends the attempt."""
-    checked = _checked(relation(layout), layout.timed, layout.rated, first_row, unit)
+    checked = _checked(relation(layout), layout.timed, layout.rated, first_row, unit, layout.null_values)
     connection.begin()
     try:
         (kept,) = connection.execute(
@@ -267,18 +280,22 @@ def _rated_enough(min_rating: float | None) -> str:
     return "true" if min_rating is None else f"stars >= {min_rating!r}"
 
 
-def _checked(relation: str, timed: bool, rated: bool, first_row: int, unit: str) -> str:
+def _checked(
+    relation: str, timed: bool, rated: bool, first_row: int, unit: str, null_values: Collection[str] = ()
+) -> str:
     """SQL of a relation of text, with time, row, stars, and the reason why a row is no interaction."""
+    missing = ", ".join(map(quoted, ["", *null_values]))
     faults = {
         "fault IS NOT NULL": "fault",
-        "user_id IS NULL OR user_id = ''": "'has no user'",
-        "item_id IS NULL OR item_id = ''": "'has no item'",
+        f"user_id IS NULL OR user_id IN ({missing})": "'has no user'",
+        f"item_id IS NULL OR item_id IN ({missing})": "'has no item'",
         "contains(user_id, chr(0)) OR contains(item_id, chr(0))": "'holds a NUL character'",
     }
     if timed:
+        faults[f"timestamp IN ({missing})"] = "'has no timestamp that is a number or an ISO 8601 time'"
         faults |= timestamps.faults_sql(unit)
     if rated:
-        faults["stars IS NULL OR isnan(stars)"] = "'has no rating that is a number'"
+        faults[f"stars IS NULL OR isnan(stars) OR rating IN ({missing})"] = "'has no rating that is a number'"
     reason = "CASE " + " ".join(f"WHEN {test} THEN {words}" for test, words in faults.items()) + " END"
     time = timestamps.time_sql(unit) if timed else f"(position + {first_row})::DECIMAL(38, 9)"
     return f"""SELECT *, {reason} AS reason FROM

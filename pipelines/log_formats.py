@@ -1,6 +1,5 @@
 """Log files of every supported format: which files, in which format, with which columns."""
 
-import csv
 import dataclasses
 import functools
 import glob
@@ -13,8 +12,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bert4rec_tf.errors import InputError
+from pipelines.delimited import Dialect, Line, read_records, split_header
 from pipelines.log_files import LogFile
-from pipelines.text_streams import UTF8_BOM, open_text
+from pipelines.text_streams import open_text
 
 FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "user_item", "movielens")
 _SUFFIXES = {
@@ -29,6 +29,13 @@ _SUFFIXES = {
 }
 _COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+QUOTES = ("none", "double")
+_QUOTES = {"csv": "double", "tsv": "none"}
+_RFC_4180 = Dialect(",", quoted=True)
+_NO_DELIMITERS = set("\"'\r\n\0") | {chr(byte) for byte in range(0xDC80, 0xDD00)}  # the latter: no UTF-8
+_USUAL_DELIMITERS = ",;|\t"
+HEADERS = ("auto", "yes", "no")
+_LINES_LOOKED_AT = 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Options that came later stand in a manifest only where they are set, so that older manifests still match.
 _ALWAYS_DESCRIBED = ("format", "user_column", "item_column", "timestamp_column", "rating_column")
@@ -49,6 +56,12 @@ class LogSource:
         partition_columns: those of the columns above whose value is in the name of a folder, as in `dt=2014-05-01`.
         timestamp_unit: of timestamps that are numbers, one of `timestamps.UNITS`; "auto" goes by their size.
         explode: whether a row of JSONL or Parquet with a list of items is an event for each of them.
+        quote: "double" where fields of CSV or TSV may be quoted as in RFC 4180, "none" where a quote is
+            text; "" is "double" for CSV and "none" for TSV.
+        delimiter: between the fields of CSV or TSV; "" is the format's.
+        null_values: texts that stand for a missing value where they are a whole field.
+        header: whether the first line of CSV or TSV holds column names and no event: "yes", "no", or "auto": where
+            columns are given by name, or the line is 0,1,2,… as pandas numbers columns.
     """
 
     paths: Sequence[str]
@@ -60,6 +73,27 @@ class LogSource:
     partition_columns: Sequence[str] = ()
     timestamp_unit: str = "auto"
     explode: bool = False
+    quote: str = ""
+    delimiter: str = ""
+    null_values: Sequence[str] = ()
+    header: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Checks the delimiter.
+
+        Raises:
+            InputError: it cannot be one.
+        """
+        character = self.delimiter
+        if len(character) > 1 or character.isalnum() or character in _NO_DELIMITERS:
+            raise InputError(
+                "--delimiter must be one character, no letter, digit, quote or line end; \\t is a tab. "
+                f"Received: {character!r}"
+            )
+
+    def dialect(self, format_: str) -> Dialect:
+        """How fields are told apart in a CSV or TSV file."""
+        return Dialect(self.delimiter or DELIMITERS[format_], (self.quote or _QUOTES[format_]) == "double")
 
     @functools.cached_property
     def files(self) -> list[LogFile]:
@@ -90,14 +124,27 @@ class LogSource:
         format_ = _format_of(self, path)
         if format_ == "parquet":
             return LogFile.scan_parquet(path, name)
-        return LogFile.scan(path, name, DELIMITERS.get(format_))
+        return LogFile.scan(path, name, self.dialect(format_).delimiter if format_ in DELIMITERS else None)
+
+    def remarks(self) -> list[str]:
+        """What was decided on reading the files that the user may not expect."""
+        remarks = []
+        for file in self.files:
+            if _format_of(self, file.path) in DELIMITERS and self.header == "auto":
+                layout = lay_out(self, file, rated=False)
+                if layout.has_header and _by_place(layout.columns.values()):
+                    remarks.append(
+                        f"{file.name}, line 1 numbers the columns from 0 and is read as a header. "
+                        "If it is an event: --header=no"
+                    )
+        return remarks
 
     def _check_contents(self, files: list[LogFile]) -> None:
         """Refuses a log that holds the same events twice, as a copy or compressed."""
         columns = {self.user_column, self.item_column, self.timestamp_column} - {"", *self.partition_columns}
         first_with: dict[tuple[object, ...], LogFile] = {}
         for file in files:
-            has_header = _format_of(self, file.path) in DELIMITERS and not _by_place(columns)
+            has_header = _format_of(self, file.path) in DELIMITERS and self.header != "no" and not _by_place(columns)
             if file.blank or file.lines <= has_header:  # no row is in it twice
                 continue
             first = first_with.setdefault((file.content_sha256, *self.partition_values(file).values()), file)
@@ -143,6 +190,8 @@ class Layout:
         header: all column names of a CSV or TSV file, in order; places where it has no header.
         has_header: whether its first line holds them.
         explode: whether a list of items is an event for each.
+        dialect: of a CSV or TSV file.
+        null_values: see `LogSource`.
     """
 
     file: LogFile
@@ -153,6 +202,8 @@ class Layout:
     header: tuple[str, ...] = ()
     has_header: bool = False
     explode: bool = False
+    dialect: Dialect = _RFC_4180
+    null_values: tuple[str, ...] = ()
 
     @property
     def timed(self) -> bool:
@@ -177,13 +228,19 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
             f"--partition_columns needs a format with named columns. Received: {file.path}, format {format_}. "
             "Fix: name another --format"
         )
+    if (source.delimiter or source.quote) and format_ not in DELIMITERS:
+        raise InputError(
+            f"--delimiter and --quote need a format of delimited fields. Received: {file.path}, format {format_}. "
+            "Fix: --format=csv, or leave them out"
+        )
+    nulls = tuple(source.null_values)
     if format_ == "user_item":
         if rated:
             raise InputError(f"--min_rating needs a rating. Received: {file.path}, format user_item, which has none")
-        return Layout(file, format_, {"user": "0", "item": "1"})
+        return Layout(file, format_, {"user": "0", "item": "1"}, null_values=nulls)
     if format_ == "movielens":
         places = {"user": "0", "item": "1", "timestamp": "3"}
-        return Layout(file, format_, places | ({"rating": "2"} if rated else {}))
+        return Layout(file, format_, places | ({"rating": "2"} if rated else {}), null_values=nulls)
     columns = {"user": source.user_column, "item": source.item_column}
     if source.timestamp_column:
         columns["timestamp"] = source.timestamp_column
@@ -199,11 +256,11 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
         )
     partition = {field: values[name] for field, name in columns.items() if name in values}
     columns = {field: name for field, name in columns.items() if name not in values}
-    layout = Layout(file, format_, columns, partition, tuple(values), explode=source.explode)
+    layout = Layout(file, format_, columns, partition, tuple(values), explode=source.explode, null_values=nulls)
     if format_ == "parquet":
         _check_parquet_columns(layout)
     elif format_ != "jsonl":
-        layout = _lay_out_delimited(layout)
+        layout = _lay_out_delimited(dataclasses.replace(layout, dialect=source.dialect(format_)), source.header)
     return layout
 
 
@@ -224,19 +281,20 @@ def _partition_value(path: pathlib.Path, name: str) -> str | None:
     return None if value == _NULL_PARTITION else value
 
 
-def _lay_out_delimited(layout: Layout) -> Layout:
+def _lay_out_delimited(layout: Layout, header_option: str) -> Layout:
     file, format_, columns = layout.file, layout.format, layout.columns
     by_place = _by_place(columns.values())
     with open_text(file.path) as stream:
-        line = stream.readline(MAX_LINE_BYTES).removeprefix(UTF8_BOM).decode("utf-8", "replace")
+        lines = [stream.readline(MAX_LINE_BYTES).decode("utf-8", "replace") for _ in range(_LINES_LOOKED_AT)]
+    line = lines[0] = lines[0].removeprefix("\ufeff")
     if "\0" in line:
         raise InputError(
             f"A log must be text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark. Received: {file.path}, "
             "with NUL bytes in line 1. Fix: convert it to UTF-8"
         )
     try:
-        first = next(csv.reader([line], delimiter=DELIMITERS[format_]), [])
-    except csv.Error as error:
+        first = split_header(line, layout.dialect)
+    except ValueError as error:
         raise InputError(f"{file.path}, line 1 must be {format_} in UTF-8. Received: {error}") from None
     if not first:
         raise InputError(
@@ -244,11 +302,52 @@ def _lay_out_delimited(layout: Layout) -> Layout:
             if file.bytes
             else f"A log must hold at least one interaction. Received: {file.path}, which is empty"
         )
-    header = [str(place) for place in range(len(first))] if by_place else first
-    _check_columns(layout, header)
+    header, has_header = first, True
+    if by_place:
+        header = list(map(str, range(_num_fields(lines, layout.dialect) or len(first))))
+        has_header = header_option == "yes" or (header_option == "auto" and _numbers_columns(file.path, first))
+    elif header_option == "no":
+        raise InputError(f"--header=no needs columns by number. Received: {', '.join(columns.values())}")
+    _check_columns(layout, header, _other_delimiter(line, layout))
     if len(set(header)) < len(header):
         raise InputError(f"Column names must differ. Received: {file.path}, line 1: {', '.join(header)}")
-    return dataclasses.replace(layout, header=tuple(header), has_header=not by_place)
+    return dataclasses.replace(layout, header=tuple(header), has_header=has_header)
+
+
+def _num_fields(lines: list[str], dialect: Dialect) -> int | None:
+    """The number of fields in the first well-formed row of a file without column names."""
+    numbered = (Line(number, line, None) for number, line in enumerate(lines, 1))
+    return next((len(record.fields) for record in read_records(numbered, dialect) if not record.fault), None)
+
+
+def _numbers_columns(path: pathlib.Path, first: list[str]) -> bool:
+    """Whether a first line numbers the columns from 0, as pandas does, the index before them or not.
+
+    Raises:
+        InputError: it is `0,1`, which may as well be an event.
+    """
+    names = first[1:] if first[0] == "" else first
+    numbered = names == [str(index) for index in range(len(names))] and len(names) > 1
+    if numbered and len(first) == 2:
+        raise InputError(
+            f"It must be clear what is a header. Received: {path}, whose first line {','.join(first)} may number the "
+            "columns or be an event. Fix: --header=yes or --header=no"
+        )
+    return numbered
+
+
+def _other_delimiter(line: str, layout: Layout) -> str | None:
+    """The delimiter that a first line seems to have instead, where only one will do."""
+    others = [character for character in _USUAL_DELIMITERS if character in line.replace(layout.dialect.delimiter, "")]
+    if layout.dialect.delimiter in line:
+        fitting = []
+        for character in others:
+            header = split_header(line, layout.dialect._replace(delimiter=character))
+            names = map(str, range(len(header))) if _by_place(layout.columns.values()) else header
+            if set(layout.columns.values()) <= set(names):
+                fitting.append(character)
+        others = fitting
+    return others[0] if len(others) == 1 else None
 
 
 def _by_place(columns: Collection[str]) -> bool:
@@ -288,7 +387,7 @@ def _format_of(source: LogSource, path: pathlib.Path) -> str:
     return _SUFFIXES[suffixes[-1]]
 
 
-def _check_columns(layout: Layout, known: list[str]) -> None:
+def _check_columns(layout: Layout, known: list[str], other_delimiter: str | None = None) -> None:
     path = layout.file.path
     for name in layout.partition_columns:
         if name.casefold() in (column.casefold() for column in known):
@@ -299,10 +398,13 @@ def _check_columns(layout: Layout, known: list[str]) -> None:
     for field, name in layout.columns.items():
         if name not in known:
             unset = " (or --timestamp_column= where rows are in time order)" if field == "timestamp" else ""
-            raise InputError(
-                f"{path} must have the column {name!r}. Received: {_shown(known)}. "
-                f"Fix: name it with --{field}_column{unset}"
-            )
+            fix = f"name it with --{field}_column{unset}"
+            if f'"{name}"' in known:
+                fix = f"--quote=double, or {fix}"
+            elif other_delimiter:
+                spelt = "\\t" if other_delimiter == "\t" else other_delimiter
+                fix = f"--delimiter='{spelt}', or {fix}"
+            raise InputError(f"{path} must have the column {name!r}. Received: {_shown(known)}. Fix: {fix}")
 
 
 def _shown(names: list[str]) -> str:

@@ -20,7 +20,7 @@ from bert4rec_tf.errors import InputError, command  # noqa: E402
 from pipelines import timestamps  # noqa: E402
 from pipelines.build import DROPPED, Built, Engine, Source, build_records  # noqa: E402
 from pipelines.duckdb_engine import DuckDBEngine  # noqa: E402
-from pipelines.log_formats import FORMATS, LogSource  # noqa: E402
+from pipelines.log_formats import FORMATS, HEADERS, QUOTES, LogSource  # noqa: E402
 from pipelines.progress import Progress  # noqa: E402
 from pipelines.synthetic import MarkovLog  # noqa: E402
 from pipelines.tfds_log import TfdsLog  # noqa: E402
@@ -48,7 +48,22 @@ _PARTITION = flags.DEFINE_multi_string(
     [],
     "columns, of those above, whose value is in a folder's name, as in dt=2014-05-01/log.csv; commas between several",
 )
-_TITLES = flags.DEFINE_string("item_titles", None, "CSV or TSV with a header item_id, title: titles for the vocabulary")
+_QUOTE = flags.DEFINE_enum(
+    "quote", None, QUOTES, "of csv and tsv: double allows fields in double quotes; by default csv does, tsv does not"
+)
+_DELIMITER = flags.DEFINE_string("delimiter", None, r"of csv and tsv: one character between fields, such as ; or \t")
+_HEADER = flags.DEFINE_enum(
+    "header",
+    "auto",
+    HEADERS,
+    "of csv and tsv: whether line 1 is no event; auto: where columns go by name, or it is 0,1,2",
+)
+_NULL_VALUES = flags.DEFINE_multi_string(
+    "null_values", [], "texts that stand for a missing value, such as NA; commas between several"
+)
+_TITLES = flags.DEFINE_string(
+    "item_titles", None, "text with a header that has item_id and title: titles for the vocabulary"
+)
 _CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
 _DATA_FLAGS = [
@@ -87,8 +102,9 @@ def main() -> None:
         raise InputError("--output_dir must name a directory. Received: ''")
     config = Config.from_dict(read_settings(_CONFIG.value, [*_SET.value, *own_flags]), "--config and flags")
     started = time.monotonic()
+    source = _source(config)
     built = build_records(
-        _source(config),
+        source,
         read_titles(_TITLES.value),
         config,
         _OUTPUT.value,
@@ -97,6 +113,9 @@ def main() -> None:
         dry_run=_DRY_RUN.value,
         progress=Progress(),
     )
+    if isinstance(source, LogSource):
+        for remark in source.remarks():
+            print(remark)
     if built.written or _DRY_RUN.value:
         _report(built, time.monotonic() - started)
     else:
@@ -136,11 +155,14 @@ def _source(config: Config) -> Source:
             partition_columns=_split(_PARTITION.value),
             timestamp_unit=_UNIT.value,
             explode=_EXPLODE.value,
+            quote=_QUOTE.value or "",
+            delimiter=(_DELIMITER.value or "").replace("\\t", "\t"),
+            null_values=_split(_NULL_VALUES.value),
+            header=_HEADER.value,
         )
-    if _EXPLODE.value:
-        raise InputError(f"--explode goes with --input. Received: --dataset={_DATASET.value}")
-    if _PARTITION.present:
-        raise InputError(f"--partition_columns goes with --input. Received: --dataset={_DATASET.value}")
+    for flag in (_EXPLODE, _PARTITION, _QUOTE, _DELIMITER, _HEADER, _NULL_VALUES):
+        if flag.present:
+            raise InputError(f"--{flag.name} goes with --input. Received: --dataset={_DATASET.value}")
     kind, _, rest = _DATASET.value.partition(":")
     if kind == "synthetic":
         return MarkovLog.from_text(rest, seed=config.data.seed)

@@ -158,6 +158,6 @@ def _check_text(head: bytes, path: pathlib.Path) -> None:
     for kind, (offset, mark, fix) in _NO_TEXT.items():
         if head[offset:].startswith(mark):
             raise InputError(
-                f"A log must be text, plain or compressed with gzip, bz2, xz or zstd, or Parquet. "
+                f"An input must be text, plain or compressed with gzip, bz2, xz or zstd, or Parquet. "
                 f"Received: {path}, which is {kind}. Fix: {fix}"
             )

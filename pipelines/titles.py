@@ -1,37 +1,55 @@
 """Titles of items, where somebody has them: they go into the vocabulary and change nothing else."""
 
-import csv
+import contextlib
 import pathlib
 
 from bert4rec_tf.errors import InputError
+from pipelines.delimited import Dialect, Line, read_records, split_header
+from pipelines.exact_rows import read_lines
+
+_COLUMNS = ("item_id", "title")
 
 
 def read_titles(path: str | None) -> dict[str, str]:
-    """Reads a CSV file (or TSV, by its name) with the columns `item_id` and `title`, in UTF-8.
+    """Reads a text file with a header and the columns `item_id` and `title`.
+
+    The header tells the delimiter: one of `,`, `;`, `|` and tab. Quotes are as in RFC 4180; with tabs there are none.
 
     Returns:
         Title by raw item id; empty where `path` is None. Of several rows of one item the last counts.
 
     Raises:
-        InputError: the file cannot be read, or lacks a column or an item id.
+        InputError: the file cannot be read, lacks a column, or has a row that is malformed or without an item id.
     """
     if path is None:
         return {}
     try:
-        with pathlib.Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter="\t" if path.endswith(".tsv") else ",", strict=True)
-            if not {"item_id", "title"} <= set(rows.fieldnames or ()):
-                raise InputError(
-                    f"--item_titles must have the columns item_id and title. Received: {path}: {rows.fieldnames}"
-                )
-            titles = {}
-            for row in rows:
-                if not row["item_id"]:
-                    raise InputError(f"Each title needs an item_id. Received: {path}, line {rows.line_num}: {row}")
-                if row["title"]:
-                    titles[row["item_id"]] = row["title"]
-            return titles
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"--item_titles must be a readable CSV or TSV file in UTF-8. Received: {path} ({error})"
-        ) from None
+        lines = read_lines(pathlib.Path(path))
+        header, dialect = _header(path, next(lines, Line(1, "", None)))
+        titles = {}
+        for line, fields, fault, text in read_records(lines, dialect):
+            if fault is None and len(fields) != len(header):
+                fault = f"must have {len(header)} fields, as line 1 has, not {len(fields)}"
+            row = dict(zip(header, fields, strict=False))
+            if fault is None and not row["item_id"]:
+                fault = "has no item_id"
+            if fault:
+                raise InputError(f"Each title needs an item_id. Received: {path}, line {line} {fault} ({text[:200]!r})")
+            if row["title"]:
+                titles[row["item_id"]] = row["title"]
+        return titles
+    except OSError as error:
+        raise InputError(f"--item_titles must be a readable text file. Received: {path} ({error})") from None
+
+
+def _header(path: str, line: Line) -> tuple[list[str], Dialect]:
+    for delimiter in ",;|\t":
+        dialect = Dialect(delimiter, quoted=delimiter != "\t")
+        with contextlib.suppress(ValueError):
+            header = split_header(line.text, dialect)
+            if set(_COLUMNS) <= set(header) and not line.fault:
+                return header, dialect
+    raise InputError(
+        f"--item_titles must have the columns item_id and title, with commas, semicolons, pipes or tabs between. "
+        f"Received: {path}: {line.text.rstrip()[:200]!r}"
+    )

@@ -149,11 +149,11 @@ IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"
 @settings(max_examples=100)
 def test_any_id_survives(rows: list[tuple[str, str]], line_end: str) -> None:
     expected = [(user, item, f"{time}.000000000") for time, (user, item) in enumerate(rows)]
-    for name, delimiter in (("log.csv", ","), ("log.tsv", "\t")):
+    for name, delimiter, options in (("log.csv", ",", {}), ("log.tsv", "\t", {"quote": "double"})):
         stream = io.StringIO()
         writer = csv.writer(stream, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
         writer.writerows([["user_id", "item_id", "timestamp"], *expected])
-        assert load(stream.getvalue().encode(), name)[:2] == (expected, [])
+        assert load(stream.getvalue().encode(), name, **options)[:2] == (expected, [])
     lines = [{"user_id": user, "item_id": item, "timestamp": time} for time, (user, item) in enumerate(rows)]
     for ascii_only in (True, False):
         text = line_end.join(json.dumps(line, ensure_ascii=ascii_only) for line in lines)

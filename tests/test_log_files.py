@@ -2,11 +2,14 @@
 
 import bz2
 import contextlib
+import csv
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import pathlib
+import tempfile
 from decimal import Decimal
 from typing import Any
 from unittest import mock
@@ -15,12 +18,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines import interactions, log_files, text_streams
+from pipelines.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
 from pipelines.interactions import Loaded, create_events
 from pipelines.log_formats import LogSource
+from pipelines.titles import read_titles
 
 Event = tuple[str, str, Decimal]
 HEADER = "user_id,item_id,timestamp\n"
@@ -305,3 +312,366 @@ def test_hashes_are_taken_while_a_file_is_looked_through(tmp_path: pathlib.Path,
         (file,) = LogSource([path]).files
     assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert file.content_sha256 == hashlib.sha256(text).hexdigest()
+
+
+def records(text: str, dialect: Dialect) -> list[tuple[int, list[str], bool]]:
+    """Line, fields, and whether it is malformed, of each record."""
+    lines = [Line(number, line, None) for number, line in enumerate(io.StringIO(text, newline="\n"), 1)]
+    return [(record.line, record.fields, record.fault is not None) for record in read_records(lines, dialect)]
+
+
+def character_by_character(text: str, delimiter: str) -> list[tuple[int, list[str], bool]]:
+    """RFC 4180 in the plainest way, with the two additions: few lines in a field, and one bad line at a time."""
+    lines = text.split("\n")
+    lines = [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    found, start = [], 0
+    while start < len(lines):
+        if not lines[start].strip("\r\n"):
+            start += 1
+            continue
+        fields, field, state, used, spans = [], "", "begin", 0, 0
+        while state not in ("end", "bad"):
+            if start + used == len(lines):
+                state = "bad" if state == "quoted" else "end"
+                break
+            line, used = lines[start + used], used + 1
+            spans += 1
+            index = 0
+            while index < len(line) and state not in ("end", "bad"):
+                character = line[index]
+                index += 1
+                line_end = not line[index - 1 :].strip("\r\n")
+                if state == "quoted":
+                    if character == '"' and line[index : index + 1] == '"':
+                        field, index = field + '"', index + 1
+                    elif character == '"':
+                        state = "closed"
+                    else:
+                        field += character
+                elif line_end or character == delimiter:
+                    fields, field = [*fields, field], ""
+                    state = "end" if line_end else "begin"
+                elif state == "begin" and character == '"':
+                    state, spans = "quoted", 1
+                elif state == "closed" or character in '"\r':
+                    state = "bad"
+                else:
+                    state, field = "plain", field + character
+            if state == "quoted" and spans == MAX_FIELD_LINES:
+                state = "bad"
+            elif state in ("begin", "plain", "closed"):  # the last line has no line end
+                fields, state = [*fields, field], "end"
+        found.append((start + 1, [], True) if state == "bad" else (start + 1, fields, False))
+        start += 1 if state == "bad" else used
+    return found
+
+
+DELIMITED_TEXT = st.lists(
+    st.sampled_from([*',;|\t \n\n\n\n""""""ab', '""', ',"', '",', '"\n', '\n"', "\r\n", "\r"]), max_size=40
+).map("".join)
+
+
+@given(DELIMITED_TEXT, st.sampled_from(",;|\t "))
+@example('a,"b\n' * 30, ",")
+@example('"' + "\n" * (MAX_FIELD_LINES - 1) + '",a\nb,c\n', ",")
+@example('"' + "\n" * MAX_FIELD_LINES + '",a\nb,c\n', ",")
+@example('"a\n","b\n",c\nd\n', ",")
+@example('a,"b', ",")
+@settings(max_examples=200)
+def test_records_are_those_of_a_plain_oracle(text: str, delimiter: str) -> None:
+    assert records(text, Dialect(delimiter, quoted=True)) == character_by_character(text, delimiter)
+    plain = [
+        (number, line.rstrip("\r").split(delimiter))
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.rstrip("\r")
+    ]
+    unquoted = [
+        (number, [], True) if any("\r" in field for field in fields) else (number, fields, False)
+        for number, fields in plain
+    ]
+    assert records(text, Dialect(delimiter, quoted=False)) == unquoted
+
+
+FIELD_TEXT = st.lists(st.sampled_from([*'ab,;|\t \n"', "\r\n"]), max_size=MAX_FIELD_LINES - 1).map("".join)
+
+
+@given(
+    st.lists(st.lists(FIELD_TEXT, min_size=2, max_size=4), min_size=1, max_size=4),
+    st.sampled_from(",;|\t "),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+@settings(max_examples=100)
+def test_well_formed_records_are_those_of_pythons_csv(
+    rows: list[list[str]], delimiter: str, quoting: Any, line_end: str
+) -> None:
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=line_end).writerows(rows)
+    found = records(stream.getvalue(), Dialect(delimiter, quoted=True))
+    assert [(fields, bad) for _, fields, bad in found] == [(row, False) for row in rows]
+
+
+FIELDS = st.sampled_from(["u", "i", "1", "2", '"u"', '"1"', '"', '""', 'u"', '"u', '"u"x', "u;v", "u,v", "NA", "", " "])
+
+
+def check_that_the_readers_agree(rows: list[list[str]], format_: str, delimiter: str, quote: str) -> None:
+    header = ["user_id", "item_id", "timestamp", "more"]
+    text = "".join(delimiter.join(row) + "\n" for row in [header, *rows])
+    options = {"format": format_, "delimiter": delimiter, "quote": quote, "null_values": ("NA", "2")}
+    with tempfile.TemporaryDirectory() as directory:
+        source = LogSource([write(pathlib.Path(directory) / "log", text)], **options)
+        found = []
+        for line_by_line in (False, True):
+            bad = pathlib.Path(directory) / f"bad-{line_by_line}"
+            events = load(source, line_by_line=line_by_line, max_bad=1, bad_rows=bad) if rows else []
+            found.append((events, bad.read_text() if bad.exists() else ""))
+    assert found[0] == found[1]
+
+
+GOOD_OR_ODD = st.lists(st.sampled_from(["u", "i", "1", "3"]) | FIELDS, min_size=4, max_size=4)
+
+
+DIALECTS = (
+    st.lists(GOOD_OR_ODD | st.lists(FIELDS, min_size=1, max_size=5), max_size=4),
+    st.sampled_from(["csv", "tsv"]),
+    st.sampled_from(",;|\t \\#~^¦\x01"),
+    st.sampled_from(["none", "double"]),
+)
+
+
+@given(*DIALECTS)
+@example([["u", "i", "1", 'x"']], "csv", ",", "double")
+@example([["u", 'i"', "1", "x"], ['"u', "i", "1", "x"]], "csv", ",", "double")
+@example([["u", '"i', "1", 'x"']], "tsv", "\t", "none")
+@settings(max_examples=20)
+def test_both_readers_agree_on_every_dialect(rows: list[list[str]], format_: str, delimiter: str, quote: str) -> None:
+    check_that_the_readers_agree(rows, format_, delimiter, quote)
+
+
+@pytest.mark.slow
+@given(*DIALECTS)
+@settings(max_examples=1500)
+def test_both_readers_agree_on_every_dialect_for_long(
+    rows: list[list[str]], format_: str, delimiter: str, quote: str
+) -> None:
+    check_that_the_readers_agree(rows, format_, delimiter, quote)
+
+
+COLUMNS = {"user_column": "0", "timestamp_column": "1", "item_column": "3"}
+STRAY = [
+    'u1\t100\t"Artist one\ti1\tTrack\n',
+    'u2\t50\tArtist two"\ti2\tTrack\n',
+    'u1\t101\t"Nick" Name\ti2\t12" mix\n',
+]
+
+
+@both_readers
+def test_quotes_in_tsv_are_text(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+    path = write(tmp_path / "log.tsv", "".join(STRAY))
+    assert load(LogSource([path], **COLUMNS), line_by_line=line_by_line) == TIMED
+    as_items = LogSource([path], **{**COLUMNS, "item_column": "2"})
+    items = [item for _, item, _ in load(as_items, line_by_line=line_by_line)]
+    assert items == ['"Artist one', 'Artist two"', '"Nick" Name']
+    with pytest.raises(InputError, match=r"line 3 must be RFC 4180 \(text after a closing quote\)"):
+        load(LogSource([path], **COLUMNS, quote="double"), line_by_line=line_by_line)
+
+
+@both_readers
+def test_quotes_in_csv_are_text_where_told(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+    path = write(tmp_path / "log.csv", "".join(STRAY).replace("\t", ","))
+    assert load(LogSource([path], **COLUMNS, quote="none"), line_by_line=line_by_line) == TIMED
+
+
+@both_readers
+def test_a_stray_quote_in_csv_swallows_no_row(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+    rows = [f"u,i{row},{row}\n" for row in range(300)]
+    rows[3], rows[293] = 'u,"i3,3\n', 'u,i293",293\n'
+    path, bad_rows = write(tmp_path / "log.csv", HEADER + "".join(rows)), tmp_path / "bad"
+    events = load(LogSource([path]), line_by_line=line_by_line, max_bad=0.1, bad_rows=bad_rows)
+    assert [int(time) for _, _, time in events] == [row for row in range(300) if row not in (3, 293)]
+    bad = [json.loads(line) for line in bad_rows.read_text().splitlines()]
+    assert [(row["line"], row["text"]) for row in bad] == [(5, rows[3]), (295, rows[293])]
+    assert [row["reason"] for row in bad] == [
+        f"must be RFC 4180 (a quoted field that does not end within {MAX_FIELD_LINES} lines)",
+        "must be RFC 4180 (a quote inside a field that does not begin with one)",
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t", " ", "^", "\x01", "§"])
+@pytest.mark.parametrize("format_", ["csv", "tsv"])
+@both_readers
+def test_a_delimiter_may_be_any_character(
+    tmp_path: pathlib.Path, delimiter: str, format_: str, line_by_line: bool
+) -> None:
+    path = write(tmp_path / f"log.{format_}", CSV.replace(",", delimiter))
+    assert load(LogSource([path], delimiter=delimiter), line_by_line=line_by_line) == TIMED
+
+
+@pytest.mark.parametrize("delimiter", ['"', "'", "\n", "\r", "\0", "a", "7", "é", "::", "\udcff"])
+def test_what_cannot_be_a_delimiter_is_named(delimiter: str) -> None:
+    with pytest.raises(InputError, match="--delimiter must be one character") as error:
+        LogSource(["log.csv"], delimiter=delimiter)
+    assert repr(delimiter) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "fix"),
+    [
+        ("log.csv", CSV.replace(",", ";"), {}, "--delimiter=';'"),
+        ("log.csv", CSV.replace(",", "|"), {}, "--delimiter='|'"),
+        ("log.csv", CSV.replace(",", "\t"), {}, "--delimiter='\\t'"),
+        ("log.tsv", CSV, {}, "--delimiter=','"),
+        ("log.csv", CSV.replace(",", ";"), {"timestamp_column": "other"}, "--delimiter=';'"),
+        (
+            "log.csv",
+            "u;1,5;i;7\n",
+            {"user_column": "0", "item_column": "2", "timestamp_column": "3"},
+            "--delimiter=';'",
+        ),
+        ("log.csv", "user_id;item_id;a,b;timestamp\n", {}, "--delimiter=';'"),
+        ("log.csv", "user_id,item;timestamp\n", {}, "--item_column"),
+        ("log.tsv", '"user_id"\t"item_id"\t"timestamp"\n', {}, "--quote=double"),
+    ],
+)
+def test_another_delimiter_is_suggested(
+    tmp_path: pathlib.Path, name: str, content: str, columns: dict[str, str], fix: str
+) -> None:
+    with pytest.raises(InputError, match="must have the column") as error:
+        load(LogSource([write(tmp_path / name, content)], **columns))
+    assert f"Fix: {fix}" in str(error.value).replace("name it with ", "")
+    assert ("--delimiter" in str(error.value)) == fix.startswith("--delimiter")
+
+
+@pytest.mark.parametrize("option", [{"delimiter": ";"}, {"quote": "none"}])
+@pytest.mark.parametrize("name", ["log.txt", "log.jsonl", "ratings.dat", "log.parquet"])
+def test_other_formats_take_no_delimiter(tmp_path: pathlib.Path, name: str, option: dict[str, str]) -> None:
+    content = {"log.txt": "u i\n", "log.jsonl": "{}\n", "ratings.dat": "u::i::5::7\n"}.get(
+        name, BY_FORMAT["log.parquet"]
+    )
+    with pytest.raises(InputError, match="--delimiter and --quote need"):
+        load(LogSource([write(tmp_path / name, content)], **option))
+
+
+NULLS = ("NA", "-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "reason"),
+    [
+        ("log.csv", "NA,i,7,4", "no user"),
+        ("log.csv", "u,NA,7,4", "no item"),
+        ("log.csv", 'u,"NA",7,4', "no item"),
+        ("log.csv", "u,i,NA,4", "no timestamp"),
+        ("log.csv", "u,i,-1,4", "no timestamp"),
+        ("log.csv", "u,i,7,NA", "no rating"),
+        ("log.csv", "u,i,7,-1", "no rating"),
+        ("log.csv", "u,i,7,", "no rating"),
+        ("log.csv", "na,NA ,7,4", None),
+        ("log.jsonl", '{"user_id": "NA", "item_id": 1, "timestamp": 7, "stars": 4}', "no user"),
+        ("log.jsonl", '{"user_id": 1, "item_id": -1, "timestamp": 7, "stars": 4}', "no item"),
+        ("ratings.dat", "1::-1::4::7", "no item"),
+        ("log.parquet", parquet(user_id=[-1], item_id=["i"], timestamp=[7], stars=[4.5]), "no user"),
+        ("log.parquet", parquet(user_id=[1], item_id=["NA"], timestamp=[7], stars=[4.5]), "no item"),
+    ],
+)
+@both_readers
+def test_null_values_are_missing_values(
+    tmp_path: pathlib.Path, name: str, row: str | bytes, reason: str | None, line_by_line: bool
+) -> None:
+    if isinstance(row, str):
+        row = ("user_id,item_id,timestamp,stars\n" if name == "log.csv" else "") + row + "\n"
+    source = LogSource([write(tmp_path / name, row)], rating_column="stars", null_values=NULLS)
+    if reason is None:
+        assert load(source, line_by_line=line_by_line, min_rating=1.0) == [("na", "NA ", Decimal(7))]
+        return
+    with pytest.raises(InputError, match=f"has {reason}"):
+        load(source, line_by_line=line_by_line, min_rating=1.0)
+
+
+def test_null_ratings_do_not_count_where_none_are_read(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "log.csv", "user_id,item_id,timestamp,stars\nu,i,7,NA\n")
+    assert load(LogSource([path], rating_column="stars", null_values=NULLS)) == [("u", "i", Decimal(7))]
+
+
+@pytest.mark.parametrize("kind", ["", "gz"])
+@pytest.mark.parametrize(
+    ("name", "content", "titles"),
+    [
+        ("t.tsv", 'item_id\ttitle\n1\t"Untitled\n2\tSecond\n3\t12"\n', ['"Untitled', "Second", '12"']),
+        ("t.csv", 'item_id,title\n1,"A, ""B""; C"\n2,Second\n3,"two\nlines"\n', ['A, "B"; C', "Second", "two\nlines"]),
+        ("t.csv", 'title;x;item_id\n"A;B";;1\nC, D;;2\nE;;3\n', ["A;B", "C, D", "E"]),
+        ("t.txt", "item_id|title\r\n1|A\r\n2|\r\n3|C\r\n", ["A", None, "C"]),
+    ],
+)
+def test_titles(tmp_path: pathlib.Path, name: str, content: str, titles: list[str | None], kind: str) -> None:
+    path = write(tmp_path / name, COMPRESSED[kind](content.encode()) if kind else content)
+    assert read_titles(path) == {str(item): title for item, title in enumerate(titles, 1) if title}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('item_id,title\n1,A\n2,"B\n3,C\n', ["line 3", "RFC 4180"]),
+        ('item_id,title\n1,A "B"\n', ["line 2", "RFC 4180"]),
+        ("item_id,title\n1,Usual Suspects, The\n", ["line 2", "must have 2 fields", "Suspects, The"]),
+        ("item_id,title\n1,A\n,B\n", ["line 3", "no item_id"]),
+        (b"item_id,title\n1,A\n2,\xff\n", ["line 3", "UTF-8"]),
+        ("item,title\n1,A\n", ["item_id and title", "item,title"]),
+        ("", ["item_id and title"]),
+        (gzip.compress(b"item_id,title\n1,A\n")[:-6], ["must be whole"]),
+    ],
+)
+def test_titles_that_cannot_be_read_are_named(tmp_path: pathlib.Path, content: str | bytes, named: list[str]) -> None:
+    path = write(tmp_path / "titles.csv", content)
+    with pytest.raises(InputError) as error:
+        read_titles(path)
+    assert [words for words in [path, *named] if words not in str(error.value)] == []
+
+
+NUMBERED = {"user_column": "0", "item_column": "1", "timestamp_column": "2"}
+ROWS = "u1,i1,100\nu2,i2,50\nu1,i2,101\n"
+
+
+@both_readers
+def test_a_header_that_numbers_the_columns_is_no_event(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+    source = LogSource([write(tmp_path / "log.csv", "0,1,2\n" + ROWS)], **NUMBERED)
+    assert load(source, line_by_line=line_by_line) == TIMED
+    (remark,) = source.remarks()
+    assert "log.csv, line 1" in remark
+    assert "--header=no" in remark
+    indexed = "".join(f"{row},{line}\n" for row, line in enumerate(ROWS.splitlines()))
+    after_index = {"user_column": "1", "item_column": "2", "timestamp_column": "3"}
+    source = LogSource([write(tmp_path / "log.csv", ",0,1,2\n" + indexed)], **after_index)
+    assert load(source, line_by_line=line_by_line) == TIMED
+    assert len(source.remarks()) == 1
+
+
+@both_readers
+def test_whether_there_is_a_header_may_be_told(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+    path = write(tmp_path / "log.csv", "0,1,2\n" + ROWS)
+    source = LogSource([path], **NUMBERED, header="no")
+    assert load(source, line_by_line=line_by_line) == [("0", "1", Decimal(2)), *TIMED]
+    assert source.remarks() == []
+    named = LogSource([write(tmp_path / "log.csv", CSV)], **NUMBERED, header="yes")
+    assert load(named, line_by_line=line_by_line) == TIMED
+    pairs = LogSource([write(tmp_path / "log.csv", "0,1\nu,i\n")], **{**NUMBERED, "timestamp_column": ""})
+    with pytest.raises(InputError, match=r"--header=yes or --header=no"):
+        load(pairs, line_by_line=line_by_line)
+    with pytest.raises(InputError, match=r"--header=no needs columns by number"):
+        load(LogSource([write(tmp_path / "log.csv", CSV)], header="no"))
+
+
+@pytest.mark.parametrize("first", ["1,2,3", "0,1,3", "0,1,2,", "00,1,2"])
+def test_other_first_lines_are_events(tmp_path: pathlib.Path, first: str) -> None:
+    width = first.count(",") + 1
+    rows = "".join(line + "," * (width - 3) + "\n" for line in ROWS.split())
+    source = LogSource([write(tmp_path / "log.csv", f"{first}\n{rows}")], **NUMBERED)
+    assert len(load(source)) == 4
+    assert source.remarks() == []
+
+
+@both_readers
+def test_a_malformed_first_row_does_not_tell_the_number_of_columns(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+    path = write(tmp_path / "log.csv", 'u,"i,1\n' + ROWS)
+    with pytest.raises(InputError, match=r"1 bad rows of 4: log.csv, line 1 must be RFC 4180"):
+        load(LogSource([path], **NUMBERED), line_by_line=line_by_line)
