@@ -30,8 +30,9 @@ class DataConfig:
     # Events that repeat: "exact" counts one of those equal in user, item and timestamp; "first" and "last" keep
     # one event per user and item; "keep" keeps all.
     duplicates: Literal["exact", "first", "last", "keep"] = "exact"
-    # Order within one timestamp: "item_id" does not depend on the order of the input; "input" keeps it.
-    tie_order: Literal["item_id", "input"] = "item_id"
+    # Order within one timestamp. "hash", of seed, user and item, and "item_id" do not depend on the order of the input;
+    # but with "item_id" the target is the largest id of its tie, which a model may guess. "input" keeps the input's.
+    tie_order: Literal["hash", "item_id", "input"] = "hash"
     # "leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
     # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"

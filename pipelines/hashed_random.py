@@ -7,6 +7,10 @@ finaliser (Steele, Lea & Flood, OOPSLA 2014) applied to a key and a counter.
 
 import numpy as np
 
+# What a draw is for, as the second part of its key, after the seed. Users' keys have 60 bits, so no draw of another
+# kind, which has a user's key there, ever sees the same bits.
+TIES, NEGATIVES, RARE_NEGATIVES = (2**60 + number for number in range(3))
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
@@ -30,6 +34,32 @@ def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
 def hashed_uniform(*parts: np.ndarray | int) -> np.ndarray:
     """float64 in [0, 1) for each combination of the parts: the upper 53 of their `hashed_bits`."""
     return (hashed_bits(*parts) >> np.uint64(11)) * 2.0**-53
+
+
+def portable_key_sql(column: str) -> str:
+    """SQL of a text's key, 60 bits that do not depend on machine or engine."""
+    return f"('0x' || substr(md5({column}), 1, 15))::BIGINT"
+
+
+def hashed_bits_sql(query: str, columns: str) -> str:
+    """SQL of one more part of `hashed_bits`, with the same result.
+
+    Args:
+        query: its column `bits`, UBIGINT, is the hash of the parts before, xor the new part.
+        columns: of the query, kept beside `bits`.
+
+    Returns:
+        A query with the same columns.
+    """
+    # The engine has no product that wraps. One query around the other: each value is computed once.
+    for bits, operation, constant in (
+        ("bits", "+", _GOLDEN),
+        ("xor(bits, bits >> 30)", "*", _FIRST),
+        ("xor(bits, bits >> 27)", "*", _SECOND),
+    ):
+        wrapped = f"({bits}::UHUGEINT {operation} {constant}::UHUGEINT & {2**64 - 1}::UHUGEINT)::UBIGINT"
+        query = f"SELECT {columns}, {wrapped} AS bits FROM ({query})"
+    return f"SELECT {columns}, xor(bits, bits >> 31) AS bits FROM ({query})"
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

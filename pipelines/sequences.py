@@ -4,7 +4,7 @@ Users and items become integers here; the tables are
 
     users(user_index, user_id, shard, key, events, early_events, old_events)
                                                         sorted by shard and id; `key` is a hash of the id
-    items(item_index, item_id)                          sorted by id
+    items(item_index, item_id, key)                     sorted by id; `key` as for users
     sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
 """
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
+from pipelines.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
 from tfrecords.schema import Ragged
 
 _BATCH_ROWS = 1 << 20
@@ -85,32 +86,37 @@ def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig,
 def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> int:
     """Turns the table `events` into `users`, `items` and `sequences`, without duplicates (`data.duplicates`).
 
-    Equal timestamps are ordered by item id, or as in the input (`data.tie_order`); equal items among them, which
-    cannot be told apart, as in the input.
+    Equal timestamps are ordered by a hash of seed, user and item, by item id, or as in the input (`data.tie_order`);
+    equal items among them, which cannot be told apart, as in the input.
 
     Returns:
         How many duplicates were dropped.
     """
-    # Integers first: sorting and counting then move 32 bytes an event, whatever the ids.
-    hash_ = "('0x' || substr(md5(user_id), 1, 15))::BIGINT"
+    # Integers first: sorting and counting then move 40 bytes an event, whatever the ids.
+    key = portable_key_sql("user_id")
     connection.execute(
         f"""CREATE TABLE users AS
         SELECT (row_number() OVER (ORDER BY shard, user_id) - 1)::INTEGER AS user_index, *
-        FROM (SELECT user_id, {hash_} % {num_shards} AS shard, {hash_} AS key FROM events GROUP BY user_id)
+        FROM (SELECT user_id, {key} % {num_shards} AS shard, {key} AS key FROM events GROUP BY user_id)
         ORDER BY user_index"""
     )
     connection.execute(
-        """CREATE TABLE items AS SELECT (row_number() OVER (ORDER BY item_id) - 1)::INTEGER AS item_index, item_id
+        f"""CREATE TABLE items AS SELECT (row_number() OVER (ORDER BY item_id) - 1)::INTEGER AS item_index, item_id,
+               {portable_key_sql("item_id")} AS key
         FROM (SELECT DISTINCT item_id FROM events) ORDER BY item_index"""
     )
     events = count(connection, "events")
-    numbered = """SELECT user_index, item_index, time, row
-        FROM events JOIN users USING (user_id) JOIN items USING (item_id)"""
+    numbered = _events_with_ties(config)
     if config.duplicates in ("first", "last"):
         falling = "DESC" if config.duplicates == "last" else ""
         numbered += f""" QUALIFY row_number() OVER (
             PARTITION BY user_index, item_index ORDER BY time {falling}, row {falling}) = 1"""
-    connection.execute(f"CREATE TABLE sequences AS {numbered} ORDER BY user_index, time, item_index, row")
+    if config.tie_order == "hash":
+        numbered = hashed_bits_sql(numbered, "user_index, item_index, time, row")
+    connection.execute(
+        f"""CREATE TABLE sequences AS SELECT user_index, item_index, time, row FROM ({numbered})
+        ORDER BY user_index, time, bits, item_index, row"""
+    )
     connection.execute("DROP TABLE events")
     if config.duplicates == "exact":  # those equal in all three now stand side by side
         connection.execute(
@@ -122,6 +128,18 @@ def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, n
     if config.tie_order == "input":
         connection.execute("CREATE OR REPLACE TABLE sequences AS FROM sequences ORDER BY user_index, time, row")
     return events - count(connection, "sequences")
+
+
+def _events_with_ties(config: DataConfig) -> str:
+    """SQL of the events with integers for ids; for `hashed_bits_sql`, their `bits` are the hash before the item."""
+    users, bits = "users", "NULL"
+    if config.tie_order == "hash":
+        prefix = int(hashed_bits(config.seed, TIES)[0])
+        users = f"SELECT user_id, user_index, xor({prefix}::UBIGINT, key::UBIGINT) AS bits FROM users"
+        users = f"({hashed_bits_sql(users, 'user_id, user_index')}) AS users"
+        bits = "xor(users.bits, items.key::UBIGINT)"
+    return f"""SELECT user_index, item_index, time, row, {bits} AS bits
+        FROM events JOIN {users} USING (user_id) JOIN items USING (item_id)"""
 
 
 def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> int:

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines.duckdb_engine import Source, connect, reword
+from pipelines.hashed_random import TIES, hashed_bits
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
@@ -38,7 +39,7 @@ from tfrecords.schema import Ragged
 try:
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
-    from pyspark.sql import DataFrame, SparkSession, Window
+    from pyspark.sql import Column, DataFrame, SparkSession, Window
     from pyspark.sql import functions as F  # noqa: N812, as Spark's own documentation has it
 except ImportError:
     raise InputError(
@@ -137,15 +138,19 @@ class SparkEngine:
             raise nothing_left(data, different)
         item_ids = sorted(row.item_id for row in events.select("item_id").distinct().collect())
         users = events.select("user_id").distinct().count()
-        hash_ = F.conv(F.substring(F.md5("user_id"), 1, 15), 16, 10).cast("bigint")
-        self._sequences = self._written(
-            events.withColumn("key", hash_)
+        events = (
+            events.withColumn("key", _portable_key("user_id"))
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
             .withColumn("early", F.expr(before(data.split_time)))
             .withColumn("old", F.expr(before(data.train_since)))
         )
-        self._order = ["shard", "user_id", "time", *(["item_id"] if data.tie_order == "item_id" else []), "row"]
-        first, last = events.agg(F.min("time"), F.max("time")).collect()[0]
+        if data.tie_order == "hash":
+            events = events.withColumn("item_key", _portable_key("item_id")).withColumn("tie", F.lit(0).cast("bigint"))
+            events = events.mapInArrow(functools.partial(_hash_ties, data.seed), events.schema)
+        self._sequences = self._written(events)
+        ties = {"hash": ["tie", "item_id"], "item_id": ["item_id"], "input": []}
+        self._order = ["shard", "user_id", "time", *ties[data.tie_order], "row"]
+        first, last = self._sequences.agg(F.min("time"), F.max("time")).collect()[0]
         self._prepared = Prepared(item_ids, users, left, number - different, different - left, first, last)
         return self._prepared
 
@@ -281,6 +286,18 @@ def _without_duplicates(events: "DataFrame", data: DataConfig) -> "DataFrame":
     order = [F.col("time"), F.col("row")] if data.duplicates == "first" else [F.desc("time"), F.desc("row")]
     place = F.row_number().over(Window.partitionBy("user_id", "item_id").orderBy(*order))
     return events.withColumn("place", place).where("place = 1").drop("place")
+
+
+def _portable_key(column: str) -> "Column":
+    return F.conv(F.substring(F.md5(column), 1, 15), 16, 10).cast("bigint")
+
+
+def _hash_ties(seed: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Fills the column `tie`, which sorts as the hash of `DuckDBEngine` does: signed, with the sign bit flipped."""
+    for batch in batches:
+        users, items = (batch[name].to_numpy().astype(np.uint64) for name in ("key", "item_key"))
+        ties = (hashed_bits(seed, TIES, users, items)[: len(batch)] ^ np.uint64(1 << 63)).view(np.int64)
+        yield batch.set_column(batch.schema.get_field_index("tie"), "tie", pa.array(ties))
 
 
 def _map_batches(

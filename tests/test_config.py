@@ -25,7 +25,7 @@ SETTINGS = optional(
         min_rating=st.none() | FINITE,
         train_since=st.none() | FINITE,
         validation_share=st.floats(0, 1, exclude_min=True),
-        tie_order=st.sampled_from(["item_id", "input"]),
+        tie_order=st.sampled_from(["hash", "item_id", "input"]),
         seed=st.integers(0, 2**63 - 1),
     ),
     masking=optional(

@@ -14,6 +14,7 @@ from ragged_lists import lists
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
 from pipelines import sequences
+from pipelines.hashed_random import TIES, hashed_bits
 from pipelines.sequences import count, filter_sequences, order_sequences, prepare_sequences, stream_shards
 
 SHARDS = 7
@@ -100,7 +101,7 @@ REPEATED = [("u", "a", 2), ("u", "a", 1), ("u", "a", 2), ("v", "a", 2), ("u", "b
 @pytest.mark.parametrize(
     ("policy", "rows"), [("exact", [0, 1, 3, 4]), ("first", [1, 3, 4]), ("last", [2, 3, 4]), ("keep", range(6))]
 )
-@pytest.mark.parametrize("tie_order", ["item_id", "input"])
+@pytest.mark.parametrize("tie_order", ["hash", "item_id", "input"])
 def test_duplicates(policy: str, rows: list[int], tie_order: str) -> None:
     with connect(REPEATED) as connection:
         dropped = order_sequences(connection, DataConfig(duplicates=policy, tie_order=tie_order), SHARDS)
@@ -126,21 +127,53 @@ def test_ties_by_item_do_not_depend_on_the_order_of_the_input(events: list[Event
     assert user_sequences(events, DataConfig(tie_order="item_id", min_user_events=1)) == {"u": expected}
 
 
+def key_of(text: str) -> int:
+    return int(hashlib.md5(text.encode()).hexdigest()[:15], 16)
+
+
+def tie(seed: int, user: str, item: str) -> int:
+    return int(hashed_bits(seed, TIES, np.array(key_of(user)), np.array(key_of(item)))[0])
+
+
+@given(st.permutations(TIED), st.integers(0, 2**63 - 1), st.text(min_size=1).filter(lambda text: "\x00" not in text))
+@settings(max_examples=20)
+def test_ties_are_ordered_by_a_hash_of_seed_user_and_item(events: list[Event], seed: int, user: str) -> None:
+    expected = sorted({item for _, item, _ in TIED}, key=lambda item: tie(seed, user, item)) * 2
+    config = DataConfig(seed=seed, min_user_events=1)
+    assert user_sequences([(user, item, time) for _, item, time in events], config) == {user: expected}
+
+
+def test_the_last_item_of_a_tie_is_any_of_its_items() -> None:
+    users, items, last = 6000, ["a", "b", "c", "d", "e"], {}
+    events = [(f"u{user}", item, 0) for user in range(users) for item in items]
+    for seed in (1, 2):
+        found = user_sequences(events, DataConfig(seed=seed, min_user_events=1))
+        last[seed] = [found[f"u{user}"][-1] for user in range(users)]
+        orders = Counter(map(tuple, found.values()))
+        assert len(orders) == 120, "every order of five items"
+        assert max(orders.values()) < 50 + 6 * 50**0.5
+        for item in items:
+            assert abs(last[seed].count(item) / users - 1 / 5) < 4 * (0.16 / users) ** 0.5
+    same = np.mean([one == other for one, other in zip(last[1], last[2], strict=True)])
+    assert abs(same - 1 / 5) < 4 * (0.16 / users) ** 0.5, "another seed, another order"
+
+
 def test_ties_by_input_keep_its_order() -> None:
     expected = [item for _, item, _ in sorted(TIED, key=lambda event: event[2])]
     assert user_sequences(TIED, DataConfig(tie_order="input")) == {"u": expected}
 
 
 @pytest.mark.parametrize("batch_rows", [2048, 1 << 20])
-@pytest.mark.parametrize("tie_order", ["item_id", "input"])
+@pytest.mark.parametrize("tie_order", ["hash", "item_id", "input"])
 def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, batch_rows: int, tie_order: str) -> None:
     monkeypatch.setattr(sequences, "_BATCH_ROWS", batch_rows)
     random = np.random.default_rng(4)
     draws = np.stack([random.zipf(1.3, 30_000) % 997, *random.integers(0, 90, (2, 30_000))], axis=1)
     events = [(f"Zoë {user}", f"item {item}", time) for user, item, time in draws.tolist()]
     expected: dict[str, list[str]] = {}
+    orders = {"hash": lambda user, item: tie(1, user, item), "item_id": lambda _, item: item, "input": lambda *_: 0}
     # sorted() is stable: what is equal stays in the order of the input
-    for user, item, _ in sorted(events, key=lambda event: (event[2], event[1] if tie_order == "item_id" else "")):
+    for user, item, _ in sorted(events, key=lambda event: (event[2], orders[tie_order](*event[:2]))):
         expected.setdefault(user, []).append(item)
     config = DataConfig(tie_order=tie_order, duplicates="keep", min_user_events=1)
     assert user_sequences(events, config) == expected
