@@ -20,7 +20,7 @@ from pipelines.interactions import Loaded, timestamp_unit
 from pipelines.log_formats import LogSource
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences
-from pipelines.shards import SPLITS, ShardBuilder, ShardCounts, count_shard, merge_histograms
+from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from pipelines.timestamps import infer_unit, shown
@@ -147,6 +147,7 @@ def build_records(
             left.unlink()
         manifest = dataclasses.replace(
             manifest,
+            counts=manifest.counts | _few_negatives(built),
             bad_rows_sha256=file_sha256(bad_rows) if loaded.bad else None,
             length_histogram=merge_histograms(built),
             splits={split: tuple(shard.files[split] for shard in built) for split in SPLITS},
@@ -189,6 +190,12 @@ def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts, data: Data
         "unseen_users": counted.unseen_users,
         **old_windows,
     }
+
+
+def _few_negatives(built: list[BuiltShard]) -> dict[str, int]:
+    """For the manifest: the users whom the ranking among negatives leaves out."""
+    names = {"validation": "validated_users_with_few_negatives", "test": "evaluated_users_with_few_negatives"}
+    return {name: sum(shard.few_negatives[split] for shard in built) for split, name in names.items()}
 
 
 def _check_counts(counted: ShardCounts, config: Config, prepared: Prepared, unit: str) -> None:

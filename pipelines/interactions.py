@@ -1,7 +1,8 @@
-"""Raw logs of any supported format into one table of events: `events(user_id, item_id, time, row)`.
+"""Raw logs of any supported format into a table of events: `events(user_id, item_id, time, row)`.
 
-`time` is an exact decimal, in seconds since 1970; `row` is the order of the input. Every row of
-the input becomes an event, or is dropped for its rating, or is set aside with its file, its line and the reason.
+`time` is an exact decimal, in seconds since 1970; `row` is the order of the input. Every row of the input becomes an
+event, or is dropped for its rating and stands in `low_rated(user_id, item_id)`, or is set aside with its file, its line
+and the reason.
 """
 
 import dataclasses
@@ -69,8 +70,9 @@ class Loaded:
 
 
 def create_events(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes the table `events`, empty."""
+    """Makes the tables `events` and `low_rated`, empty."""
     timestamps.register(connection)
+    connection.execute("CREATE TABLE low_rated (user_id VARCHAR, item_id VARCHAR)")
     connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
 
 
@@ -243,6 +245,8 @@ def load_batches(
             f"""INSERT INTO events SELECT user_id, item_id, time, row FROM checked
             WHERE reason IS NULL AND {_rated_enough(min_rating)}"""
         ).fetchone() or (0,)
+        if min_rating is not None:
+            _keep_low_rated(connection, "checked", min_rating)
         rows += len(batch)
         on_batch(rows)
         loaded += Loaded(len(batch), len(batch) - count - kept, count, tuple(first))
@@ -262,8 +266,8 @@ def _insert_whole(
             FROM ({checked}) WHERE reason IS NOT NULL OR {_rated_enough(min_rating)}"""
         ).fetchone() or (0,)
         rows = kept
-        if layout.rated:
-            (rows,) = connection.execute(f"SELECT count(*) FROM {relation(layout)}").fetchone() or (0,)
+        if min_rating is not None:
+            rows += _keep_low_rated(connection, f"({checked})", min_rating)
         if all_there(layout, rows):
             connection.commit()
             return Loaded(rows, rows - kept)
@@ -274,6 +278,15 @@ def _insert_whole(
         raise
     connection.rollback()
     return None
+
+
+def _keep_low_rated(connection: duckdb.DuckDBPyConnection, checked: str, min_rating: float) -> int:
+    """Appends the rows that `min_rating` drops to `low_rated`, for their user met the item; returns how many."""
+    (rows,) = connection.execute(
+        f"""INSERT INTO low_rated SELECT user_id, item_id FROM {checked}
+        WHERE reason IS NULL AND NOT {_rated_enough(min_rating)}"""
+    ).fetchone() or (0,)
+    return int(rows)
 
 
 def _rated_enough(min_rating: float | None) -> str:

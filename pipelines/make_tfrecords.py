@@ -198,6 +198,10 @@ def _report(built: Built, seconds: float) -> None:
     print(f"{built.instances:>13,} training instances")
     unseen = f", {counts['unseen_users']:,} of them unseen in training" if counts["unseen_users"] else ""
     print(f"{counts['evaluated_users']:>13,} users to test{unseen}; {counts['validated_users']:,} to validate")
+    few = [counts.get(f"{users}_users_with_few_negatives", 0) for users in ("evaluated", "validated")]
+    if any(few):
+        wanted = manifest.config.data.num_negatives
+        print(f"{few[0]:>13,} of them have fewer than {wanted} negatives, {few[1]:,} of those to validate")
     if not built.written:
         print(f"--dry_run: nothing was written. Counted in {seconds:.1f} s")
         return

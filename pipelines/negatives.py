@@ -3,37 +3,42 @@
 import numpy as np
 
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
-from pipelines.hashed_random import hashed_uniform
+from pipelines.hashed_random import NEGATIVES, RARE_NEGATIVES, hashed_uniform
 from tfrecords.schema import Ragged
 
+SPLITS = ("validation", "test")  # in the order that draws count them
 
-def draw_negatives(sequences: Ragged, user_keys: np.ndarray, counts: np.ndarray, number: int, seed: int) -> Ragged:
+
+def draw_negatives(
+    met: Ragged, user_keys: np.ndarray, counts: np.ndarray, number: int, seed: int, split: str = "test"
+) -> Ragged:
     """Draws `number` different items for each user, one after the other, each with a chance proportional to its count.
 
-    Items of the user's whole sequence are never drawn, nor items with a count of 0; a user who has met nearly all
-    items gets fewer negatives. The draw depends on the seed and the user's key alone.
+    Items that the user met are never drawn, nor items with a count of 0; a user who has met nearly all items gets
+    fewer negatives. The draw depends on the seed, the split and the user's key alone.
 
     Args:
-        sequences: integer item ids of each user, the targets included.
+        met: integer item ids of each user: the whole sequence, the targets included, and those of dropped events.
         user_keys: uint64 [users].
         counts: int64 [V - 3], training events of each item.
         number: of negatives for each user.
-        seed: of the draw.
+        seed: of the pipeline.
+        split: one of `SPLITS`; each draws for itself.
 
     Returns:
         Integer item ids, [users] rows of at most `number`, in the order drawn.
     """
-    users = len(sequences)
+    users, draw = len(met), SPLITS.index(split)
     drawn = np.zeros((users, number), np.int64)
     found = np.zeros(users, np.int64)
     cumulative = np.cumsum(counts)
     if number == 0 or users == 0 or cumulative[-1] == 0:
         return Ragged.from_lengths(drawn[:0, :0].ravel(), found)
-    seen = _SeenItems(sequences, len(counts) + NUM_SPECIAL_IDS)
+    seen = _SeenItems(met, len(counts) + NUM_SPECIAL_IDS)
     waiting = np.arange(users)
     # Drawing with replacement and passing over repeats and seen items IS drawing one after the other without them.
     for tries in (2 * number, 16 * number):
-        uniform = hashed_uniform(seed, user_keys[waiting, None], np.arange(tries))
+        uniform = hashed_uniform(seed, NEGATIVES, draw, user_keys[waiting, None], np.arange(tries))
         item_ids = np.searchsorted(cumulative, uniform * cumulative[-1], side="right") + NUM_SPECIAL_IDS
         usable = ~seen.contains(np.repeat(waiting, tries), item_ids.ravel()).reshape(item_ids.shape)
         usable &= _first_occurrence(item_ids)
@@ -46,9 +51,10 @@ def draw_negatives(sequences: Ragged, user_keys: np.ndarray, counts: np.ndarray,
             break
     # The few users whose unseen items are rare or few: the same law by exponential races (Efraimidis & Spirakis 2006).
     for user in waiting:
-        history = sequences.values[sequences.offsets[user] : sequences.offsets[user + 1]]
+        history = met.values[met.offsets[user] : met.offsets[user + 1]]
         open_items = np.setdiff1d(np.flatnonzero(counts) + NUM_SPECIAL_IDS, history)
-        times = -np.log1p(-hashed_uniform(seed, user_keys[user], open_items)) / counts[open_items - NUM_SPECIAL_IDS]
+        uniform = hashed_uniform(seed, RARE_NEGATIVES, draw, user_keys[user], open_items)
+        times = -np.log1p(-uniform) / counts[open_items - NUM_SPECIAL_IDS]
         fastest = open_items[np.argsort(times, kind="stable")[:number]]
         drawn[user, : len(fastest)] = fastest
         found[user] = len(fastest)

@@ -6,6 +6,7 @@ Users and items become integers here; the tables are
                                                         sorted by shard and id; `key` is a hash of the id
     items(item_index, item_id, key)                     sorted by id; `key` as for users
     sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
+    met(user_index, item_index)                         what `data.min_rating` dropped, of users and items that are left
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ class ShardSequences:
         sequences: for each item of each user, oldest first, its place in the list of all item ids.
         early_events: int64 [users], how many of them came before `data.split_time`.
         old_events: int64 [users], how many of them came before `data.train_since`; 0 without it.
+        also_met: the items of each user's dropped events, places in the same list; some may be in `sequences` too.
     """
 
     shard: int
@@ -44,6 +46,7 @@ class ShardSequences:
     sequences: Ragged
     early_events: np.ndarray
     old_events: np.ndarray
+    also_met: Ragged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +176,13 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
         ORDER BY user_index"""
     )
     connection.execute("DELETE FROM items WHERE item_index NOT IN (SELECT DISTINCT item_index FROM sequences)")
+    connection.execute("CREATE TABLE met (user_index INTEGER, item_index INTEGER)")
+    if config.min_rating is not None:
+        connection.execute(
+            """INSERT INTO met SELECT DISTINCT user_index, item_index
+            FROM low_rated JOIN users USING (user_id) JOIN items USING (item_id) ORDER BY user_index, item_index"""
+        )
+        connection.execute("DROP TABLE low_rated")
     return events - left
 
 
@@ -207,7 +217,8 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
     dense[indices] = np.arange(len(indices))
     for shard in range(num_shards):
         users = connection.execute(
-            "SELECT user_id, key, events, early_events, old_events FROM users WHERE shard = ? ORDER BY user_index",
+            """SELECT user_id, key, events, early_events, old_events, user_index
+            FROM users WHERE shard = ? ORDER BY user_index""",
             [shard],
         ).to_arrow_table()
         lengths = users["events"].to_numpy()
@@ -219,7 +230,20 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
             Ragged.from_lengths(values, lengths),
             users["early_events"].to_numpy(),
             users["old_events"].to_numpy(),
+            _also_met(connection, users["user_index"].to_numpy(), dense),
         )
+
+
+def _also_met(connection: duckdb.DuckDBPyConnection, users: np.ndarray, dense: np.ndarray) -> Ragged:
+    """The table `met` of some users, whose indices are neighbours and rise."""
+    if not len(users):
+        return Ragged.from_lengths(dense[:0], users)
+    met = connection.execute(
+        """SELECT user_index, item_index FROM met WHERE user_index BETWEEN ? AND ? ORDER BY user_index""",
+        [int(users[0]), int(users[-1])],
+    ).to_arrow_table()
+    lengths = np.bincount(np.searchsorted(users, met["user_index"].to_numpy()), minlength=len(users))
+    return Ragged.from_lengths(dense[met["item_index"].to_numpy()], lengths)
 
 
 def _stream_rows(connection: duckdb.DuckDBPyConnection) -> Callable[[int], np.ndarray]:

@@ -14,7 +14,7 @@ from pipelines.sequences import ShardSequences
 from pipelines.shuffled import ShuffledRecords
 from pipelines.splits import Split, Targets, split_sequences
 from tfrecords.manifest import LengthCount
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Ragged, encode
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Ragged, encode, joined
 from tfrecords.writer import Shard, shard_name, write_shard
 
 SPLITS = ("train", "validation", "test")
@@ -92,17 +92,12 @@ class ShardBuilder:
         """Writes the shard's three files."""
         sequences = Ragged(self.ids[users.sequences.values], users.sequences.offsets)
         split = split_sequences(sequences, users.early_events, users.user_keys, self.config.data)
+        met = joined(sequences, Ragged(self.ids[users.also_met.values], users.also_met.offsets))
         records, histogram = self._mask(split, users)
-        seed = self.config.data.seed
-        return BuiltShard(
-            files={
-                "train": self._write("train", users.shard, records),
-                "validation": self._write_targets("validation", users, sequences, split, split.validation, seed),
-                "test": self._write_targets("test", users, sequences, split, split.test, seed + 1),
-            },
-            histogram=histogram,
-            events=len(sequences.values),
-        )
+        files, few_negatives = {"train": self._write("train", users.shard, records)}, {}
+        for name, targets in (("validation", split.validation), ("test", split.test)):
+            files[name], few_negatives[name] = self._write_targets(name, users, met, split, targets)
+        return BuiltShard(files, histogram, len(sequences.values), few_negatives)
 
     def _mask(self, split: Split, users: ShardSequences) -> tuple[ShuffledRecords, list[LengthCount]]:
         data, vocabulary_size = self.config.data, len(self.counts) + NUM_SPECIAL_IDS
@@ -126,18 +121,18 @@ class ShardBuilder:
         return records, [LengthCount(length, number, most_masked[length]) for length, number in histogram.items()]
 
     def _write_targets(
-        self, name: str, users: ShardSequences, sequences: Ragged, split: Split, targets: Targets, seed: int
-    ) -> Shard:
+        self, name: str, users: ShardSequences, met: Ragged, split: Split, targets: Targets
+    ) -> tuple[Shard, int]:
+        """Writes the evaluation users of a split; gives how many of them have fewer negatives than are wanted too."""
+        data, few = self.config.data, 0
+
         def records() -> Iterator[bytes]:
+            nonlocal few
             for first in range(0, len(targets.users), _USERS_AT_ONCE):
                 some = targets.rows(first, first + _USERS_AT_ONCE)
-                negatives = draw_negatives(
-                    sequences.rows(some.users),
-                    users.user_keys[some.users],
-                    self.counts,
-                    self.config.data.num_negatives,
-                    seed,
-                )
+                keys = users.user_keys[some.users]
+                negatives = draw_negatives(met.rows(some.users), keys, self.counts, data.num_negatives, data.seed, name)
+                few += int(np.sum(negatives.lengths < data.num_negatives))
                 columns: dict[str, Column] = {
                     "item_ids": some.histories,
                     "negative_item_ids": negatives,
@@ -147,7 +142,8 @@ class ShardBuilder:
                 }
                 yield from encode(EVALUATION_USER, columns)
 
-        return self._write(name, users.shard, records())
+        shard = self._write(name, users.shard, records())
+        return shard, few
 
     def _write(self, split: str, shard: int, records: Iterable[bytes]) -> Shard:
         return write_shard(self.data_dir, shard_name(split, shard, self.num_shards), records)
@@ -161,11 +157,13 @@ class BuiltShard:
         files: by split.
         histogram: of the training instances.
         events: how many it has.
+        few_negatives: of validation and test, the users with fewer negatives than `data.num_negatives`.
     """
 
     files: dict[str, Shard]
     histogram: list[LengthCount]
     events: int
+    few_negatives: dict[str, int]
 
 
 def merge_histograms(shards: list[BuiltShard]) -> tuple[LengthCount, ...]:

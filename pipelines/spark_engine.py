@@ -29,7 +29,7 @@ from bert4rec_tf.errors import InputError
 from pipelines.duckdb_engine import Source, connect, reword
 from pipelines.hashed_random import TIES, hashed_bits
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
-from pipelines.log_formats import LogSource
+from pipelines.log_formats import LogSource, quoted
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences, before, nothing_left
 from pipelines.synthetic import MarkovLog
@@ -143,13 +143,19 @@ class SparkEngine:
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
             .withColumn("early", F.expr(before(data.split_time)))
             .withColumn("old", F.expr(before(data.train_since)))
+            .withColumn("met", F.lit(False))
         )
         if data.tie_order == "hash":
             events = events.withColumn("item_key", _portable_key("item_id")).withColumn("tie", F.lit(0).cast("bigint"))
             events = events.mapInArrow(functools.partial(_hash_ties, data.seed), events.schema)
+        if data.min_rating is not None:
+            met = self._spark.read.parquet(_url(self._spill_dir / "low_rated")).distinct()
+            met = met.join(events.select("item_id").distinct(), "item_id", "left_semi").withColumn("met", F.lit(True))
+            met = met.join(events.select("user_id", "key", "shard").distinct(), "user_id")
+            events = events.unionByName(met, allowMissingColumns=True)
         self._sequences = self._written(events)
         ties = {"hash": ["tie", "item_id"], "item_id": ["item_id"], "input": []}
-        self._order = ["shard", "user_id", "time", *ties[data.tie_order], "row"]
+        self._order = ["shard", "user_id", "met", "time", *ties[data.tie_order], "row"]
         first, last = self._sequences.agg(F.min("time"), F.max("time")).collect()[0]
         self._prepared = Prepared(item_ids, users, left, number - different, different - left, first, last)
         return self._prepared
@@ -160,7 +166,7 @@ class SparkEngine:
         results = (
             self._sequences.repartition(min(self._num_shards, 4096), "shard")
             .sortWithinPartitions(*self._order)
-            .select("shard", "user_id", "key", "item_id", "early", "old")
+            .select("shard", "user_id", "key", "item_id", "early", "old", "met")
             .mapInArrow(functools.partial(_map_batches, function, item_ids), "shard int, result binary")
         )
         found = {row.shard: row.result for row in results.collect()}
@@ -170,7 +176,7 @@ class SparkEngine:
             if shard in found:
                 yield pickle.loads(found[shard])
             else:
-                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, nothing, nothing))
+                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, nothing, nothing, nobody))
 
     def _written(self, events: "DataFrame") -> "DataFrame":
         """The events from a file, which outlives any machine."""
@@ -228,7 +234,7 @@ def _url(path: pathlib.Path) -> str:
 
 
 def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
-    return spill_dir / kind / f"{number:05d}.{'parquet' if kind == 'events' else 'jsonl'}"
+    return spill_dir / kind / f"{number:05d}.{'jsonl' if kind == 'bad' else 'parquet'}"
 
 
 # ---- what runs in the tasks ----
@@ -267,10 +273,12 @@ def _read(
             with connect(own / "spill", memory_limit) as connection:
                 create_events(connection)
                 loaded = load(connection, own / "bad")
-                connection.execute(f"COPY (SELECT * FROM events) TO '{own / 'events'}' (FORMAT parquet)")
+                for table in ("events", "low_rated"):
+                    # Quoted: the name of --output_dir is part of the path.
+                    connection.execute(f"COPY {table} TO {quoted(str(own / table))} (FORMAT parquet)")
         except InputError as error:
             return str(error)
-        for kind in ("events", "bad"):
+        for kind in ("events", "low_rated", "bad"):
             if (own / kind).exists():
                 _part(spill_dir, kind, number).parent.mkdir(exist_ok=True)
                 (own / kind).replace(_part(spill_dir, kind, number))
@@ -325,18 +333,22 @@ def _map_batches(
 
 
 def _shard_of(events: pa.Table, item_ids: pa.Array) -> ShardSequences:
-    events = events.combine_chunks()
+    met, events = events.filter(events["met"]), events.filter(pc.invert(events["met"])).combine_chunks()
     users = events["user_id"].combine_chunks()
     changes = pc.not_equal(users.slice(1), users.slice(0, max(len(users) - 1, 0)))
     starts = np.concatenate([[0], np.flatnonzero(changes.to_numpy(zero_copy_only=False)) + 1])
     lengths = np.diff([*starts, len(users)])
     items = pc.index_in(events["item_id"], value_set=item_ids).to_numpy()
     early, old = (np.add.reduceat(events[name].to_numpy().astype(np.int64), starts) for name in ("early", "old"))
+    user_ids = users.take(pa.array(starts))
+    met_users = pc.index_in(met["user_id"], value_set=user_ids).to_numpy()
+    met_items = pc.index_in(met["item_id"], value_set=item_ids).to_numpy()
     return ShardSequences(
         events["shard"][0].as_py(),
-        users.take(pa.array(starts)).to_pylist(),
+        user_ids.to_pylist(),
         events["key"].to_numpy()[starts].astype(np.uint64),
         Ragged.from_lengths(items, lengths),
         early,
         old,
+        Ragged.from_lengths(met_items, np.bincount(met_users, minlength=len(user_ids))),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
-from tfrecords.manifest import MANIFEST_FILE, Manifest, verify
+from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
 
 def is_complete(output_dir: pathlib.Path, config: Config, source: dict[str, Any]) -> bool:
@@ -23,7 +23,7 @@ def is_complete(output_dir: pathlib.Path, config: Config, source: dict[str, Any]
     if not (output_dir / MANIFEST_FILE).is_file():
         return False
     manifest = Manifest.load(output_dir)
-    if manifest.config != config or manifest.source != source:
+    if manifest.config != config or manifest.source != source or manifest.draws_version != DRAWS_VERSION:
         return False
     verify(output_dir, manifest)
     return True

@@ -11,7 +11,7 @@ from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
-from tfrecords.manifest import MANIFEST_FILE, Manifest
+from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest
 
 SOURCE = {"format": "synthetic", "seed": 1}
 
@@ -40,6 +40,12 @@ def test_a_finished_directory_is_complete_for_its_own_configuration_and_source(t
     assert is_complete(tmp_path, Config(), SOURCE)
     assert not is_complete(tmp_path, dataclasses.replace(Config(), data=DataConfig(seed=2)), SOURCE)
     assert not is_complete(tmp_path, Config(), SOURCE | {"seed": 2})
+    older = Manifest(Config(), SOURCE, {}, (), hashlib.sha256(b"").hexdigest(), {}, draws_version=1)
+    assert b"draws_version" not in older.to_bytes()
+    assert Manifest.from_bytes(older.to_bytes(), "older") == older
+    write_manifest(tmp_path, older)
+    assert not is_complete(tmp_path, Config(), SOURCE), "the seed draws other records now"
+    write_manifest(tmp_path, dataclasses.replace(older, draws_version=DRAWS_VERSION))
     (tmp_path / VOCABULARY_FILE).unlink()
     with pytest.raises(InputError, match=f"{VOCABULARY_FILE} is missing"):
         is_complete(tmp_path, Config(), SOURCE)

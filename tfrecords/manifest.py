@@ -16,6 +16,7 @@ from tfrecords.writer import Shard
 
 MANIFEST_FILE = "manifest.json"
 BAD_ROWS_FILE = "bad_rows.jsonl"
+DRAWS_VERSION = 2  # 1: test negatives were the validation negatives of the next seed, and could be low-rated items
 _LATER_SETTINGS = ("train_since", "validation_share")  # kept where set: a directory older than these keeps its sha256
 
 
@@ -41,6 +42,7 @@ class Manifest:
         splits: for each split, its shards.
         bad_rows_sha256: hex digest of bad_rows.jsonl; None where every row of the log could be read.
         schema_version: of the record format.
+        draws_version: of what a seed draws; the same settings give the same records where it is the same.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Manifest:
     splits: dict[str, tuple[Shard, ...]]
     bad_rows_sha256: str | None = None
     schema_version: int = SCHEMA_VERSION
+    draws_version: int = DRAWS_VERSION
 
     def records(self, split: str) -> int:
         """How many records a split holds."""
@@ -68,6 +71,8 @@ class Manifest:
             if config["data"][name] == getattr(DataConfig, name):
                 del config["data"][name]
         values = dataclasses.asdict(self) | {"config": config}
+        if self.draws_version == 1:  # older manifests do not name it
+            del values["draws_version"]
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
     def sha256(self) -> str:
@@ -94,6 +99,7 @@ class Manifest:
                     splits={name: tuple(Shard(**shard) for shard in rows) for name, rows in values["splits"].items()},
                     bad_rows_sha256=values["bad_rows_sha256"],
                     schema_version=version,
+                    draws_version=values.get("draws_version", 1),
                 )
         except InputError:
             raise

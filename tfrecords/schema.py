@@ -64,6 +64,13 @@ def take_slices(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> 
     return Ragged(values[places], rows.offsets)
 
 
+def joined(first: Ragged, second: Ragged) -> Ragged:
+    """Each row of one with that of the other behind it."""
+    rows = np.concatenate([np.repeat(np.arange(len(ragged)), ragged.lengths) for ragged in (first, second)])
+    values = np.concatenate([first.values, second.values])
+    return Ragged.from_lengths(values[np.argsort(rows, kind="stable")], first.lengths + second.lengths)
+
+
 # Sorted by name: the order in which a protocol buffer map is serialised deterministically.
 MASKED_WINDOW = (
     Feature("item_ids", "ids", "one window of a training sequence, oldest first"),
