@@ -3,13 +3,19 @@
 python serving/client.py --server=localhost:8500 --model=ml-1m --item_id=161 --item_id=378           gRPC
 python serving/client.py --server=http://localhost:8501 --model=ml-1m --item_id=161 --item_id=378    REST
 python serving/client.py --export_dir=exports/ml-1m --item_id=161 --item_id=378                      no server
+
+TLS: --tls for gRPC, https:// for REST, and --ca_cert, --client_cert, --client_key where they are needed. What a proxy
+wants, such as a token, is sent along by --metadata=authorization:'Bearer …'.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
+import unicodedata
+import urllib.parse
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,7 +25,9 @@ import requests
 from absl import app, flags
 from urllib3.util.retry import Retry
 
-_SERVER = flags.DEFINE_string("server", None, "host:port for gRPC, http://host:port for REST; without: --export_dir")
+_SERVER = flags.DEFINE_string(
+    "server", None, "host:port for gRPC, http://host:port or https://host:port for REST; without: --export_dir"
+)
 _MODEL = flags.DEFINE_string("model", None, "the model's name at the server")
 _LABEL = flags.DEFINE_string("label", None, "of the version to ask: stable or previous; without: the newest")
 _EXPORT = flags.DEFINE_string("export_dir", None, "written by export.py: the titles, and without --server the model")
@@ -30,6 +38,11 @@ _K = flags.DEFINE_integer("k", 10, "items in the answer")
 _KEEP_SEEN = flags.DEFINE_bool("keep_seen", False, "let items of the history be answered")
 _TIMEOUT = flags.DEFINE_float("timeout_seconds", 1.0, "for an answer, the retries of gRPC included")
 _RETRIES = flags.DEFINE_integer("retries", 3, "where the server cannot be reached", lower_bound=0, upper_bound=4)
+_TLS = flags.DEFINE_bool("tls", False, "speak TLS over gRPC; over REST, https:// in --server does that")
+_CA_CERT = flags.DEFINE_string("ca_cert", None, "PEM file of the authorities that the server's certificate may be from")
+_CLIENT_CERT = flags.DEFINE_string("client_cert", None, "PEM file of this client's certificate; needs --client_key")
+_CLIENT_KEY = flags.DEFINE_string("client_key", None, "PEM file of its private key")
+_METADATA = flags.DEFINE_multi_string("metadata", [], "key:value sent along, over REST as a header; repeatable")
 _SHOWN_ITEMS = 5
 
 
@@ -52,24 +65,82 @@ class ServingError(Exception):
     """The server refused the request, or could not be reached in time."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Connection:
+    """How a server is reached.
+
+    Attributes:
+        tls: over gRPC; over REST, the scheme https:// does that.
+        ca_cert: PEM file of the authorities that the server's certificate may be from; None: those of the system.
+        client_cert, client_key: PEM files, for a server that asks for a certificate.
+        metadata: names and values that are sent along, over REST as headers.
+
+    Raises:
+        ValueError: an option without one that it needs, or a name or value that cannot be sent.
+    """
+
+    tls: bool = False
+    ca_cert: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.client_cert is None) != (self.client_key is None):
+            raise ValueError("--client_cert and --client_key need each other. Received: one of them")
+        for path in (self.ca_cert, self.client_cert, self.client_key):
+            if path is not None and not pathlib.Path(path).is_file():
+                raise ValueError(f"--ca_cert, --client_cert and --client_key must be files. Received: {path}")
+        for name, value in self.metadata:
+            # What gRPC takes; names of its own and binary ones are left out.
+            is_name = re.fullmatch(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)", name)
+            if not is_name or not re.fullmatch(r"[\x20-\x7e]*", value):
+                raise ValueError(
+                    "--metadata must be a name of letters, digits and _ . -, a colon and a value of printable ASCII. "
+                    f"Received: {name!r}"
+                )
+
+    def check(self, server: str) -> None:
+        """Whether a server can be reached so.
+
+        Raises:
+            ValueError: TLS is asked for without being spoken, or otherwise than over the scheme.
+        """
+        needs_tls = self.tls or self.ca_cert is not None or self.client_cert is not None
+        speaks_tls = server.startswith("https://") if "://" in server else self.tls
+        if needs_tls and not speaks_tls:
+            fix = "https:// in --server" if "://" in server else "--tls"
+            raise ValueError(f"--tls, --ca_cert and --client_cert need TLS. Received: {server}. Fix: {fix}")
+
+
 def recommend(
-    server: str, model: str, inputs: dict[str, Any], label: str | None = None, timeout: float = 1.0, retries: int = 3
+    server: str,
+    model: str,
+    inputs: dict[str, Any],
+    label: str | None = None,
+    timeout: float = 1.0,
+    retries: int = 3,
+    connection: Connection | None = None,
 ) -> Answer:
     """Asks the `recommend` signature for one history.
 
     Args:
-        server: "host:port" for gRPC, "http://host:port" for REST.
+        server: "host:port" for gRPC, "http://host:port" or "https://host:port" for REST.
         model: its name.
         inputs: all of the signature's inputs, see `recommend_inputs`.
         label: of the version; None: the newest.
         timeout: seconds.
         retries: at most 4, and only where no answer came.
+        connection: TLS and metadata; None: neither.
 
     Raises:
         ServingError: no answer; the message says why.
+        ValueError: `connection` does not fit `server`.
     """
+    connection = connection or Connection()
+    connection.check(server)
     ask = _over_rest if "://" in server else _over_grpc
-    version, item_ids, scores = ask(server, model, inputs, label, timeout, retries)
+    version, item_ids, scores = ask(server, model, inputs, label, timeout, retries, connection)
     found = [(item_id, score) for item_id, score in zip(item_ids, scores, strict=True) if item_id]
     return Answer(version, [item_id for item_id, _ in found], [score for _, score in found])
 
@@ -87,7 +158,13 @@ def recommend_inputs(
 
 
 def _over_grpc(
-    server: str, model: str, inputs: dict[str, Any], label: str | None, timeout: float, retries: int
+    server: str,
+    model: str,
+    inputs: dict[str, Any],
+    label: str | None,
+    timeout: float,
+    retries: int,
+    connection: Connection,
 ) -> tuple[str, list[str], list[float]]:
     import tensorflow as tf
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
@@ -105,9 +182,11 @@ def _over_grpc(
     again = {"maxAttempts": retries + 1, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
              "retryableStatusCodes": ["UNAVAILABLE"]}  # fmt: skip
     policy = {"methodConfig": [{"name": [{}], "retryPolicy": again}]} if retries else {}
-    with grpc.insecure_channel(server, [("grpc.service_config", json.dumps(policy))]) as channel:
+    # gRPC would refuse answers past 4 MB.
+    options = [("grpc.service_config", json.dumps(policy)), ("grpc.max_receive_message_length", -1)]
+    with _channel(server, options, connection) as channel:
         try:
-            response = PredictionServiceStub(channel).Predict(request, timeout=timeout)
+            response = PredictionServiceStub(channel).Predict(request, timeout=timeout, metadata=connection.metadata)
         except grpc.RpcError as error:
             raise ServingError(f"{error.code().name}: {error.details()}") from None
     found = {name: tf.make_ndarray(value)[0].tolist() for name, value in response.outputs.items()}
@@ -115,22 +194,48 @@ def _over_grpc(
     return str(response.model_spec.version.value), item_ids, found["scores"]
 
 
+def _channel(server: str, options: list[tuple[str, Any]], connection: Connection) -> grpc.Channel:
+    if not connection.tls:
+        return grpc.insecure_channel(server, options)
+    paths = (connection.ca_cert, connection.client_key, connection.client_cert)
+    credentials = grpc.ssl_channel_credentials(*(pathlib.Path(path).read_bytes() if path else None for path in paths))
+    return grpc.secure_channel(server, credentials, options)
+
+
 def _over_rest(
-    server: str, model: str, inputs: dict[str, Any], label: str | None, timeout: float, retries: int
+    server: str,
+    model: str,
+    inputs: dict[str, Any],
+    label: str | None,
+    timeout: float,
+    retries: int,
+    connection: Connection,
 ) -> tuple[None, list[str], list[float]]:
-    version = f"/labels/{label}" if label else ""
-    url = f"{server.rstrip('/')}/v1/models/{model}{version}:predict"
+    version = f"/labels/{urllib.parse.quote(label, safe='')}" if label else ""
+    url = f"{server.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}{version}:predict"
     again = Retry(
         total=retries, backoff_factor=0.1, status_forcelist=[503], allowed_methods=["POST"], raise_on_status=False
     )
     with requests.Session() as session:
         session.mount(server, requests.adapters.HTTPAdapter(max_retries=again))
+        session.headers.update(connection.metadata)
+        cert = None
+        if connection.client_cert and connection.client_key:
+            cert = (connection.client_cert, connection.client_key)
+        body: dict[str, Any] = {"signature_name": "recommend", "inputs": inputs}
         try:
-            response = session.post(url, json={"signature_name": "recommend", "inputs": inputs}, timeout=timeout)
-            content = response.json()  # "-Infinity", as TF Serving writes it, is taken
-        except requests.RequestException as error:
+            # `verify` is given here, since REQUESTS_CA_BUNDLE goes before the session's. No redirects: metadata is for
+            # this server, not for one that it names.
+            response = session.post(
+                url, json=body, timeout=timeout, allow_redirects=False, verify=connection.ca_cert, cert=cert
+            )
+        except OSError as error:  # also of a file that is no PEM
             raise ServingError(str(error)) from None
-    if not response.ok:
+    try:
+        content = response.json()
+    except ValueError:
+        raise ServingError(f"{response.status_code}: the answer is no JSON: {response.text[:200]!r}") from None
+    if response.status_code != 200:
         raise ServingError(f"{response.status_code}: {content.get('error', content)}")
     return None, content["outputs"]["item_ids"][0], content["outputs"]["scores"][0]
 
@@ -164,21 +269,41 @@ def main(argv: list[str]) -> None:
     titles = _titles(_EXPORT.value) if _EXPORT.value else {}
     try:
         if _SERVER.value and _MODEL.value:
-            answer = recommend(_SERVER.value, _MODEL.value, inputs, _LABEL.value, _TIMEOUT.value, _RETRIES.value)
+            connection = Connection(_TLS.value, _CA_CERT.value, _CLIENT_CERT.value, _CLIENT_KEY.value, _metadata())
+            answer = recommend(
+                _SERVER.value, _MODEL.value, inputs, _LABEL.value, _TIMEOUT.value, _RETRIES.value, connection
+            )
         elif _EXPORT.value and not _SERVER.value:
             answer = _without_server(_EXPORT.value, inputs)
         else:
             sys.exit(f"error: Give --server with --model, or --export_dir. Received: {_SERVER.value}, {_MODEL.value}")
+    except ValueError as error:
+        sys.exit(f"error: {printable(str(error))}")
     except ServingError as error:
-        sys.exit(f"error: {_SERVER.value or _EXPORT.value} gave no answer. {error}")
+        sys.exit(f"error: {_SERVER.value or _EXPORT.value} gave no answer. {printable(str(error))}")
     print(f"version {answer.version or 'unsaid'}; a history of {len(_ITEMS.value)} items, the newest last:")
     if len(_ITEMS.value) > _SHOWN_ITEMS:
         print("              ...")
     for item_id in _ITEMS.value[-_SHOWN_ITEMS:]:
-        print(f"              {titles.get(item_id, item_id)}")
+        print(f"              {printable(titles.get(item_id, item_id))}")
     print(f"top {len(answer.item_ids)}:")
-    for place, (item_id, score) in enumerate(zip(answer.item_ids, answer.scores, strict=True), 1):
-        print(f"{place:>4} {score:>8.3f} {titles.get(item_id, item_id)}")
+    for rank, (item_id, score) in enumerate(zip(answer.item_ids, answer.scores, strict=True), 1):
+        print(f"{rank:>4} {score:>8.3f} {printable(titles.get(item_id, item_id))}")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would move its cursor, or turn the direction of writing, is spelled out."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char)[0] == "C" or unicodedata.category(char) in ("Zl", "Zp")
+        else char
+        for char in text
+    )
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition(":") for text in _METADATA.value]
+    return tuple((name.strip().lower(), value.strip()) for name, _, value in pairs)
 
 
 def _titles(export_dir: str) -> dict[str, str]:
