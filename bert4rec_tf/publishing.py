@@ -30,6 +30,7 @@ from bert4rec_tf.errors import InputError
 from bert4rec_tf.gate import compare, histories_of
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
+from bert4rec_tf.provenance import provenance
 from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex
 from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
@@ -110,7 +111,7 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
         # TF Serving loads any directory with an integer for a name, whole or not: this one has a dot.
         building = root / f".tmp-{version.name}"
         try:
-            metadata = _write(trained, building, publishing)
+            metadata = _write(trained, building, publishing) | provenance(model_dir, trained)
             if publishing.max_regression is not None and served:
                 metadata["gate"] = _gate(building, served[-1], publishing, trained.config.evaluation.drop_seen)
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")

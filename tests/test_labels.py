@@ -55,6 +55,7 @@ def quick_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_double, "Version", Stub)
     monkeypatch.setattr(publishing, "load_model", lambda _: None)
     monkeypatch.setattr(publishing, "_write", write)
+    monkeypatch.setattr(publishing, "provenance", lambda *_: {})
 
 
 class Callers:

@@ -1,9 +1,11 @@
 """Versions: whole, warm, gated, labelled, taken back."""
 
+import datetime
 import fcntl
 import json
 import pathlib
 import shutil
+import subprocess
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +17,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from tiny_version import ask_for_no_items
 
+import bert4rec_tf
 from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
@@ -23,6 +26,7 @@ from bert4rec_tf.gate import Comparison, compare
 from bert4rec_tf.metrics import MISSED_RANK, ranking_metrics
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.provenance import git_state, provenance
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
@@ -96,6 +100,42 @@ def test_a_version_stands_alone(good: pathlib.Path, exported: pathlib.Path, data
     assert Config.from_dict(described["config"]) == CONFIG
     assert described["training"]["step"] == 0
     assert names(exported.parent) == [exported.name]
+
+
+def test_metadata_says_what_was_trained_on(good: pathlib.Path, exported: pathlib.Path, data_dir: pathlib.Path) -> None:
+    described = json.loads((exported / "assets.extra" / "metadata.json").read_text())
+    assert described["manifest_sha256"] == Manifest.load(data_dir).sha256()
+    assert described["package_version"] == bert4rec_tf.__version__
+    exported_at = datetime.datetime.fromisoformat(described["exported_at"])
+    assert exported_at.utcoffset() == datetime.timedelta(0)
+    assert abs(exported_at - datetime.datetime.now(datetime.timezone.utc)) < datetime.timedelta(hours=1)
+    assert ("git_commit" in described) == (ROOT / ".git").exists()
+    assert "validation" not in described  # this model was never validated
+    history = [{"step": 0, "validation": {"ndcg@10": 0.25}}, {"step": 5, "validation": {"ndcg@10": 0.5}}]
+    (good / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history) + '{"step": 0, "va')
+    assert provenance(good, load_model(good))["validation"] == {"ndcg@10": 0.25}
+
+
+def test_the_commit_is_that_of_the_checkout_itself(tmp_path: pathlib.Path) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "file").write_text("1")
+    assert git_state(checkout) == {}
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(checkout), *identity, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    assert git_state(checkout) == {}  # no commit yet
+    git("add", "file")
+    git("commit", "-m", "one")
+    assert git_state(checkout) == {"git_commit": git("rev-parse", "HEAD"), "git_changed": False}
+    (checkout / "file").write_text("2")
+    assert git_state(checkout)["git_changed"] is True
+    (checkout / "installed").mkdir()
+    assert git_state(checkout / "installed") == {}
 
 
 def test_it_answers_as_the_checkpoint_does(good: pathlib.Path, exported: pathlib.Path) -> None:

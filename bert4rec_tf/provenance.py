@@ -1,0 +1,60 @@
+"""Where an exported model comes from: the code, the records, and how it did on the validation users."""
+
+import datetime
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+from bert4rec_tf import __version__
+from bert4rec_tf.model_dir import HISTORY_FILE, TrainedModel
+
+
+def provenance(model_dir: str | pathlib.Path, trained: TrainedModel) -> dict[str, Any]:
+    """What a version's metadata says of its origin. What is not known is left out.
+
+    Returns:
+        exported_at: UTC, ISO 8601.
+        package_version: of the code that exports.
+        git_commit, git_changed: of its checkout, and whether files in it differ from the commit.
+        manifest_sha256: of the records that the model was trained on.
+        validation: metrics of the exported checkpoint, as in history.jsonl.
+    """
+    known = {
+        "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "package_version": __version__,
+        **git_state(pathlib.Path(__file__).resolve().parents[1]),
+        "manifest_sha256": trained.manifest.sha256(),
+    }
+    validation = _validation(pathlib.Path(model_dir) / HISTORY_FILE, trained.state["step"])
+    return known | ({"validation": validation} if validation else {})
+
+
+def git_state(checkout: pathlib.Path) -> dict[str, Any]:
+    """Commit of a checkout and whether its files differ from it; empty where it is none, or git is missing."""
+    if not (checkout / ".git").exists():  # installed, perhaps below some other project's checkout
+        return {}
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(checkout), *command], capture_output=True, text=True, timeout=30, check=True
+            ).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git_commit": commit.strip(), "git_changed": bool(changes.strip())}
+
+
+def _validation(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    found = None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # cut by a kill
+            continue
+        if entry.get("step") == step:
+            found = entry.get("validation")
+    return found
