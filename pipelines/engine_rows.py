@@ -1,6 +1,6 @@
 """Text logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
 
-from pipelines.exact_rows import BLANKS, FIELDS, ROW_RULES, USER_ITEM, count_blank_lines
+from pipelines.exact_rows import BLANKS, FIELDS, ROW_PATTERNS, ROW_RULES, count_blank_lines
 from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
 
 # Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
@@ -10,8 +10,8 @@ _COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # that the
 
 def may_read(layout: Layout) -> bool:
     """Whether the engine may be trusted with the file, as far as can be said before it is read."""
-    if layout.format == "parquet":
-        return False  # see parquet_rows.py
+    if layout.format in ("parquet", "user_items"):
+        return False  # see parquet_rows.py; a row of user_items is several events
     if layout.file.compression not in _COMPRESSIONS or layout.file.encoding not in ("utf-8", ""):
         return False
     if layout.format in DELIMITERS:
@@ -61,10 +61,11 @@ def relation(layout: Layout) -> str:
     options += ", delim='\x01', quote='', escape='', header=false, strict_mode=false"
     lines = f"read_csv({path}, columns={{'line': 'VARCHAR'}}, {options})"
     blank = f"line IS NULL OR regexp_full_match(line, {quoted(BLANKS)})"
-    if layout.format == "user_item":
-        found = [f"nullif(regexp_extract(line, {quoted(f'^{USER_ITEM}$')}, {group}), '')" for group in (1, 2)]
-        fields |= {"user": found[0], "item": found[1]}
-        good = f"regexp_full_match(line, {quoted(USER_ITEM)})"
+    if layout.format in ROW_PATTERNS:
+        pattern = ROW_PATTERNS[layout.format]
+        for name, index in layout.columns.items():
+            fields[name] = f"nullif(regexp_extract(line, {quoted(f'^{pattern}$')}, {int(index) + 1}), '')"
+        good = f"regexp_full_match(line, {quoted(pattern)})"
     else:
         parts = "string_split(replace(line, '::', chr(9)), chr(9))"
         fields |= {name: f"({parts})[{int(place) + 1}]" for name, place in layout.columns.items()}

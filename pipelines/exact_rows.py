@@ -17,15 +17,20 @@ from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout
 from pipelines.text_streams import UTF8_BOM, open_text
 
 BLANKS = r"[ \t\r\v\f]*"  # the same for this module's `re` and for the engine's
-USER_ITEM = rf"{BLANKS}([^ \t\r\v\f]+)[ \t\r\v\f]+([^ \t\r\v\f]+){BLANKS}"
+_FIELD = r"([^ \t\r\v\f]+)"
+ROW_PATTERNS = {  # of the formats whose rows are of so many fields with blanks between
+    "user_item": BLANKS + r"[ \t\r\v\f]+".join([_FIELD] * 2) + BLANKS,
+    "user_item_rating_time": BLANKS + r"[ \t\r\v\f]+".join([_FIELD] * 4) + BLANKS,
+}
 ROW_RULES = {
     "user_item": "must be `user item`",
+    "user_item_rating_time": "must be `user item rating time`",
+    "user_items": "must be `user item item …`",
     "movielens": "must be `user::item::rating::timestamp`, or the four with tabs between",
 }
 FIELDS = ("user", "item", "timestamp", "rating")
 _PIECE_BYTES = 1 << 16
 TEXT_KEPT = 1000  # characters of a faulty row
-_USER_ITEM = re.compile(USER_ITEM)
 _BLANK = re.compile(BLANKS)
 
 
@@ -67,7 +72,10 @@ def _rows_of_file(layout: Layout) -> Iterator[Row]:
     if layout.format == "jsonl":
         decode = _decoder(layout.columns.values())
         return _line_rows(layout, lambda text: _json_events(text, layout, decode))
-    return _line_rows(layout, _user_item if layout.format == "user_item" else _movielens)
+    if layout.format in ROW_PATTERNS:
+        pattern = re.compile(ROW_PATTERNS[layout.format])
+        return _line_rows(layout, lambda text: _pattern_fields(text, pattern, layout.format))
+    return _line_rows(layout, _user_items if layout.format == "user_items" else _movielens)
 
 
 def count_blank_lines(file: LogFile) -> int:
@@ -118,9 +126,17 @@ def _line_rows(layout: Layout, fields_of: Callable[[str], Sequence[Fields] | str
                 yield Row(number, *event, None, None)
 
 
-def _user_item(text: str) -> Sequence[Fields] | str:
-    found = _USER_ITEM.fullmatch(text)
-    return [(found[1], found[2], None, None)] if found else ROW_RULES["user_item"]
+def _pattern_fields(text: str, pattern: re.Pattern[str], format_: str) -> Sequence[Fields] | str:
+    found = pattern.fullmatch(text)
+    if not found:
+        return ROW_RULES[format_]
+    user, item, rating, time = (*found.groups(), None, None)[:4]
+    return [(user, item, time, rating)]
+
+
+def _user_items(text: str) -> Sequence[Fields] | str:
+    user, *items = re.findall(_FIELD, text)
+    return [(user, item, None, None) for item in items] or ROW_RULES["user_items"]
 
 
 def _movielens(text: str) -> Sequence[Fields] | str:

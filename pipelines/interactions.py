@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
-from pipelines import parquet_rows, timestamps
+from pipelines import exact_rows, parquet_rows, timestamps
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.engine_rows import all_there, may_read, relation
 from pipelines.exact_rows import Row, read_rows
@@ -189,7 +189,7 @@ def _some_timestamps(layout: Layout) -> list[str | None]:
         if batch is None:
             return []
         return batch["timestamp"].to_pylist() if layout.timed else [None] * len(batch)
-    return [row.timestamp for row in itertools.islice(read_rows(layout), _SAMPLED_ROWS)]
+    return [row.timestamp for row in itertools.islice(exact_rows.read_rows(layout), _SAMPLED_ROWS)]
 
 
 def load_batches(

@@ -15,8 +15,12 @@ from bert4rec_tf.errors import InputError
 from pipelines.delimited import Dialect, Line, read_records, split_header
 from pipelines.log_files import LogFile
 from pipelines.text_streams import open_text
+from pipelines.whitespace_format import recognise
 
-FORMATS = ("auto", "csv", "tsv", "jsonl", "parquet", "user_item", "movielens")
+FORMATS = (
+    "auto", "csv", "tsv", "jsonl", "parquet", "user_item", "user_item_rating_time", "user_items", "movielens",
+)  # fmt: skip
+_WHITESPACE = "one with whitespace between the fields"
 _SUFFIXES = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -25,7 +29,7 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".dat": "movielens",
     ".data": "movielens",
-    ".txt": "user_item",
+    ".txt": _WHITESPACE,
 }
 _COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -34,6 +38,12 @@ _QUOTES = {"csv": "double", "tsv": "none"}
 _RFC_4180 = Dialect(",", quoted=True)
 _NO_DELIMITERS = set("\"'\r\n\0") | {chr(byte) for byte in range(0xDC80, 0xDD00)}  # the latter: no UTF-8
 _USUAL_DELIMITERS = ",;|\t"
+_FIXED_COLUMNS = {
+    "user_item": {"user": "0", "item": "1"},
+    "user_items": {"user": "0", "item": "1"},
+    "user_item_rating_time": {"user": "0", "item": "1", "rating": "2", "timestamp": "3"},
+    "movielens": {"user": "0", "item": "1", "rating": "2", "timestamp": "3"},
+}
 HEADERS = ("auto", "yes", "no")
 _LINES_LOOKED_AT = 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -48,7 +58,7 @@ class LogSource:
 
     Attributes:
         paths: files and globs.
-        format: one of `FORMATS`; "auto" goes by the file's name.
+        format: one of `FORMATS`; "auto" goes by the file's name, and for `.txt` by its first lines.
         user_column, item_column: names in a header, keys in JSON, or, where all the columns given are numbers,
             places counted from 0 in a CSV or TSV file without a header.
         timestamp_column: the same; "" where the file has none and its rows are in time order.
@@ -223,7 +233,9 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
         InputError: the format is unknown, a column is missing, or a partition column is in the file too.
     """
     format_ = _format_of(source, file.path)
-    if source.partition_columns and format_ in ("user_item", "movielens"):
+    if format_ == _WHITESPACE:
+        format_ = recognise(file.path)
+    if source.partition_columns and format_ in _FIXED_COLUMNS:
         raise InputError(
             f"--partition_columns needs a format with named columns. Received: {file.path}, format {format_}. "
             "Fix: name another --format"
@@ -234,13 +246,13 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
             "Fix: --format=csv, or leave them out"
         )
     nulls = tuple(source.null_values)
-    if format_ == "user_item":
-        if rated:
-            raise InputError(f"--min_rating needs a rating. Received: {file.path}, format user_item, which has none")
-        return Layout(file, format_, {"user": "0", "item": "1"}, null_values=nulls)
-    if format_ == "movielens":
-        places = {"user": "0", "item": "1", "timestamp": "3"}
-        return Layout(file, format_, places | ({"rating": "2"} if rated else {}), null_values=nulls)
+    if format_ in _FIXED_COLUMNS:
+        columns = dict(_FIXED_COLUMNS[format_])
+        if rated and "rating" not in columns:
+            raise InputError(f"--min_rating needs a rating. Received: {file.path}, format {format_}, which has none")
+        if not rated:
+            columns.pop("rating", None)
+        return Layout(file, format_, columns, null_values=nulls)
     columns = {"user": source.user_column, "item": source.item_column}
     if source.timestamp_column:
         columns["timestamp"] = source.timestamp_column

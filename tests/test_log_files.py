@@ -28,6 +28,7 @@ from pipelines.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
 from pipelines.interactions import Loaded, create_events
 from pipelines.log_formats import LogSource
 from pipelines.titles import read_titles
+from pipelines.whitespace_format import recognise
 
 Event = tuple[str, str, Decimal]
 HEADER = "user_id,item_id,timestamp\n"
@@ -675,3 +676,72 @@ def test_a_malformed_first_row_does_not_tell_the_number_of_columns(tmp_path: pat
     path = write(tmp_path / "log.csv", 'u,"i,1\n' + ROWS)
     with pytest.raises(InputError, match=r"1 bad rows of 4: log.csv, line 1 must be RFC 4180"):
         load(LogSource([path], **NUMBERED), line_by_line=line_by_line)
+
+
+RATED = "u1 i1 5 1400000100\nu2\ti2\t3.5\t1400000050\n\n u1  i2 1 1400000101 \r\n"
+AT_1400000000 = [(user, item, time + 1_400_000_000) for user, item, time in TIMED]
+
+
+@pytest.mark.parametrize("format_", ["auto", "user_item_rating_time"])
+@both_readers
+def test_user_item_rating_time(tmp_path: pathlib.Path, format_: str, line_by_line: bool) -> None:
+    source = LogSource([write(tmp_path / "log.txt", RATED)], format=format_)
+    assert load(source, line_by_line=line_by_line) == AT_1400000000
+    assert load(source, line_by_line=line_by_line, min_rating=3.5) == AT_1400000000[:2]
+    bad = LogSource([write(tmp_path / "bad/log.txt", RATED + "u i 5\n")], format=format_)
+    with pytest.raises(InputError, match=r"1 bad rows of 4: log.txt, line 5 must be `user item rating time`"):
+        load(bad, line_by_line=line_by_line)
+
+
+@pytest.mark.parametrize("format_", ["auto", "user_items"])
+@both_readers
+def test_user_items(tmp_path: pathlib.Path, format_: str, line_by_line: bool) -> None:
+    text = "u1 i3 i1 i2\n\nu2\ti1\ti9 \nu3 i5 i5 i5 i1\n"
+    source = LogSource([write(tmp_path / "log.txt", text)], format=format_)
+    events = load(source, line_by_line=line_by_line)
+    expected = [("u1", "i3 i1 i2"), ("u2", "i1 i9"), ("u3", "i5 i5 i5 i1")]
+    assert [event[:2] for event in events] == [(user, item) for user, items in expected for item in items.split()]
+    times = [time for _, _, time in events]
+    assert times == sorted(set(times))
+    bad = LogSource([write(tmp_path / "bad/log.txt", text + "u4\n")], format=format_)
+    with pytest.raises(InputError, match=r"1 bad rows of 10: log.txt, line 5 must be `user item item …`"):
+        load(bad, line_by_line=line_by_line)
+    with pytest.raises(InputError, match=r"--min_rating needs a rating.*format user_items"):
+        load(source, min_rating=3.0)
+
+
+PAIRS = "".join(f"u{row % 7} i{row}\n" for row in range(40))
+
+
+@pytest.mark.parametrize(
+    ("text", "format_"),
+    [
+        (PAIRS, "user_item"),
+        ("u i\n", "user_item"),
+        ("\n", "user_item"),
+        ("u1 i1\nu2 i2\n", "user_item"),
+        ("one two three\nfour\n" + PAIRS, "user_item"),
+        ("user item rating time\n" + RATED, "user_item_rating_time"),
+        ("u i 5 1400000000\n", "user_item_rating_time"),
+        ("u i 5 2014-05-15\nu j 4 2014-05-16T10:00:00Z\n", "user_item_rating_time"),
+        ("1 26 3 4 25\n2 25 23\n3 1 2 3\n", "user_items"),
+        ("1 26\n2 25 23\n3 1 2 3\n", "user_items"),
+        ("s 26 1\ns 25 23 4 5\nt 1 2 3\nt 4 5 6 7 8\n", "user_items"),
+        ("1 2 3\n1 3 4\n2 3 5\n", None),
+        ("1 2 3\n1 3 4\n2 3 5\n3 1 4 two\n", None),
+        ("1 26 5 17\n1 27 4 18\n", None),
+        ("1 2 3 4 5 6\n", None),
+        ("1 2\n2 3\n3 4 5\n", "user_item"),
+        ("1\n2\n3 4\n", None),
+        ("1,2\n1,3\n", None),
+    ],
+)
+def test_the_first_lines_tell_the_format(tmp_path: pathlib.Path, text: str, format_: str | None) -> None:
+    path = write(tmp_path / "log.txt", text)
+    if format_:
+        assert recognise(pathlib.Path(path)) == format_
+        return
+    with pytest.raises(InputError, match="--format must be named") as error:
+        load(LogSource([path]))
+    assert path in str(error.value)
+    assert "--format=user_items" in str(error.value)
