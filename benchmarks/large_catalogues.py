@@ -62,7 +62,7 @@ def measure(loss: str, items: int) -> tuple[float, float, float]:
     optimizer.build(model.trainable_variables)
     sampled = None if loss == "softmax" else SampledLoss(training, log_popularity)
     model.compile(optimizer, jit_compile=True, sampled_loss=sampled)
-    step = tf.function(model.train_step)
+    step = tf.function(model.update_weights)
     popular = np.exp(log_popularity[NUM_SPECIAL_IDS:].astype(np.float64))
     popular /= popular.sum()
     seconds = []

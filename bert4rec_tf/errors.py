@@ -11,6 +11,8 @@ from absl import logging
 class InputError(ValueError):
     """A mistake in what the user gave (flags, configuration, files). The message says the rule, the value, the fix."""
 
+    __init__ = Exception.__init__  # AutoGraph re-raises what has this one under its own type, and others as its own
+
 
 class Stopped(Exception):  # noqa: N818, no error
     """The process was told to end. By default, what it did is saved.

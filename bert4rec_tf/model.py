@@ -1,22 +1,35 @@
 """BERT4Rec as a Keras model: masked instances in, logits at the masked slots out; or left to right, at every slot."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.encoder import Encoder
+from bert4rec_tf.errors import InputError
 from bert4rec_tf.losses import masked_item_loss
 from bert4rec_tf.masked_item_head import MaskedItemHead
 from bert4rec_tf.sampled_loss import SampledLoss
 from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 Batch = dict[str, tf.Tensor]
+_INPUT_SPECS = {
+    "item_ids": tf.TensorSpec([None, None], tf.int32),
+    "valid_mask": tf.TensorSpec([None, None], tf.bool),
+    "masked_positions": tf.TensorSpec([None, None], tf.int32),
+    "dropout_seed": tf.TensorSpec([3], tf.int32),
+    "masked_item_ids": tf.TensorSpec([None, None], tf.int32),
+    "masked_weights": tf.TensorSpec([None, None], tf.float32),
+}
+_INPUTS = ("item_ids", "valid_mask")
+_LABELLED = (*_INPUTS, "masked_item_ids", "masked_weights")
 
 
+@tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class Bert4Rec(tf.keras.Model):
     """The model of the paper (sections 3.3 to 3.6).
 
@@ -30,7 +43,9 @@ class Bert4Rec(tf.keras.Model):
         masked_positions   int32 [B, P], the slots to score; without it all, and P is L
         dropout_seed       int32 [3], optional, see `SeededDropout`; without it there is no dropout, unless `training`
 
-    For `fit`, also `masked_item_ids`, int32 [B, P], and `masked_weights`, float32 [B, P].
+    For `fit` and `evaluate`, also `masked_item_ids`, int32 [B, P], and `masked_weights`, float32 [B, P]: the labels are
+    part of the dict. `predict` takes the dict and gives logits, or takes histories, int32 [B, L], and gives the scores
+    of the next item, see `score_next_item`.
 
     Args:
         config: sizes and regularisation.
@@ -54,12 +69,22 @@ class Bert4Rec(tf.keras.Model):
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length
         self.seed = seed
+        self._log_popularity = None if log_popularity is None else np.asarray(log_popularity, np.float32)
+        self._compiled: Any = None  # a `_Compiled`
         self.embedding = ItemAndPositionEmbedding(vocabulary_size, max_seq_length, config, seed, name="embedding")
         self.encoder = Encoder(config, seed, name="encoder")
         self.head = MaskedItemHead(vocabulary_size, config, seed, log_popularity, name="masked_item_head")
+        # Keras's `export` takes windows of any length, not only of that in the first call.
+        self._set_save_spec({name: _INPUT_SPECS[name] for name in (*_INPUTS, "masked_positions")})
+        self.score_next_item(tf.zeros([1, 1], tf.int32))  # makes the weights
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the weights exist, and depend on no input's shape."""
 
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9."""
+        _check_names(inputs, _INPUTS)
+        inputs = {name: _typed(name, value, _INPUT_SPECS[name]) for name, value in inputs.items()}
         seed = inputs.get("dropout_seed")
         if training and seed is None:
             seed = tf.concat([tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32), [0]], axis=0)
@@ -121,31 +146,162 @@ class Bert4Rec(tf.keras.Model):
 
     def compile(
         self,
-        optimizer: tf.keras.optimizers.Optimizer,
+        optimizer: tf.keras.optimizers.Optimizer | str,
+        loss: None = None,
+        metrics: None = None,
+        *,
         jit_compile: bool = False,
         sampled_loss: SampledLoss | None = None,
-        **kwargs: Any,
+        run_eagerly: bool | None = None,
+        steps_per_execution: int | None = None,
+        **unsupported: Any,
     ) -> None:
-        """Prepares `fit`.
+        """Prepares `fit` and `evaluate`.
 
         Args:
-            optimizer: one that leaves untouched rows alone where the loss is sampled, see `make_optimizer`.
+            optimizer: or its name. Where the loss is sampled, one that leaves untouched rows alone: see
+                `make_optimizer`.
+            loss: none but the model's own.
+            metrics: none; see `evaluation.evaluate`.
             jit_compile: compiles the forward and backward pass by XLA.
             sampled_loss: the loss over a sample of the items; None: the softmax over all of them.
-            **kwargs: of `tf.keras.Model.compile`.
+            run_eagerly: see Keras.
+            steps_per_execution: see Keras.
+            **unsupported: of Keras's own arguments, or misspelt.
+
+        Raises:
+            InputError: an argument that the model would not heed.
         """
-        super().compile(optimizer=optimizer, **kwargs)
+        for name, value in {"loss": loss, "metrics": metrics, **unsupported}.items():
+            _check(
+                not value,
+                f"compile() takes optimizer, jit_compile, sampled_loss, run_eagerly and steps_per_execution. "
+                f"Received: {name}={value!r}. Fix: leave it out; the loss is the model's own (`sampled_loss` replaces "
+                "it), and bert4rec_tf.evaluate ranks",
+            )
+        _check(
+            jit_compile is None or isinstance(jit_compile, bool),
+            f"`jit_compile` must be True or False. Received: {jit_compile!r}",
+        )
+        _check(
+            sampled_loss is None or isinstance(sampled_loss, SampledLoss),
+            f"`sampled_loss` must be a SampledLoss, or None. Received: {sampled_loss!r}",
+        )
+        optimizer = tf.keras.optimizers.get(optimizer)
+        _check(
+            isinstance(optimizer, tf.keras.optimizers.Optimizer | tf.keras.optimizers.legacy.Optimizer),
+            f"`optimizer` must be one of Keras's optimizers, or its name. Received: {optimizer!r}",
+        )
+        super().compile(optimizer=optimizer, run_eagerly=run_eagerly, steps_per_execution=steps_per_execution)
         self._sampled_loss = sampled_loss
+        self._compiled = _Compiled(
+            {"jit_compile": jit_compile, "run_eagerly": run_eagerly, "steps_per_execution": steps_per_execution}
+        )
         # The update stays outside: replicas exchange gradients before it, which XLA cannot do.
         self._compiled_gradients = tf.function(self._loss_and_gradients, jit_compile=jit_compile, reduce_retracing=True)
+        self._compiled_loss = tf.function(self._loss, jit_compile=jit_compile, reduce_retracing=True)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, as JSON values, for whoever inspects a saved model."""
-        sizes = {"vocabulary_size": self.vocabulary_size, "max_seq_length": self.max_seq_length, "seed": self.seed}
-        return {"config": dataclasses.asdict(self.config), **sizes}
+        """The arguments, as JSON values."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "vocabulary_size": self.vocabulary_size,
+            "max_seq_length": self.max_seq_length,
+            "log_popularity": None if self._log_popularity is None else self._log_popularity.tolist(),
+            "seed": self.seed,
+            "name": self.name,
+        }
 
-    def train_step(self, batch: Batch) -> Batch:
-        """One update; the loss is the mean over the masked items of all replicas together."""
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "Bert4Rec":  # noqa: ARG003
+        """A model of the same arguments, with their starting weights."""
+        sizes = Config.from_dict({"model": config["config"]}, "the saved model").model
+        return cls(**config | {"config": sizes})
+
+    def save(self, filepath: str | pathlib.Path, **kwargs: Any) -> None:
+        """Writes a `.keras` file, which holds weights, arguments, loss and optimizer.
+
+        Raises:
+            InputError: of another format; HDF5 and Keras's SavedModel hold no sampled loss, and no such model.
+        """
+        _check(
+            str(filepath).endswith(".keras"),
+            f"save() writes a .keras file. Received: {filepath}. Fix: name it *.keras; bert4rec_tf.export writes what "
+            "TensorFlow Serving takes, and save_weights the weights alone",
+        )
+        super().save(filepath, **kwargs)
+
+    def get_build_config(self) -> None:
+        """Nothing: the constructor makes the weights."""
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """The arguments of `compile`, for a saved model."""
+        if self._compiled is None:
+            return None
+        objects = {"optimizer": self.optimizer, "sampled_loss": self._sampled_loss}
+        serialized = {name: tf.keras.saving.serialize_keras_object(value) for name, value in objects.items()}
+        return serialized | self._compiled.arguments
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model, and makes the variables of its optimizer."""
+        self.compile(**tf.keras.saving.deserialize_keras_object(config))
+        if isinstance(self.optimizer, tf.keras.optimizers.Optimizer):
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """What Keras resets at the start of an epoch."""
+        return [] if self._compiled is None else self._compiled.means
+
+    def train_step(self, data: Any) -> Batch:
+        """Keras's step: one update.
+
+        Returns:
+            The epoch's means so far: the loss over its masked items, and masked items and items of a batch.
+        """
+        return self._compiled.add(**self.update_weights(self._checked(_inputs_alone(data), _LABELLED)))
+
+    def test_step(self, data: Any) -> Batch:
+        """Keras's step of `evaluate`: the loss that training minimises, without dropout.
+
+        A sampled loss draws the same items for every batch, so that epochs can be compared.
+
+        Returns:
+            The mean over all masked items so far.
+        """
+        batch = self._checked(_inputs_alone(data), _LABELLED)
+        drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(tf.constant(-1))  # no step of a training
+        loss, weight = self._compiled_loss(_packed(batch) | drawn | {"dropout_seed": None})
+        loss, weight = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight])
+        return self._compiled.add(loss / tf.maximum(weight, 1.0), weight)
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """Keras's step of `predict`: logits where the data are a dict, see `call`; else scores after histories."""
+        inputs = _inputs_alone(data)
+        if isinstance(inputs, dict):
+            return self(self._checked(inputs, _INPUTS), training=False)
+        histories = inputs.to_tensor(PAD_ID) if isinstance(inputs, tf.RaggedTensor) else inputs
+        histories = _typed("histories", histories, _INPUT_SPECS["item_ids"])
+        with tf.control_dependencies([_assert_below(self.vocabulary_size, "histories", histories)]):
+            return self.score_next_item(tf.identity(histories))
+
+    def _checked(self, inputs: Batch, needed: tuple[str, ...]) -> Batch:
+        """Names, types, and that ids and positions are in the tables: XLA and GPUs read past their end in silence."""
+        _check_names(inputs, needed)
+        batch = {name: _typed(name, value, _INPUT_SPECS[name]) for name, value in inputs.items()}
+        length = tf.shape(batch["item_ids"])[1]
+        limits = {"item_ids": self.vocabulary_size, "masked_item_ids": self.vocabulary_size, "masked_positions": length}
+        checks = [_assert_below(limit, name, batch[name]) for name, limit in limits.items() if name in batch]
+        checks.append(_assert_below(self.max_seq_length + 1, "the length of item_ids", length))
+        with tf.control_dependencies(checks):
+            return {name: tf.identity(value) for name, value in batch.items()}
+
+    def update_weights(self, batch: Batch) -> Batch:
+        """One update, as training makes it: of a batch that needs no check, and without Keras's means.
+
+        Returns:
+            loss, the mean over the masked items of all replicas together, and the numbers of masked_items and items.
+        """
         replica = tf.distribute.get_replica_context()
         first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32), first_row])
@@ -153,26 +309,95 @@ class Bert4Rec(tf.keras.Model):
         loss, weight, gradients = self._compiled_gradients(_packed(batch) | drawn | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
-        weight = tf.maximum(weight, 1.0)
+        divisor = tf.maximum(weight, 1.0)
         # apply_gradients sums over the replicas, so each divides by the weight of all.
-        gradients = [_divided(gradient, weight) for gradient in gradients]
+        gradients = [_divided(gradient, divisor) for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return {"loss": loss / weight, "masked_items": weight, "items": items}
+        return {"loss": loss / divisor, "masked_items": weight, "items": items}
 
     def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
         with tf.GradientTape() as tape:
-            hidden = self.encode(*(batch.get(name) for name in _ENCODED))
-            if self._sampled_loss is None:
-                logits = self.head(hidden, self.embedding.item_table)
-                loss, weight = masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
-            else:
-                own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
-                logits = self.head.some_logits(hidden, self.embedding.item_table, own, sampled)
-                loss, weight = self._sampled_loss(*logits, batch)
+            loss, weight = self._loss(batch)
         gradients = tape.gradient(loss, self.trainable_variables)
         if self._sampled_loss is None:  # the table's is dense, with a sparse part from the input
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return loss, weight, gradients
+
+    def _loss(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Summed over the masked items of a packed batch, and their weights' sum."""
+        hidden = self.encode(*(batch.get(name) for name in _ENCODED))
+        if self._sampled_loss is None:
+            logits = self.head(hidden, self.embedding.item_table)
+            return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
+        own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
+        logits = self.head.some_logits(hidden, self.embedding.item_table, own, sampled)
+        return self._sampled_loss(*logits, batch)
+
+
+class _Compiled:
+    """What `compile` made that is no part of the model's state: no checkpoint holds it.
+
+    Attributes:
+        arguments: of `compile`, as JSON values.
+        means: over the epoch.
+    """
+
+    def __init__(self, arguments: dict[str, Any]):
+        self.arguments = arguments
+        # In double precision: a sum over the masked items of a long epoch outgrows the digits of single precision.
+        self.means = [tf.keras.metrics.Mean(name, tf.float64) for name in ("loss", "masked_items", "items")]
+
+    def add(self, loss: tf.Tensor, masked_items: tf.Tensor, items: tf.Tensor | None = None) -> Batch:
+        """Adds a batch, and gives the means so far: of the loss over masked items; of the numbers over batches."""
+        mean_loss, *numbers = self.means
+        mean_loss.update_state(loss, sample_weight=masked_items)
+        if items is None:
+            return {"loss": mean_loss.result()}
+        for mean, number in zip(numbers, (masked_items, items), strict=True):
+            mean.update_state(number)
+        return {mean.name: mean.result() for mean in self.means}
+
+
+def _inputs_alone(data: Any) -> Any:
+    inputs, targets, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
+    _check(
+        targets is None and weights is None,
+        "The labels are part of the dict of inputs: masked_item_ids and masked_weights. Received: y or sample_weight "
+        "beside it. Fix: give x alone",
+    )
+    return inputs
+
+
+def _check_names(inputs: Any, needed: tuple[str, ...]) -> None:
+    _check(
+        isinstance(inputs, dict),
+        f"The model takes a dict of {', '.join(needed)}. Received: {type(inputs).__name__}. Fix: give such a dict; "
+        "predict and score_next_item take histories",
+    )
+    missing = [name for name in needed if name not in inputs]
+    _check(not missing, f"The model's inputs must have {', '.join(needed)}. Received: none named {', '.join(missing)}")
+    unknown = [str(name) for name in inputs if name not in _INPUT_SPECS]
+    _check(not unknown, f"The model's inputs may be {', '.join(_INPUT_SPECS)}. Received: {', '.join(unknown)}")
+
+
+def _typed(name: str, value: Any, spec: tf.TensorSpec) -> tf.Tensor:
+    value = tf.convert_to_tensor(value)
+    fits = value.dtype.is_integer or value.dtype.is_bool or (value.dtype.is_floating and spec.dtype.is_floating)
+    _check(
+        fits and value.shape.is_compatible_with(spec.shape),
+        f"`{name}` must be {spec.dtype.name} {spec.shape}. Received: {value.dtype.name} {value.shape}",
+    )
+    return tf.cast(value, spec.dtype)
+
+
+def _assert_below(limit: tf.Tensor | int, name: str, values: tf.Tensor) -> tf.Operation:
+    inside = tf.reduce_all((values >= 0) & (values < limit))
+    return tf.debugging.Assert(inside, [f"{name} must be from 0 to below", limit, ". Received:", values])
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise InputError(message)
 
 
 _ENCODED = ("item_ids", "valid_mask", "masked_positions", "dropout_seed", "slots")
@@ -211,7 +436,5 @@ def build_model(
     log_popularity: np.ndarray | None = None,
     seed: int = 1,
 ) -> Bert4Rec:
-    """A `Bert4Rec` whose weights exist already; arguments as there."""
-    model = Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed)
-    model.score_next_item(tf.zeros([1, 1], tf.int32))
-    return model
+    """A `Bert4Rec`; arguments as there."""
+    return Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed)

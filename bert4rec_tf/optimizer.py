@@ -1,15 +1,19 @@
 """AdamW with warm-up and decay (paper section 4.3)."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from bert4rec_tf.config import TrainingConfig
+from bert4rec_tf.config import Config, TrainingConfig
 
 _UNDECAYED = ("bias", "layer_norm")
 _TABLES = ("item_table", "position_table")  # a step of a sampled loss touches some of their rows
 
 
+@tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
     """Rises over `warmup_steps`, then decays to 0 at `total_steps`: linearly (the paper's), as a cosine, or not.
 
@@ -33,11 +37,36 @@ class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
         rise = tf.minimum((step + 1.0) / max(warmup, 1.0), 1.0)
         return self.config.learning_rate * rise * decay[self.config.schedule]
 
-    def get_config(self) -> dict:
-        return {"config": self.config, "total_steps": self.total_steps}
+    def get_config(self) -> dict[str, Any]:
+        """The arguments as JSON values; `total_steps` as it stands."""
+        return {"config": dataclasses.asdict(self.config), "total_steps": int(self.total_steps.numpy())}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "WarmupThenDecay":
+        """The same schedule, with a variable of its own."""
+        training = Config.from_dict({"training": config["config"]}, "the saved optimizer").training
+        return cls(training, tf.Variable(config["total_steps"], trainable=False, dtype=tf.int64))
 
 
-class LazyAdamW(tf.keras.optimizers.AdamW):
+@tf.keras.utils.register_keras_serializable("bert4rec_tf")
+class SelectiveAdamW(tf.keras.optimizers.AdamW):
+    """AdamW whose saved form names what it does not decay: Keras's own forgets that, and decays all once loaded.
+
+    Args:
+        undecayed: parts of the names of weights that are not decayed.
+        **kwargs: of `tf.keras.optimizers.AdamW`.
+    """
+
+    def __init__(self, undecayed: Sequence[str] = (), **kwargs: Any):
+        super().__init__(**kwargs)
+        self.exclude_from_weight_decay(var_names=list(undecayed))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"undecayed": list(self._exclude_from_weight_decay_names)}
+
+
+@tf.keras.utils.register_keras_serializable("bert4rec_tf")
+class LazyAdamW(SelectiveAdamW):
     """AdamW that leaves rows alone, moments and decay included, which a sparse gradient does not touch.
 
     Departure from Adam: a row's moments stand still while it is not drawn, and its next update does not know for how
@@ -80,8 +109,10 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
     ICLR 2019). Clipping comes after the gradients of all replicas are summed. With a loss over sampled items it is
     `LazyAdamW`.
     """
-    kind = tf.keras.optimizers.AdamW if config.loss == "softmax" else LazyAdamW
-    optimizer = kind(
+    # The lazy optimizer decays the rows that it touches itself.
+    kind, by_rows = (SelectiveAdamW, ()) if config.loss == "softmax" else (LazyAdamW, _TABLES)
+    return kind(
+        undecayed=[*_UNDECAYED, *by_rows],
         learning_rate=WarmupThenDecay(config, total_steps),
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,
@@ -89,10 +120,6 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
         epsilon=config.epsilon,
         global_clipnorm=config.clip_norm,
     )
-    # The lazy optimizer decays the rows that it touches itself.
-    by_rows = () if config.loss == "softmax" else _TABLES
-    optimizer.exclude_from_weight_decay(var_names=[*_UNDECAYED, *by_rows])
-    return optimizer
 
 
 def _decays(variable: tf.Variable) -> bool:

@@ -1,9 +1,12 @@
 """The loss over a sample of the items, for catalogues whose full softmax costs too much (no part of the paper)."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.config import TrainingConfig
+from bert4rec_tf.config import Config, TrainingConfig
 from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
@@ -11,6 +14,7 @@ _SALT = 7_919  # sets the draws of the items apart from those of the dropout
 _OWN_LOGIT = -1e9  # of a drawn item that is the masked one
 
 
+@tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class SampledLoss:
     """Draws items for a step, a function of the seed and the step, and scores the masked items against them.
 
@@ -22,7 +26,7 @@ class SampledLoss:
     """
 
     def __init__(self, config: TrainingConfig, log_popularity: np.ndarray):
-        self._config = config
+        self._config, self._log_popularity = config, np.asarray(log_popularity, np.float32)
         shares = np.exp(np.float64(log_popularity))
         if config.loss == "gbce":
             shares = np.ones_like(shares)
@@ -34,6 +38,16 @@ class SampledLoss:
         self._cumulative = tf.constant(np.cumsum(shares))
         expected = np.log(np.maximum(shares * config.sampled_items, 1e-30))
         self._log_expected_counts = tf.constant(expected, tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments as JSON values, for a saved model."""
+        return {"config": dataclasses.asdict(self._config), "log_popularity": self._log_popularity.tolist()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SampledLoss":
+        """The same loss."""
+        training = Config.from_dict({"training": config["config"]}, "the saved loss").training
+        return cls(training, np.array(config["log_popularity"], np.float32))
 
     def draw(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Items and how often each is expected: sampled_item_ids int32 [S], log_expected_counts float32 [S]."""

@@ -65,7 +65,7 @@ class SynchronousSteps:
                 batch = next(self._shares)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
                 waited = tf.timestamp() - asked
-            logs = self._strategy.run(self._model.train_step, (batch,))
+            logs = self._strategy.run(self._model.update_weights, (batch,))
             # All replicas have the same, for they are sums over all.
             loss, masked_items, items = (
                 tf.cast(self._strategy.experimental_local_results(logs[name])[0], tf.float64)
@@ -93,7 +93,7 @@ class ParameterServerSteps:
 
         @tf.function(reduce_retracing=True)
         def step(batch: Batch) -> Batch:
-            return strategy.run(model.train_step, (batch,))
+            return strategy.run(model.update_weights, (batch,))
 
         self._step = step
 

@@ -144,7 +144,7 @@ class _Run:
             self._optimizer = make_optimizer(training, self._progress.total_steps)
             self._optimizer.build(self._model.trainable_variables)
             sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
-            self._model.compile(self._optimizer, jit_compile, sampled_loss)
+            self._model.compile(self._optimizer, jit_compile=jit_compile, sampled_loss=sampled_loss)
         tracked = {"model": self._model, "optimizer": self._optimizer, "progress": self._progress}
         self._checkpoints = Checkpoints(self._model_dir, tracked, training.checkpoints_to_keep)
         self._finished = self.chief and self._take_up(old)

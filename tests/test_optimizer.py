@@ -1,5 +1,6 @@
 """The learning rate's course, and AdamW against the textbook."""
 
+import json
 import math
 
 import numpy as np
@@ -89,6 +90,26 @@ def test_steps_equal_adamw_after_clipping_by_the_global_norm(clip_norm: float) -
             values[place] = values[place] - rate * (mean / (np.sqrt(square) + 1e-6) + 0.05 * values[place])
             # Keras adds epsilon before it corrects the bias, the textbook after: 1e-5 of a step.
             np.testing.assert_allclose(variables[place], values[place], atol=5e-5)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "gbce"])
+def test_a_saved_optimizer_is_the_same_one(loss: str) -> None:
+    config = TrainingConfig(
+        loss=loss, learning_rate=0.1, warmup_steps=0, weight_decay=0.3, clip_norm=2.0, schedule="cosine"
+    )
+    optimizer = make_optimizer(config, tf.Variable(10, dtype=tf.int64))
+    saved = tf.keras.optimizers.serialize(optimizer)
+    loaded = tf.keras.optimizers.deserialize(json.loads(json.dumps(saved)))
+    assert type(loaded) is type(optimizer)
+    assert loaded.get_config() == optimizer.get_config()
+    names = ["kernel", "bias", "layer_norm/gamma", "item_table"]
+    variables = [[tf.Variable(tf.ones([3, 2]), name=name) for name in names] for _ in range(2)]
+    for one, of_one in zip((optimizer, loaded), variables, strict=True):
+        for _ in range(3):
+            one.apply_gradients([(tf.constant([[0.5, -1], [2, 0], [0, 3]]), variable) for variable in of_one])
+    for variable, same in zip(*variables, strict=True):
+        np.testing.assert_array_equal(same, variable, err_msg=variable.name)
+    assert np.any(variables[0][0].numpy() != variables[0][1].numpy()), "the decay tells weights apart"
 
 
 def pair(clip_norm: float) -> tuple[tf.keras.optimizers.Optimizer, tf.keras.optimizers.Optimizer]:
