@@ -1,0 +1,226 @@
+"""Evaluation against serving: metrics of random small logs equal those counted from the export's own answers."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bert4rec_tf.config import Config, DataConfig, EvaluationConfig, ModelConfig
+from bert4rec_tf.evaluation import Ranker, evaluate, make_ranker
+from bert4rec_tf.metrics import NO_RANK, ranking_metrics
+from bert4rec_tf.model import build_model
+from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.publishing import Publishing, export
+from bert4rec_tf.serving import Recommender
+from bert4rec_tf.user_ranks import Ranks
+from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from pipelines.build import build_records
+from pipelines.log_formats import LogSource
+from tfrecords.manifest import Manifest
+from tfrecords.schema import EVALUATION_USER, Ragged, encode
+from tfrecords.writer import write_shard
+
+NEGATIVES = 3
+NAMES = ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
+Log = dict[str, tuple[list[int], int, list[int]]]  # user -> history, target, negatives
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A model with random weights: what evaluation ranks with, and what an export of it answers with."""
+
+    vocabulary: Vocabulary
+    max_seq_length: int
+    rankers: dict[bool, Ranker]  # by drop_seen
+    signatures: dict[str, Callable]
+
+    def names(self, item_ids: list[int]) -> list[str]:
+        return [self.vocabulary.item_ids[item - NUM_SPECIAL_IDS] for item in item_ids]
+
+
+@functools.cache
+def served(number: int) -> Served:
+    """One of several models: bidirectional and causal, of 2 to 6 items, over 5 to 33; every third one with ties."""
+    generator = np.random.default_rng(number)
+    num_items, max_seq_length = int(generator.integers(5, 34)), 2 + number % 5
+    item_ids = tuple(f"item {index}" for index in generator.permutation(num_items))
+    counts = np.sort(generator.integers(0, 9, num_items))[::-1].copy()
+    vocabulary = Vocabulary(item_ids, counts, (None,) * num_items)
+    config = ModelConfig(
+        hidden_size=8, num_layers=1, initializer_range=1.0, attention="causal" if number % 2 else "bidirectional"
+    )
+    model = build_model(config, vocabulary.size, max_seq_length, seed=number)
+    if number % 3 == 0:  # scores of four values alone
+        model.embedding.item_table.assign(tf.zeros_like(model.embedding.item_table))
+        model.head.output_bias.assign(generator.integers(4, size=vocabulary.size).astype(np.float32))
+    recommender = Recommender(model, vocabulary, top_k=num_items)
+    rankers = {drop_seen: make_ranker(model.score_next_item, 10, drop_seen) for drop_seen in (True, False)}
+    return Served(vocabulary, max_seq_length, rankers, recommender.signatures())
+
+
+def random_log(generator: np.random.Generator, num_items: int, max_seq_length: int, repeats: bool) -> Log:
+    """Histories of one item to thrice the window; with `repeats`, of few items each, and of targets that return."""
+    log: Log = {}
+    items = np.arange(num_items) + NUM_SPECIAL_IDS
+    for user in range(generator.integers(1, 9)):
+        longest = 3 * max_seq_length if repeats else min(3 * max_seq_length, num_items - 1)
+        length = int(generator.integers(1, longest + 1))
+        own = generator.permutation(items)
+        sequence = generator.choice(own[: 1 + length // 2], length + 1) if repeats else own[: length + 1]
+        others = np.setdiff1d(items, sequence)
+        negatives = generator.permutation(others)[: generator.integers(NEGATIVES - 1, NEGATIVES + 1)]
+        log[f"u{user}"] = (sequence[:-1].tolist(), int(sequence[-1]), negatives.tolist())
+    return log
+
+
+def write_log(directory: pathlib.Path, log: Log, num_items: int) -> Manifest:
+    histories, targets, negatives = zip(*log.values(), strict=True)
+
+    def ragged(rows: tuple[list[int], ...]) -> Ragged:
+        return Ragged.from_lengths(
+            np.concatenate([np.array(row, np.int64) for row in rows]), np.array(list(map(len, rows)))
+        )
+
+    columns = {
+        "item_ids": ragged(histories),
+        "negative_item_ids": ragged(negatives),
+        "target_item_id": np.array(targets),
+        "trained_items": np.array(list(map(len, histories))),
+        "user_id": list(log),
+    }
+    shard = write_shard(directory, "test/0.tfrecord", encode(EVALUATION_USER, columns))
+    config = Config(data=DataConfig(num_negatives=NEGATIVES))
+    return Manifest(config, {}, {"items": num_items}, (), "", {"test": (shard,)})
+
+
+def answers(signatures: dict[str, Callable], histories: list[list[str]], drop_seen: bool, k: int) -> list[list[str]]:
+    longest = max(map(len, histories))
+    # Padding goes before one history and after the next one: it may stand anywhere.
+    padded = [
+        [*([""] * (longest - len(row)) * (index % 2)), *row, *([""] * (longest - len(row)) * (1 - index % 2))]
+        for index, row in enumerate(histories)
+    ]
+    item_ids = tf.constant(padded)
+    if drop_seen:
+        answer = signatures["serving_default"](item_ids=item_ids)
+    else:
+        none = tf.constant([], tf.string, [1, 0])
+        rules = {"k": tf.constant([k]), "drop_seen": tf.constant([False])}
+        answer = signatures["recommend"](item_ids=item_ids, **rules, excluded_item_ids=none, allowed_item_ids=none)
+    return answer["item_ids"].numpy().astype(str).tolist()
+
+
+def metrics_by_hand(ranks: list[int | None]) -> dict[str, float]:
+    """From each target's place in its answer, from 1; None where the answer does not hold it."""
+    found = [rank for rank in ranks if rank is not None]
+    gains = {f"hr@{k}": [1.0 for rank in found if rank <= k] for k in (1, 5, 10)}
+    gains |= {f"ndcg@{k}": [1 / math.log2(1 + rank) for rank in found if rank <= k] for k in (5, 10)}
+    gains["mrr"] = [1 / rank for rank in found]
+    return {name: sum(values) / len(ranks) for name, values in gains.items()}
+
+
+def check_users(ranks: Ranks, log: Log, one: Served, drop_seen: bool) -> None:
+    """Full ranks from `serving_default` or `recommend`, sampled ranks from the scores of `rank`."""
+    rows = [log[user] for user in ranks.user_ids]
+    histories = [one.names(history) for history, _, _ in rows]
+    answered = answers(one.signatures, histories, drop_seen, len(one.vocabulary.item_ids))
+    places: list[int | None] = []
+    for (history, target, _), repeat, answer in zip(rows, ranks.repeats, answered, strict=True):
+        name = one.names([target])[0]
+        places.append(answer.index(name) + 1 if name in answer else None)
+        assert repeat == (target in history)
+        assert (places[-1] is None) == (repeat and drop_seen)
+    full = ranking_metrics(ranks.full)
+    assert {name: full[name] for name in NAMES} == pytest.approx(metrics_by_hand(places), rel=1e-12)
+    for answer, recommended in zip(answered, ranks.recommended.tolist(), strict=True):
+        assert one.names([item for item in recommended if item]) == [name for name in answer if name][:10]
+    for row, (history, target, negatives) in enumerate(rows):
+        if len(negatives) < NEGATIVES:
+            assert ranks.sampled[row] == NO_RANK
+            continue
+        candidates = [target, *negatives]
+        scores = one.signatures["rank"](
+            item_ids=tf.constant([one.names(history)]), candidate_item_ids=tf.constant([one.names(candidates)])
+        )["scores"].numpy()[0]
+        order = sorted(range(len(candidates)), key=lambda index: (-scores[index], candidates[index]))
+        if places[row] is None:
+            assert ranks.sampled[row] == ranks.full[row]
+        else:
+            assert ranks.sampled[row] == order.index(0) + 1
+
+
+def check_logs(directory: pathlib.Path, numbers: range, models: int) -> None:
+    repeated = users = 0
+    for number in numbers:
+        generator, one = np.random.default_rng(number), served(number % models)
+        num_items = len(one.vocabulary.item_ids)
+        drop_seen, repeats = generator.random() < 0.75, generator.random() < 0.75
+        log = random_log(generator, num_items, one.max_seq_length, repeats)
+        manifest = write_log(directory, log, num_items)
+        ranks = evaluate(one.rankers[drop_seen], directory, manifest, "test", max_items=one.max_seq_length - 1)
+        assert sorted(ranks.user_ids) == sorted(log)
+        check_users(ranks, log, one, drop_seen)
+        repeated, users = repeated + int(ranks.repeats.sum()), users + len(log)
+    assert 0.2 * users < repeated < 0.8 * users
+
+
+@pytest.mark.filterwarnings("ignore:Even though")
+def test_metrics_equal_those_of_the_exports_answers(tmp_path: pathlib.Path) -> None:
+    tf.config.run_functions_eagerly(True)  # tracing the graphs would take longer than these few logs
+    try:
+        check_logs(tmp_path, range(8), models=2)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.slow
+def test_metrics_of_a_thousand_logs_equal_those_of_the_exports_answers(tmp_path: pathlib.Path) -> None:
+    check_logs(tmp_path, range(1000), models=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop_seen", [True, False])
+@pytest.mark.parametrize("repeats", [True, False])
+def test_metrics_on_disk_equal_those_of_the_export(tmp_path: pathlib.Path, repeats: bool, drop_seen: bool) -> None:
+    """From a log through records, a model directory and an export, all as the commands write and read them."""
+    generator = np.random.default_rng(7)
+    lines = [
+        f"u{user} i{item}\n"
+        for user in range(40)
+        for item in (generator.integers(25, size=12) if repeats else generator.permutation(25)[:12])
+    ]
+    (tmp_path / "log.txt").write_text("".join(lines))
+    config = Config(
+        data=DataConfig(max_seq_length=5, min_user_events=1, num_negatives=NEGATIVES),
+        model=ModelConfig(hidden_size=8, num_layers=1, initializer_range=1.0),
+        evaluation=EvaluationConfig(drop_seen=drop_seen),
+    )
+    data_dir, model_dir = tmp_path / "data", tmp_path / "model"
+    build_records(LogSource([str(tmp_path / "log.txt")]), {}, config, str(data_dir))
+    manifest, vocabulary = Manifest.load(data_dir), Vocabulary.load(data_dir)
+    open_model_dir(model_dir, config, manifest, vocabulary)
+    model = build_model(config.model, vocabulary.size, 5)
+    Checkpoints(model_dir, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
+    trained = load_model(model_dir)
+    ranker = make_ranker(trained.model.score_next_item, 10, trained.config.evaluation.drop_seen)
+    ranks = evaluate(ranker, data_dir, manifest, "test", max_items=4)
+    version = export(str(model_dir), str(tmp_path / "exports"), Publishing(top_k=len(vocabulary.item_ids)))
+    loaded = tf.saved_model.load(str(version))
+    sequences: dict[str, list[str]] = {}
+    for line in lines:
+        user, item = line.split()
+        sequences.setdefault(user, []).append(item)
+    histories = [sequences[user][:-1] for user in ranks.user_ids]
+    places: list[int | None] = []
+    for user, answer in zip(
+        ranks.user_ids, answers(loaded.signatures, histories, drop_seen, len(vocabulary.item_ids)), strict=True
+    ):
+        places.append(answer.index(sequences[user][-1]) + 1 if sequences[user][-1] in answer else None)
+    full = ranking_metrics(ranks.full)
+    assert {name: full[name] for name in NAMES} == pytest.approx(metrics_by_hand(places), rel=1e-12)
+    assert (None in places) == (repeats and drop_seen)
