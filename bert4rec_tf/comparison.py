@@ -11,6 +11,7 @@ import numpy as np
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.metrics import NO_RANK, ranking_gains, sampled_metrics
 from bert4rec_tf.user_ranks import read_users, users_file
+from tfrecords.files import check_local
 
 RESAMPLES = 10_000
 PROTOCOLS = ("full", "sampled")
@@ -59,6 +60,7 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         raise InputError(
             f"Two runs are compared. Received: {len(metrics_files)}. Fix: --compare=a/metrics.json,b/metrics.json"
         )
+    check_local("compare", metrics_files)
     a, b = (_read(pathlib.Path(path)) for path in metrics_files)
     _check_same_users(a, b)
     found: dict[str, Any] = {

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from bert4rec_tf.errors import InputError
+from tfrecords.files import check_local
 
 MOST_SHARDS = 99_999  # five digits in a file name
 
@@ -263,6 +264,7 @@ def read_settings(path: str | None, assignments: Sequence[str] = ()) -> dict[str
     """
     settings: dict[str, dict[str, Any]] = {}
     if path is not None:
+        check_local("config", path)
         try:
             settings = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:

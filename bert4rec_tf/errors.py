@@ -5,7 +5,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from absl import logging
+from absl import flags, logging
+
+# Flags that name files, beside those that end in _dir.
+_PATH_FLAGS = ("compare", "config", "input", "item_groups", "item_titles", "log", "output", "report", "warm_start_from")
 
 
 class InputError(ValueError):
@@ -53,6 +56,7 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
         try:
             if argv[1:]:
                 raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
+            _check_path_flags()
             main()
         except InputError as error:
             sys.exit(_report(str(error), code=2))
@@ -66,6 +70,15 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
             sys.exit(_report("interrupted; run the same command again", code=130))
 
     return run
+
+
+def _check_path_flags() -> None:
+    """Refuses paths on other machines in any flag of the script, before anything is made."""
+    from tfrecords.files import check_local  # needs InputError
+
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+        if flag.name.endswith("_dir") or flag.name in _PATH_FLAGS:
+            check_local(flag.name, flag.value)
 
 
 def _report(text: str, code: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.slices import popularity_groups
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.files import check_local
 
 MOST_ITEMS = 1000
 _NAMED_GROUPS = 8  # as many as can be told apart by colour
@@ -87,6 +88,7 @@ def read_item_groups(path: str, vocabulary: Vocabulary) -> dict[str, str]:
     Raises:
         InputError: the file cannot be read, lacks a column, or names no item of the vocabulary.
     """
+    check_local("item_groups", path)
     try:
         with pathlib.Path(path).open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)

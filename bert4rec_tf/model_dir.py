@@ -20,6 +20,7 @@ from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.vocabulary import VOCABULARY_FILE, Vocabulary
+from tfrecords.files import check_local, open_new
 from tfrecords.manifest import MANIFEST_FILE, Manifest
 
 CONFIG_FILE = "config.json"
@@ -171,6 +172,7 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     Raises:
         InputError: no trained model is there.
     """
+    check_local("model_dir", model_dir)
     directory = pathlib.Path(model_dir)
     config, vocabulary = _read_config(directory), Vocabulary.load(directory)
     manifest = Manifest.load(directory)
@@ -187,7 +189,8 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a small file by rename, so that it is never read half."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with open_new(temporary, "x", encoding="utf-8") as stream:
+        stream.write(text)
     temporary.replace(path)
 
 

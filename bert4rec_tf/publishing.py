@@ -35,6 +35,7 @@ from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex
 from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 from bert4rec_tf.warm_up import replay_warm_up, write_warm_up
+from tfrecords.files import check_local, open_lock
 
 METADATA_FILE = "assets.extra/metadata.json"
 MODELS_CONFIG = "models.config"
@@ -99,6 +100,7 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
         InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, or a
             version that cannot answer its warm-up requests.
     """
+    check_local("export_dir", export_dir)
     trained = load_model(model_dir)
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,7 @@ def rollback(export_dir: str, poll_seconds: float = 1.0) -> tuple[str, str]:
         InputError: there is no version to return to.
     """
     _check_poll_seconds(poll_seconds)
+    check_local("export_dir", export_dir)
     root = pathlib.Path(export_dir)
     if not root.is_dir():
         raise InputError(f"--export_dir must hold versions written by export.py. Received: {root}, no directory")
@@ -202,7 +205,7 @@ def _withdrawn(root: pathlib.Path) -> list[pathlib.Path]:
 @contextlib.contextmanager
 def _alone(root: pathlib.Path) -> Iterator[None]:
     """One export or rollback at a time; a killed one's lock goes with its process."""
-    with (root / ".lock").open("w") as stream:
+    with open_lock(root / ".lock") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,6 +17,7 @@ from bert4rec_tf.report_page import page
 from bert4rec_tf.report_pictures import HISTORY_SHOWN, attention_section, items_section, users_section
 from bert4rec_tf.user_ranks import Ranks
 from bert4rec_tf.vocabulary import Vocabulary
+from tfrecords.files import check_local
 from tfrecords.manifest import Manifest
 
 _ATTENTION_USERS = 200
@@ -58,6 +59,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     Raises:
         InputError: history.jsonl of the model directory is damaged.
     """
+    check_local("report", path)
     history = read_history(evaluation.model_dir)
     ranks, model = evaluation.ranks, evaluation.trained.model
     examples, asked = spread_over_ranks(ranks), with_long_histories(ranks, _ATTENTION_USERS, SLOTS - 1)

@@ -24,6 +24,7 @@ from bert4rec_tf.stop_signals import StopSignals
 from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
+from tfrecords.files import check_local
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.reader import (
     Asked,
@@ -74,6 +75,8 @@ def train(
     """
     if time_limit_minutes is not None and time_limit_minutes <= 0:
         raise InputError(f"--time_limit_minutes must be above 0. Received: {time_limit_minutes}")
+    for name, path in (("data_dir", data_dir), ("model_dir", model_dir), ("warm_start_from", warm_start_from)):
+        check_local(name, path)
     manifest = Manifest.load(data_dir)
     recorded = {section: fields for section, fields in settings.items() if section in ("data", "masking")}
     check_settings_match(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.metrics import NO_RANK, ranking_metrics, sampled_metrics
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+from tfrecords.files import open_new
 
 _SCHEMA = pa.schema(
     [
@@ -97,7 +98,8 @@ def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> Non
         pa.ListArray.from_arrays(pa.array(places, pa.int32()), recommended),
     ]
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
+    with open_new(temporary) as stream:
+        pq.write_table(pa.table(columns, schema=_SCHEMA), stream)
     temporary.replace(path)
 
 

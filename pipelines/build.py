@@ -24,6 +24,7 @@ from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, coun
 from pipelines.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from pipelines.timestamps import infer_unit, shown
+from tfrecords.files import check_local
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
 
 # What becomes of the rows that are read and are no `events`.
@@ -101,6 +102,7 @@ def build_records(
     Raises:
         InputError: of the log, what is left after the filters, the output directory or the engine.
     """
+    check_local("output_dir", output_dir)
     place = pathlib.Path(output_dir).resolve()
     config = Config(data=config.data, masking=config.masking)
     described = source.description()

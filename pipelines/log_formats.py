@@ -16,6 +16,7 @@ from pipelines.delimited import Dialect, Line, read_records, split_header
 from pipelines.log_files import LogFile
 from pipelines.text_streams import open_text
 from pipelines.whitespace_format import recognise
+from tfrecords.files import check_local
 
 FORMATS = (
     "auto", "csv", "tsv", "jsonl", "parquet", "user_item", "user_item_rating_time", "user_items", "movielens",
@@ -113,6 +114,7 @@ class LogSource:
             InputError: a path or glob that matches no file, a file that is not whole or whose name tells no format, or
                 the same content twice.
         """
+        check_local("input", self.paths)
         found: list[str] = []
         for path in self.paths:
             matches = [path] if pathlib.Path(path).is_file() else sorted(glob.glob(path, recursive=True))

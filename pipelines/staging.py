@@ -11,6 +11,7 @@ from typing import Any
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
+from tfrecords.files import open_lock, open_new
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
 
@@ -98,11 +99,11 @@ def _remove(directories: Iterable[pathlib.Path]) -> None:
 def _only_run(output_dir: pathlib.Path) -> Iterator[None]:
     """Refuses a second run at the same time; a killed run's lock goes with its process."""
     lock = _lock(output_dir)
-    with lock.open("w") as stream:
+    with open_lock(lock) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between opening and locking, the run before may have ended and removed the very file.
-            ours = lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.stat())
+            ours = lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.lstat())
         except BlockingIOError:
             ours = False
         if not ours:
@@ -153,7 +154,7 @@ def _holds_records(directory: pathlib.Path) -> bool:
 def write_manifest(directory: pathlib.Path, manifest: Manifest) -> None:
     """Writes the manifest by rename; from then on the directory can be read."""
     temporary = directory / f".{MANIFEST_FILE}.tmp"
-    with temporary.open("wb") as stream:
+    with open_new(temporary) as stream:
         stream.write(manifest.to_bytes())
         stream.flush()
         os.fsync(stream.fileno())

@@ -6,6 +6,7 @@ import pathlib
 from bert4rec_tf.errors import InputError
 from pipelines.delimited import Dialect, Line, read_records, split_header
 from pipelines.exact_rows import read_lines
+from tfrecords.files import check_local
 
 _COLUMNS = ("item_id", "title")
 
@@ -23,6 +24,7 @@ def read_titles(path: str | None) -> dict[str, str]:
     """
     if path is None:
         return {}
+    check_local("item_titles", path)
     try:
         lines = read_lines(pathlib.Path(path))
         header, dialect = _header(path, next(lines, Line(1, "", None)))

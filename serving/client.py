@@ -265,6 +265,11 @@ def main(argv: list[str]) -> None:
     """Asks, and prints the answer with titles where they are known."""
     if argv[1:]:
         sys.exit(f"error: Only flags are taken, --item_id once for each item. Received: {' '.join(argv[1:])}")
+    if _EXPORT.value and "://" in _EXPORT.value:
+        sys.exit(
+            f"error: --export_dir must be a path on this machine. Received: {_EXPORT.value}. "
+            "Fix: mount the bucket or file system and name the folder where it is mounted, or copy the files"
+        )
     inputs = recommend_inputs(_ITEMS.value, _K.value, not _KEEP_SEEN.value, _EXCLUDED.value, _ALLOWED.value)
     titles = _titles(_EXPORT.value) if _EXPORT.value else {}
     try:

@@ -1,6 +1,7 @@
 """The manifest: a round trip, and every way in which a directory may not be the one that was written."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -197,3 +198,85 @@ def test_a_change_of_the_records_explains_the_error_of_their_reader(data_dir: pa
         raise FileNotFoundError
     with pytest.raises(InputError, match="must not change"), records.unchanged():
         pass
+
+
+def with_shard(values: dict, split: str = "train", **change: object) -> dict:
+    (first, *rest) = values["splits"][split]
+    return values | {"splits": values["splits"] | {split: [first | change, *rest]}}
+
+
+WRONG_VALUES: list[tuple[str, Callable[[dict], dict], str]] = [
+    ("above", lambda values: with_shard(values, file="../x.tfrecord"), "a file must be a new shard in train/"),
+    ("absolute", lambda values: with_shard(values, file="/etc/passwd"), "a file must be a new shard in train/"),
+    ("other split", lambda values: with_shard(values, file="test/00000-of-00002.tfrecord"), "a new shard in train/"),
+    ("twice", lambda values: with_shard(values, file=SECOND), "a new shard in train/"),
+    ("no text", lambda values: with_shard(values, file=3), "a new shard in train/"),
+    ("negative bytes", lambda values: with_shard(values, bytes=-1), "bytes of .* an integer, at least 0, not -1"),
+    ("absurd bytes", lambda values: with_shard(values, bytes=2**70), "bytes of .* an integer"),
+    ("broken bytes", lambda values: with_shard(values, bytes=1.5), "bytes of .* an integer, at least 0, not 1.5"),
+    ("true records", lambda values: with_shard(values, records=True), "records of .* an integer, at least 0, not True"),
+    ("more records than bytes", lambda values: with_shard(values, records=10**12), "bytes of .* at least"),
+    ("no digest", lambda values: with_shard(values, sha256="0"), "64 hex digits"),
+    ("count", lambda values: values | {"counts": values["counts"] | {"items": -5}}, "counts.items must be"),
+    ("text count", lambda values: values | {"counts": values["counts"] | {"items": "5"}}, "counts.items must be"),
+    ("other split", lambda values: values | {"splits": {"dev": []}}, "splits must be train, validation, test"),
+    ("source", lambda values: values | {"source": []}, "source must be an object"),
+    ("digest of no text", lambda values: values | {"vocabulary_sha256": 5}, "vocabulary_sha256 must be text"),
+    (
+        "length",
+        lambda values: values | {"length_histogram": [{"length": -1, "instances": 1, "max_predictions": 1}]},
+        "length_histogram.length must be",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "rule"), [row[1:] for row in WRONG_VALUES], ids=[row[0] for row in WRONG_VALUES])
+def test_values_that_no_pipeline_writes_are_refused(
+    data_dir: pathlib.Path, change: Callable[[dict], dict], rule: str
+) -> None:
+    values = change(json.loads((data_dir / MANIFEST_FILE).read_bytes()))
+    with pytest.raises(InputError, match=rf"here must be a manifest.*{rule}"):
+        Manifest.from_bytes(json.dumps(values).encode(), "here")
+
+
+def test_a_missing_split_is_named(data_dir: pathlib.Path) -> None:
+    manifest = Manifest.load(data_dir)
+    without = dataclasses.replace(manifest, splits={"train": manifest.splits["train"]})
+    for read in (lambda: without.records("test"), lambda: VerifiedRecords(data_dir, without, "rebuild it")):
+        with pytest.raises(InputError, match=r"must list the split (test|validation)"):
+            read()
+
+
+def test_a_manifest_nested_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match="here must be a manifest"):
+        Manifest.from_bytes(b'{"a":' * 100_000, "here")
+
+
+def test_a_link_to_a_file_elsewhere_is_refused(data_dir: pathlib.Path) -> None:
+    elsewhere = data_dir.with_name("elsewhere")
+    (data_dir / FIRST).rename(elsewhere)
+    (data_dir / FIRST).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"{FIRST} is a link to a file elsewhere"):
+        verify(data_dir, Manifest.load(data_dir))
+
+
+def test_a_directory_behind_a_link_is_verified(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "link").symlink_to(data_dir)
+    verify(tmp_path / "link", Manifest.load(tmp_path / "link"))
+
+
+@pytest.mark.parametrize("change", ["a huge length", "one record more", "one record less", "a tail"])
+def test_a_shard_that_its_own_manifest_makes_up_is_refused(data_dir: pathlib.Path, change: str) -> None:
+    content = bytearray((data_dir / FIRST).read_bytes())
+    if change == "a huge length":
+        content[:8] = struct.pack("<Q", 2**62)
+    elif change == "a tail":
+        content += b"tail"
+    (data_dir / FIRST).write_bytes(content)
+    manifest = Manifest.load(data_dir)
+    first, *rest = manifest.splits["train"]
+    more = {"one record more": 1, "one record less": -1}.get(change, 0)
+    digest = hashlib.sha256(content).hexdigest()
+    forged = dataclasses.replace(first, sha256=digest, bytes=len(content), records=first.records + more)
+    with pytest.raises(InputError, match=f"{FIRST} holds something other than {forged.records} records"):
+        verify(data_dir, dataclasses.replace(manifest, splits=manifest.splits | {"train": (forged, *rest)}))

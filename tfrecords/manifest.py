@@ -5,17 +5,21 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from bert4rec_tf.config import Config, DataConfig
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
+from tfrecords.files import check_local
 from tfrecords.schema import SCHEMA_VERSION
-from tfrecords.writer import Shard
+from tfrecords.writer import FRAME_BYTES, Shard
 
 MANIFEST_FILE = "manifest.json"
 BAD_ROWS_FILE = "bad_rows.jsonl"
+_SPLITS = ("train", "validation", "test")
+_COUNT = "an integer, at least 0"
 DRAWS_VERSION = 2  # 1: test negatives were the validation negatives of the next seed, and could be low-rated items
 _LATER_SETTINGS = ("train_since", "validation_share")  # kept where set: a directory older than these keeps its sha256
 
@@ -57,7 +61,19 @@ class Manifest:
 
     def records(self, split: str) -> int:
         """How many records a split holds."""
-        return sum(shard.records for shard in self.splits[split])
+        return sum(shard.records for shard in self.shards(split))
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """The files of a split.
+
+        Raises:
+            InputError: the manifest does not list the split.
+        """
+        if split not in self.splits:
+            raise InputError(
+                f"A manifest must list the split {split}. Received: one without it. Fix: rebuild the directory"
+            )
+        return self.splits[split]
 
     def instances(self) -> int:
         """How many masked instances there are to train on; a record of the training split holds several."""
@@ -90,7 +106,7 @@ class Manifest:
             values = json.loads(content)
             version = values["schema_version"]
             if version == SCHEMA_VERSION:
-                return cls(
+                manifest = cls(
                     config=Config.from_dict(values["config"], origin),
                     source=values["source"],
                     counts=values["counts"],
@@ -101,9 +117,11 @@ class Manifest:
                     schema_version=version,
                     draws_version=values.get("draws_version", 1),
                 )
+                _check_values(manifest)
+                return manifest
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{origin} must be a manifest written by pipelines/make_tfrecords.py. "
                 f"Received: {error!r}. Fix: rebuild the directory"
@@ -120,6 +138,7 @@ class Manifest:
         Raises:
             InputError: there is none (nothing was built there, or not to the end), or it is not one.
         """
+        check_local("data_dir", data_dir)
         path = pathlib.Path(data_dir) / MANIFEST_FILE
         if not path.is_file():
             raise InputError(
@@ -127,6 +146,45 @@ class Manifest:
                 "none. Fix: build it with pipelines/make_tfrecords.py"
             )
         return cls.from_bytes(path.read_bytes(), str(path))
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Refuses what no pipeline writes; a manifest may come from anybody.
+
+    Raises:
+        ValueError: names the first such value.
+    """
+
+    def check(name: str, value: object, fits: bool, rule: str) -> None:
+        if not fits:
+            raise ValueError(f"{name} must be {rule}, not {value!r:.100}")
+
+    check("source", manifest.source, isinstance(manifest.source, dict), "an object")
+    counts = {f"counts.{name}": value for name, value in manifest.counts.items()}
+    for row in manifest.length_histogram:
+        counts |= {f"length_histogram.{name}": value for name, value in dataclasses.asdict(row).items()}
+    check("splits", list(manifest.splits), manifest.splits.keys() <= set(_SPLITS), ", ".join(_SPLITS))
+    files = set()
+    for split, shards in manifest.splits.items():
+        for shard in shards:
+            path = re.fullmatch(rf"{split}/[0-9]{{5}}-of-[0-9]{{5}}\.tfrecord", str(shard.file))
+            check("a file", shard.file, path is not None and shard.file not in files, f"a new shard in {split}/")
+            files.add(shard.file)
+            digest = isinstance(shard.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", shard.sha256) is not None
+            check(f"the sha256 of {shard.file}", shard.sha256, digest, "64 hex digits")
+            sizes = {f"{name} of {shard.file}": getattr(shard, name) for name in ("records", "bytes")}
+            for name, value in sizes.items():
+                check(name, value, _is_count(value), _COUNT)
+            least = FRAME_BYTES * shard.records
+            check(f"bytes of {shard.file}", shard.bytes, shard.bytes >= least, f"{least} at least, for its records")
+    for name, value in (counts | {"draws_version": manifest.draws_version}).items():
+        check(name, value, _is_count(value), _COUNT)
+    for name, value in (("vocabulary", manifest.vocabulary_sha256), ("bad_rows", manifest.bad_rows_sha256 or "")):
+        check(f"{name}_sha256", value, isinstance(value, str), "text")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
@@ -138,7 +196,9 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
         InputError: names every file that is missing, extra or not the one that was written.
     """
     data_dir = pathlib.Path(data_dir)
-    expected = {shard.file: shard.sha256 for shards in manifest.splits.values() for shard in shards}
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    expected = {shard.file: shard.sha256 for shard in shards}
+    sizes, records = {shard.file: shard.bytes for shard in shards}, {shard.file: shard.records for shard in shards}
     expected[VOCABULARY_FILE] = manifest.vocabulary_sha256
     if manifest.bad_rows_sha256:
         expected[BAD_ROWS_FILE] = manifest.bad_rows_sha256
@@ -147,8 +207,12 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
         path = data_dir / file
         if not path.is_file():
             faults.append(f"{file} is missing")
-        elif file_sha256(path) != sha256:
+        elif not path.resolve().is_relative_to(data_dir.resolve()):
+            faults.append(f"{file} is a link to a file elsewhere")
+        elif path.stat().st_size != sizes.get(file, path.stat().st_size) or file_sha256(path) != sha256:
             faults.append(f"{file} is damaged or not the one that was written")
+        elif file in sizes and not _holds_records(path, records[file]):
+            faults.append(f"{file} holds something other than {records[file]} records")
     on_disk = {path.relative_to(data_dir).as_posix() for path in data_dir.glob("*/*.tfrecord")}
     faults += [f"{file} is not in the manifest" for file in sorted(on_disk - expected.keys())]
     if faults:
@@ -156,6 +220,19 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
             f"The files must be those of {data_dir / MANIFEST_FILE}. Received: {'; '.join(faults)}. "
             "Fix: rebuild with pipelines/make_tfrecords.py --overwrite, or copy the directory again"
         )
+
+
+def _holds_records(path: pathlib.Path, number: int) -> bool:
+    """Whether a file is so many frames: TensorFlow's reader takes memory for a length before it knows that it fits."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as stream:
+        for _ in range(number):
+            stream.seek(position)
+            header = stream.read(8)
+            position += FRAME_BYTES + int.from_bytes(header, "little")
+            if len(header) < 8 or position > size:
+                return False
+    return position == size
 
 
 class VerifiedRecords:
@@ -175,7 +252,7 @@ class VerifiedRecords:
 
     def __init__(self, data_dir: str | pathlib.Path, manifest: Manifest, fix: str):
         self._data_dir, self._manifest, self._fix = pathlib.Path(data_dir), manifest, fix
-        shards = [shard.file for shards in manifest.splits.values() for shard in shards]
+        shards = [shard.file for split in _SPLITS for shard in manifest.shards(split)]
         self._files = [MANIFEST_FILE, VOCABULARY_FILE, *shards]
         before = self._file_states()  # first, so that a change during the comparison counts as one
         self._check_manifest()

@@ -152,7 +152,7 @@ def training_batches(
         Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions (but for "next") and masked_item_ids
         int32 [B, P], masked_weights float32 [B, P].
     """
-    files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.splits["train"] if shard.records]
+    files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards("train") if shard.records]
     steps = steps_per_pass(buckets, batch_size)
     lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
     masking = manifest.config.masking
@@ -296,7 +296,7 @@ def evaluation_batches(
             "history_length": tf.size(history),
         }
 
-    files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.splits[split] if shard.records]
+    files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards(split) if shard.records]
     users = tf.data.TFRecordDataset(files).map(read_user, num_parallel_calls=2)
     if max_users is not None:
         users = users.take(max_users)

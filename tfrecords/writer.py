@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import google_crc32c
 
+FRAME_BYTES = 16  # of a record: its length, and two checksums
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
