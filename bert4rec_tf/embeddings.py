@@ -64,7 +64,10 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
 
 def paper_initializer(config: ModelConfig, seed: int) -> tf.keras.initializers.Initializer:
-    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations."""
+    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations.
+
+    Departure from the authors' code: there the range is the standard deviation, and the cut is at twice the range.
+    """
     return tf.keras.initializers.TruncatedNormal(stddev=config.initializer_range / 2, seed=seed)
 
 

@@ -16,7 +16,8 @@ _SPECIAL_SCORE = -1e9
 class MaskedItemHead(tf.keras.layers.Layer):
     """P(v) = softmax(GELU(h W^P + b^P) E^T + b^O), with E the item embedding (equation 7); this gives the logits.
 
-    Without `config.head_projection` it is softmax(h E^T + b^O), no part of the paper.
+    Departures from the authors' code: no layer norm follows the GELU, as in the equation, and the special ids take no
+    part in the softmax. Without `config.head_projection` it is softmax(h E^T + b^O), no part of the paper.
 
     Args:
         vocabulary_size: V.

@@ -108,6 +108,10 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
     Departure from the paper: it says l2 weight decay; like the authors' code, this decouples it (Loshchilov & Hutter,
     ICLR 2019). Clipping comes after the gradients of all replicas are summed. With a loss over sampled items it is
     `LazyAdamW`.
+
+    Departures from the authors' code (README.md, "Beside the authors' code"): Adam's bias correction, which theirs
+    leaves out, so that its early updates are up to 6.6 times as large; a warm-up that does not start at a rate of 0;
+    and a decay that counts from the end of the warm-up.
     """
     # The lazy optimizer decays the rows that it touches itself.
     kind, by_rows = (SelectiveAdamW, ()) if config.loss == "softmax" else (LazyAdamW, _TABLES)
