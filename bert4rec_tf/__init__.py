@@ -1,6 +1,9 @@
 """BERT4Rec (Sun et al., CIKM 2019, arXiv 1904.06690) for TensorFlow: model, training, evaluation, serving.
 
 Importing the package loads nothing heavy; the public names below import TensorFlow when first touched.
+
+It sets TF_USE_LEGACY_KERAS=1, which makes `tf.keras` Keras 2 (tf_keras) in the whole process, whoever uses it. Where
+`tf.keras` was used before as Keras 3, the modules that need Keras 2 raise ImportError.
 """
 
 import importlib

@@ -67,16 +67,19 @@ class Books:
         return self._clock.next_steps()
 
     def after_steps(self, sums: StepSums) -> None:
-        """Counts, shows, validates and saves."""
+        """Counts and shows."""
         self._clock.after_steps(sums)
         self._bar.after_steps(sums)
         if self._profiler is not None:
             self._profiler.after_steps(sums)
-        self._validation.after_steps()
+
+    def catch_up(self) -> None:
+        """Validates and saves what is due."""
+        self._validation.catch_up()
 
     def save(self) -> None:
-        """Writes a checkpoint of where the run stands."""
-        self._validation.save(best=False)
+        """Writes a checkpoint of where the run stands, if there is none of this step yet."""
+        self._validation.save_once()
 
     def close(self) -> None:
         """Ends the line on the terminal, the trace and TensorBoard's file."""

@@ -4,6 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+import bert4rec_tf.legacy_keras  # noqa: F401, a check
+
 # Runs with neighbouring seeds share no stream of draws.
 _SALT_STRIDE = 100_003
 

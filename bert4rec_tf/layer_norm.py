@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import ModelConfig
 
 

@@ -60,7 +60,8 @@ def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], be
 
 def _points(entry: dict[str, Any]) -> dict[str, Measured]:
     where = f"step {int(entry['step']):,}, {float(entry['elapsed_seconds']) / 60:.1f} min"
-    loss = float(entry["loss"])
+    # A run that resumed at this validation measured no loss before it.
+    loss = math.nan if entry["loss"] is None else float(entry["loss"])
     found = {"loss": Measured(where, loss, loss, loss)}
     for protocol in ("full", "sampled"):
         metrics = entry["validation"][protocol]

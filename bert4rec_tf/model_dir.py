@@ -169,8 +169,10 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
 def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     """Loads the best checkpoint of a model directory (the latest one where none was validated).
 
+    Where the best one is damaged, it warns on stderr, naming both, and loads the newest whole one.
+
     Raises:
-        InputError: no trained model is there.
+        InputError: no trained model is there, or no checkpoint is whole.
     """
     check_local("model_dir", model_dir)
     directory = pathlib.Path(model_dir)
@@ -178,12 +180,33 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     manifest = Manifest.load(directory)
     model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
     progress = Progress(0)
-    checkpoints = directory / "checkpoints"
-    found = _with_those_aside(checkpoints / "best") or _with_those_aside(checkpoints / "latest")
+    _restore_best(directory, tf.train.Checkpoint(model=model, progress=progress))
+    return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
+
+
+def _restore_best(directory: pathlib.Path, checkpoint: tf.train.Checkpoint) -> None:
+    """Restores the best checkpoint.
+
+    Where it is damaged, with a warning the latest one of its step, which has the same weights, or else the newest.
+    """
+    best, latest = (_with_those_aside(directory / "checkpoints" / folder)[::-1] for folder in ("best", "latest"))
+    of_its_step = [path for path in latest if best and path.name == best[0].name]
+    found = [*best, *of_its_step, *(path for path in latest if path not in of_its_step)]
     if not found:
         raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
-    _restore(tf.train.Checkpoint(model=model, progress=progress), found[-1])
-    return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
+    damages = []
+    for path in found:
+        try:
+            _restore(checkpoint, path)
+        except InputError as error:
+            damages.append(error)
+            continue
+        if damages:
+            same = path in of_its_step
+            which = "which has the same weights" if same else "another model than that of the best validation"
+            print(f"warning: {damages[0]} Using {path} instead, {which}.", file=sys.stderr)
+        return
+    raise damages[0]
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

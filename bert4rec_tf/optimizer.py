@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import Config, TrainingConfig
 
 _UNDECAYED = ("bias", "layer_norm")

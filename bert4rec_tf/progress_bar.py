@@ -73,9 +73,9 @@ class ProgressBar:
         """The share of the steps' time spent waiting for batches, since the epoch began."""
         return self._input_seconds / max(self._seconds, 1e-9)
 
-    def epoch_loss(self) -> float:
-        """Mean over the epoch's masked items."""
-        return self._loss / max(self._weight, 1.0)
+    def epoch_loss(self) -> float | None:
+        """Mean over the epoch's masked items; None before there was one, as when a run resumes at an epoch's end."""
+        return self._loss / self._weight if self._weight else None
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -22,6 +22,7 @@ from bert4rec_tf.sampled_loss import SampledLoss
 from bert4rec_tf.steps import Agreement, ParameterServerSteps, SynchronousSteps
 from bert4rec_tf.stop_signals import StopSignals
 from bert4rec_tf.strategy import is_chief
+from bert4rec_tf.validation import is_validated
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
 from tfrecords.files import check_local
@@ -150,7 +151,9 @@ class _Run:
             self._model.compile(self._optimizer, jit_compile=jit_compile, sampled_loss=sampled_loss)
         tracked = {"model": self._model, "optimizer": self._optimizer, "progress": self._progress}
         self._checkpoints = Checkpoints(self._model_dir, tracked, training.checkpoints_to_keep)
-        self._finished = self.chief and self._take_up(old)
+        self._ended = self._finished = False
+        if self.chief:
+            self._take_up(old)
         self._agreement = Agreement(self._strategy, self.chief)
         self._check_same_run()
         self._agreement.take_chiefs([*self._model.variables, *self._optimizer.variables, *self._progress.variables])
@@ -169,18 +172,23 @@ class _Run:
                 "flags, others than the chief's. Fix: copy the chief's --data_dir, and start all with the same command"
             )
 
-    def _take_up(self, old: TrainedModel | None) -> bool:
-        """Goes on from the latest checkpoint, or from another model; True where nothing is left to train."""
+    def _take_up(self, old: TrainedModel | None) -> None:
+        """Resumes from the latest checkpoint, or starts from another model.
+
+        Sets `_ended` where no step is left, and `_finished` where no validation is left either.
+        """
         if self._checkpoints.restore_latest():
             if self._limit is None:
                 self._progress.total_steps.assign(self._config.training.num_steps)
-            if _is_finished(self._config, self._progress, self._limit):
+            self._ended = _is_finished(self._config, self._progress, self._limit)
+            self._finished = self._ended and is_validated(self._model_dir, self._progress)
+            if self._finished:
                 print(
                     f"{self._model_dir} is trained already. A larger num_steps or --time_limit_minutes goes on with "
                     "it, or a larger early_stopping_epochs where that ended it."
                 )
-                return True
-            print(f"going on with {self._model_dir} from step {int(self._progress.step.numpy()):,}")
+            else:
+                print(f"going on with {self._model_dir} from step {int(self._progress.step.numpy()):,}")
         elif old is not None:
             carried = warm_start(self._model, self._vocabulary, old)
             print(
@@ -188,7 +196,6 @@ class _Run:
                 f"new, {carried.forgotten_items:,} no longer there"
             )
             self._checkpoints.save(best=False)  # from here on the other model is not needed
-        return False
 
     def train(self) -> None:
         """Makes the steps that are left."""
@@ -214,12 +221,12 @@ class _Run:
                 training,
                 self._progress,
                 self._checkpoints,
-                lambda: self._rank_validation_users(ranker),
+                lambda: self._rank_validation_users(ranker, signals),
                 lambda: float(self._optimizer.learning_rate.numpy()),
                 steps_per_epoch,
                 distribute.fewest(),
                 self._limit,
-                self._finished,
+                self._ended,
                 self._profile,
             )
         try:
@@ -231,10 +238,14 @@ class _Run:
         if books is not None and not self._finished:
             write_projector(self._model_dir / "tensorboard", self._model.embedding.item_table.numpy(), self._vocabulary)
 
-    def _rank_validation_users(self, ranker: Ranker) -> Ranks:
+    def _rank_validation_users(self, ranker: Ranker, signals: StopSignals) -> Ranks:
+        def rank(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            signals.stop_if_received()
+            return ranker(batch)
+
         max_users, max_items = self._config.training.validation_users, self._config.data.max_seq_length - 1
         with self._records.unchanged():
-            return evaluate(ranker, self._data_dir, self._manifest, "validation", max_users, max_items)
+            return evaluate(rank, self._data_dir, self._manifest, "validation", max_users, max_items)
 
     def _asked(self) -> Asked:
         """What windows are asked for in the stage that the run is in."""
@@ -268,12 +279,11 @@ class _Run:
         while True:
             plan = [0, 0, 0]
             if books is not None:
-                # First, for this may begin the last stage.
-                plan[0] = books.next_steps()
-                plan[1:] = [int(progress.total_steps.numpy()), int(progress.last_stage_from.numpy())]
+                plan = self._plan(books)
             plan.append(int(signals.received is not None))
             number, total_steps, last_stage_from, stopped = self._agreement.sum(plan)
             if number and stopped:
+                signals.heeded()
                 if books is not None:
                     books.save()
                 raise Stopped(signals.received or signal.SIGTERM)
@@ -293,6 +303,19 @@ class _Run:
                 )
             if books is not None:
                 books.after_steps(sums)
+
+    def _plan(self, books: Books) -> list[int]:
+        """What the chief tells all: how many steps come next, the schedule's last one, and where the last stage began.
+
+        Validates and saves first, where that is due. A validation that is cut short by a signal is run again when the
+        run resumes, so no step may follow, and no stage begin, before it.
+        """
+        try:
+            books.catch_up()
+            number = books.next_steps()  # before the rest, for this may begin the last stage
+        except Stopped:
+            number = 1
+        return [number, int(self._progress.total_steps.numpy()), int(self._progress.last_stage_from.numpy())]
 
 
 def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:

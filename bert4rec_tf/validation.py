@@ -51,25 +51,37 @@ class Validation:
         self._rank_users, self._path, self._checkpoints = rank_users, model_dir / HISTORY_FILE, checkpoints
         self._progress, self._clock, self._bar = progress, clock, bar
         self._config, self._tensorboard, self._repeats_reported = config, tensorboard, False
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        # A run that was cut off after a line and before its checkpoint comes by that step again.
-        self._history = [line for line in lines if json.loads(line)["step"] <= clock.step]
+        self._history = _validations_of(self._path, progress)
+        self._saved_step: int | None = None
         if self._history:
             clock.set_aside(_SET_ASIDE * json.loads(self._history[-1]).get("validation_seconds", 0.0))
 
-    def after_steps(self) -> None:
-        """Validates and saves at the end of an epoch and of the run, and saves in between where that takes long."""
-        if self._clock.ended or self._clock.step % self._steps_per_epoch == 0:
+    def catch_up(self) -> None:
+        """Validates and saves at the end of an epoch and of the run, and saves in between where that takes long.
+
+        A validation that was cut short, now or in an earlier call, is due until it is done.
+        """
+        if self._is_due():
             self._validate(-(-self._clock.step // self._steps_per_epoch))
             self._bar.begin_epoch()
         elif time.monotonic() - self._saved > 60 * self._config.checkpoint_minutes:
             self.save(best=False)
 
+    def _is_due(self) -> bool:
+        if not self._clock.step or (self._history and _step_of(self._history[-1]) == self._clock.step):
+            return False
+        return self._clock.ended or self._clock.step % self._steps_per_epoch == 0
+
     def save(self, best: bool) -> None:
         """Writes a checkpoint of where the run stands."""
         self._clock.record()
         self._checkpoints.save(best=best)
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), self._clock.step
+
+    def save_once(self) -> None:
+        """The same, unless this step's checkpoint was just written."""
+        if self._saved_step != self._clock.step:
+            self.save(best=False)
 
     def _validate(self, epoch: int) -> None:
         measured = {
@@ -115,7 +127,7 @@ class Validation:
             )
         )
 
-    def _write(self, epoch: int, measured: dict[str, float], metrics: dict[str, Any]) -> None:
+    def _write(self, epoch: int, measured: dict[str, float | None], metrics: dict[str, Any]) -> None:
         entry = {
             "epoch": epoch,
             "step": self._clock.step,
@@ -133,8 +145,36 @@ class Validation:
         full, sampled = metrics["full"], metrics["sampled"]
         shown = f"{sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}" if sampled["users"] else "no user has enough"
         self._bar.say(
-            f"epoch {epoch}, step {self._clock.step:,}: loss {measured['loss']:.4f}, "
+            f"epoch {epoch}, step {self._clock.step:,}: loss {_shown(measured['loss'])}, "
             f"validation NDCG@10 {full['ndcg@10']:.4f}, HR@10 {full['hr@10']:.4f} "
             f"(over the negatives: {shown}), "
             f"{self._clock.elapsed_seconds() / 60:.1f} min"
         )
+
+
+def is_validated(model_dir: pathlib.Path, progress: Progress) -> bool:
+    """Whether the step that a run was restored to has its validation."""
+    history = _validations_of(model_dir / HISTORY_FILE, progress)
+    return bool(history) and _step_of(history[-1]) == int(progress.step.numpy())
+
+
+def _validations_of(path: pathlib.Path, progress: Progress) -> list[str]:
+    """The lines of history.jsonl that the restored checkpoint knows of.
+
+    A line is written before its checkpoint. Where a run was killed between the two, the run comes by that step again,
+    or, where a validation was cut short and its step saved before, the checkpoint has another step's validation.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    step, ndcg = int(progress.step.numpy()), float(progress.validation_ndcg.numpy())
+    known = [line for line in lines if _step_of(line) <= step]
+    if known and _step_of(known[-1]) == step and json.loads(known[-1])["validation"]["full"]["ndcg@10"] != ndcg:
+        known.pop()
+    return known
+
+
+def _step_of(line: str) -> int:
+    return int(json.loads(line)["step"])
+
+
+def _shown(loss: float | None) -> str:
+    return "not measured" if loss is None else f"{loss:.4f}"

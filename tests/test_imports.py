@@ -1,6 +1,7 @@
 """Who may import whom."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
@@ -55,6 +56,57 @@ def test_no_module_imports_a_script_keras_3_or_flags() -> None:
         assert not {module for module in imported if module.split(".")[0] == "keras"}, name
         if name not in SCRIPTS:
             assert not imported & {"absl.flags", "absl.app"}, name
+
+
+def reached(module: str, imported: dict[str, set[str]]) -> set[str]:
+    """Our modules that a module imports, directly or by way of others."""
+    found, ahead = set(), [module]
+    while ahead:
+        for name in imported[ahead.pop()] & imported.keys() - found:
+            found.add(name)
+            ahead.append(name)
+    return found
+
+
+def test_every_module_with_keras_checks_which_keras_it_is() -> None:
+    imported = modules()
+    with_keras = [
+        name
+        for name in imported
+        if name.startswith("bert4rec_tf.")
+        and "tf.keras." in (ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+    ]
+    assert len(with_keras) > 8
+    for name in with_keras:
+        assert name == "bert4rec_tf.legacy_keras" or "bert4rec_tf.legacy_keras" in reached(name, imported), name
+
+
+def test_another_keras_is_refused_with_the_fix() -> None:
+    from bert4rec_tf.legacy_keras import check_keras_2
+
+    check_keras_2(type("Layer", (), {"__module__": "tf_keras.src.engine.base_layer"}))
+    with pytest.raises(ImportError, match=r"needs `tf.keras` to be Keras 2.*Received: Keras 3.*TF_USE_LEGACY_KERAS=1"):
+        check_keras_2(type("Layer", (), {"__module__": "keras.src.layers.layer"}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "ok"),
+    [
+        ("import tensorflow as tf; tf.keras.layers", False),
+        ("import keras, tensorflow as tf; tf.keras.Model", False),
+        ("import bert4rec_tf, os, tensorflow as tf; os.environ['TF_USE_LEGACY_KERAS'] = '0'; tf.keras.layers", False),
+        ("import tensorflow as tf, keras", True),
+        ("import bert4rec_tf, tensorflow as tf; tf.keras.layers", True),
+    ],
+)
+@pytest.mark.parametrize("module", ["bert4rec_tf.model", "bert4rec_tf.optimizer", "bert4rec_tf.layer_norm"])
+def test_the_order_of_imports_decides_which_keras_it_is(first: str, ok: bool, module: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    command = [sys.executable, "-c", f"{first}; import {module}"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (ran.returncode == 0) == ok, ran.stderr
+    assert ok or "Fix: import bert4rec_tf first, or set TF_USE_LEGACY_KERAS=1" in ran.stderr
 
 
 def test_every_file_has_a_subject() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -256,11 +257,49 @@ DAMAGES = ["data cut", "data flipped", "data missing", "index cut", "index missi
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_loading_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "which"), [(1, "which has the same weights"), (2, "another model than that of the best validation")]
+)
+def test_loading_passes_over_a_damaged_best_checkpoint_with_a_warning(
+    tmp_path: pathlib.Path, kind: str, step: int, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     model_dir = trained_dir(tmp_path)
     damage(model_dir / "checkpoints/best/ckpt-1", kind)
-    with pytest.raises(InputError, match="whole checkpoint"):
+    if step == 2:
+        shutil.rmtree(model_dir / "checkpoints/latest/ckpt-1")
+    trained = load_model(model_dir)
+    assert trained.state["step"] == step
+    assert all(np.all(weight.numpy() == step) for weight in trained.model.weights)
+    (warning,) = capsys.readouterr().err.splitlines()
+    said = rf"^warning: .*best/ckpt-1 must be a whole checkpoint.*Using .*latest/ckpt-{step} instead, {which}"
+    assert re.search(said, warning)
+
+
+# One bit of a latest checkpoint may be the optimizer's, which loading does not read.
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGES if kind != "data flipped"])
+def test_loading_damaged_checkpoints_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
+    model_dir = trained_dir(tmp_path)
+    for checkpoint in ("best/ckpt-1", "latest/ckpt-1", "latest/ckpt-2"):
+        damage(model_dir / "checkpoints" / checkpoint, kind)
+    with pytest.raises(InputError, match="best/ckpt-1 must be a whole checkpoint"):
         load_model(model_dir)
+
+
+def test_loading_a_whole_model_warns_of_nothing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model_dir = trained_dir(tmp_path)
+    damage(model_dir / "checkpoints/latest/ckpt-2", "data cut")
+    assert load_model(model_dir).state["step"] == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_resumes_from_its_latest_checkpoint_whatever_the_best_is(tmp_path: pathlib.Path) -> None:
+    model_dir = trained_dir(tmp_path)
+    damage(model_dir / "checkpoints/best/ckpt-1", "data missing")
+    run = start_run(model_dir)
+    assert run.checkpoints.restore_latest()
+    run.go_to(3)
+    run.checkpoints.save(best=True)
+    assert load_model(model_dir).state["step"] == 3
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

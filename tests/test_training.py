@@ -1,8 +1,11 @@
 """A training run in this process: what it refuses to train on, and what it does when its records change."""
 
 import dataclasses
+import json
+import os
 import pathlib
 import shutil
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +15,7 @@ import tensorflow as tf
 
 from bert4rec_tf import training
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, Stopped
 from bert4rec_tf.steps import StepSums
 from bert4rec_tf.training import train
 from bert4rec_tf.user_ranks import Ranks
@@ -33,7 +36,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def made_up_ranks() -> Ranks:
     """Of three users, whatever columns there are."""
     names = [field.name for field in dataclasses.fields(Ranks)][1:]
-    columns = {name: np.array([1, 2, 3]) for name in names} | {"recommended": np.zeros([3, 0], np.int32)}
+    columns = {name: np.array([1, 2, 3]) for name in names} | {"repeats": np.zeros(3, bool)}
+    columns |= {"recommended": np.zeros([3, 0], np.int32)}
     return Ranks(["a", "b", "c"], **columns)
 
 
@@ -96,7 +100,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Steps and validations that cost nothing, so that a test is about what goes on around them."""
     monkeypatch.setattr(CheapSteps, "made", 0)
     monkeypatch.setattr(training, "SynchronousSteps", CheapSteps)
-    monkeypatch.setattr(training, "evaluate", lambda *_: made_up_ranks())
+    monkeypatch.setattr(training, "evaluate", lambda *_, **__: made_up_ranks())
     monkeypatch.setattr("bert4rec_tf.run_clock._CALL_SECONDS", 1e-9)  # a call makes one step
     return monkeypatch
 
@@ -166,7 +170,7 @@ def test_the_same_records_built_again_are_no_change(
 def test_records_that_change_during_a_validation_are_refused(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
 ) -> None:
-    cheap.setattr(training, "evaluate", lambda *_: build(data_dir, seed=2, overwrite=True))
+    cheap.setattr(training, "evaluate", lambda *_, **__: build(data_dir, seed=2, overwrite=True))
     with pytest.raises(InputError, match="records must not change"):
         train_here(data_dir, tmp_path / "model")
     assert not saved_steps(tmp_path / "model")
@@ -199,3 +203,97 @@ def test_a_run_resumes_exactly_when_its_records_are_back(
     received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "unbroken", 6)
     assert received.keys() == expected.keys()
     assert all(np.array_equal(received[name], value) for name, value in expected.items())
+
+
+def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
+    """SIGTERM comes while the validation after a step ranks its second batch."""
+    ranked: list[int] = []
+
+    def evaluate(ranker: Callable[[dict], object], *_: object, **__: object) -> Ranks:
+        for batch in range(3):
+            ranked.append(batch)
+            if CheapSteps.made == step and batch == 1 and ranked.count(1) <= step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            ranker({})
+        return made_up_ranks()
+
+    cheap.setattr(training, "make_ranker", lambda *_, **__: lambda _: {})
+    cheap.setattr(training, "evaluate", evaluate)
+
+
+def history_of(model_dir: pathlib.Path) -> list[tuple[int, Any]]:
+    lines = (model_dir / "history.jsonl").read_text().splitlines() if (model_dir / "history.jsonl").exists() else []
+    return [(entry["step"], entry["validation"]) for entry in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("step", [2, pytest.param(6, marks=pytest.mark.slow)], ids=["epoch", "last"])
+def test_a_signal_cuts_a_validation_short_and_the_next_call_runs_it_again(
+    built: pathlib.Path,
+    tmp_path: pathlib.Path,
+    cheap: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: int,
+) -> None:
+    with cheap.context() as stopping:
+        stop_in_validation(stopping, step)
+        with pytest.raises(Stopped, match="stopped by SIGTERM, and saved"):
+            train_here(built, tmp_path / "model")
+    assert saved_steps(tmp_path / "model")[-1] == step
+    assert [at for at, _ in history_of(tmp_path / "model")] == list(range(2, step, 2))
+    CheapSteps.made = 0
+    train_here(built, tmp_path / "model")
+    assert CheapSteps.made == 6 - step
+    assert [at for at, _ in history_of(tmp_path / "model")] == [2, 4, 6]
+    printed = capsys.readouterr()
+    assert f"going on with {tmp_path / 'model'} from step {step}" in printed.out
+    assert f"step {step}: loss not measured" in printed.err, "the steps before it were another call's"
+    assert saved_steps(tmp_path / "model", "best") == [2]
+    train_here(built, tmp_path / "model")
+    assert "is trained already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_validation_whose_checkpoint_was_never_written_is_run_again(
+    built: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
+) -> None:
+    with cheap.context() as stopping:
+        stop_in_validation(stopping, 2)
+        with pytest.raises(Stopped):
+            train_here(built, tmp_path / "model")
+    with cheap.context() as killed:
+        killed.setattr(training.Checkpoints, "save", raise_interrupt)  # after the line in history.jsonl
+        with pytest.raises(KeyboardInterrupt):
+            train_here(built, tmp_path / "model")
+    assert [at for at, _ in history_of(tmp_path / "model")] == [2]
+    train_here(built, tmp_path / "model")
+    assert [at for at, _ in history_of(tmp_path / "model")] == [2, 4, 6]
+    assert saved_steps(tmp_path / "model", "best") == [2], "the validation of step 2 counted"
+
+
+def raise_interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbroken_one(
+    built: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = {"early_stopping_epochs": 3, "checkpoint_minutes": 1e-6}
+    train_here(built, tmp_path / "unbroken", training=early)
+    evaluate = training.evaluate
+    for _ in range(3):
+        with monkeypatch.context() as stopping:
+
+            def stopped(*arguments: Any, **named: Any) -> Ranks:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return evaluate(*arguments, **named)
+
+            stopping.setattr(training, "evaluate", stopped)
+            with pytest.raises(Stopped):
+                train_here(built, tmp_path / "model", training=early)
+    train_here(built, tmp_path / "model", training=early)
+    received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "unbroken", 6)
+    assert received.keys() == expected.keys()
+    assert all(np.array_equal(received[name], value) for name, value in expected.items())
+    assert history_of(tmp_path / "model") == history_of(tmp_path / "unbroken")
+    assert saved_steps(tmp_path / "model", "best") == saved_steps(tmp_path / "unbroken", "best")

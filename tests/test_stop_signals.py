@@ -1,0 +1,67 @@
+"""What a process does with Ctrl-C and SIGTERM, wherever they find it."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bert4rec_tf.errors import Stopped
+from bert4rec_tf.stop_signals import StopSignals
+
+
+@pytest.fixture(autouse=True)
+def own_handler() -> Iterator[list[int]]:
+    """Signals that reach the tests' own process are counted, and end nothing."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    yield received
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_is_remembered_until_the_block_looks(own_handler: list[int]) -> None:
+    ended: list[int] = []
+    with StopSignals(end=ended.append) as signals:
+        signals.stop_if_received()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        with pytest.raises(Stopped, match="stopped by SIGTERM, and saved") as stopped:
+            signals.stop_if_received()
+        assert stopped.value.exit_code == 143
+        signals.heeded()
+        assert not own_handler
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert own_handler == [signal.SIGTERM], "a second one does what it always does"
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert own_handler == [signal.SIGTERM] * 2
+    assert not ended
+
+
+@pytest.mark.parametrize("limit_seconds", [0.0, 0.3])
+def test_a_signal_that_is_not_heeded_ends_the_process(limit_seconds: float, capsys: pytest.CaptureFixture[str]) -> None:
+    ended, done = [], threading.Event()
+    with StopSignals(limit_seconds, end=lambda code: (ended.append(code), done.set())):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert done.wait(10)
+    assert ended == [143]
+    assert "stopped by SIGTERM in the middle of a step; the last checkpoint is kept" in capsys.readouterr().err
+
+
+def test_a_second_signal_does_not_wait_for_the_limit() -> None:
+    ended, done = [], threading.Event()
+    with StopSignals(1e6, end=lambda code: (ended.append(code), done.set())):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not done.wait(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert done.wait(10)
+    assert ended == [143]
+
+
+def test_a_signal_that_is_heeded_in_time_ends_nothing() -> None:
+    ended: list[int] = []
+    with StopSignals(0.3, end=ended.append) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signals.heeded()
+        threading.Event().wait(0.6)
+    assert not ended
