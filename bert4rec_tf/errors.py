@@ -1,9 +1,13 @@
 """The one error that a user can mend, the ways a command ends, and how it reports them."""
 
+import contextlib
+import errno
 import os
+import pathlib
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import flags, logging
 
@@ -48,6 +52,44 @@ class PeerLost(Exception):  # noqa: N818, an event, not this process's error
         super().__init__(text)
 
 
+@contextlib.contextmanager
+def writing(path: str | pathlib.Path) -> Iterator[None]:
+    """In the block a file is written: an error of the disk becomes one that names the file and what to do.
+
+    The operating system names a file that it cannot open, but not one that it cannot write to the end.
+
+    Raises:
+        InputError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from None
+
+
+def disk_error(error: OSError, path: str | pathlib.Path = "") -> InputError:
+    """What a user reads of an error of the disk: the file, what is wrong with it, and the fix."""
+    reason, where = str(error.strerror or error), str(error.filename or path or "a file")
+    full = error.errno in _FULL or re.search(_FULL_TEXT, reason)
+    return InputError(
+        f"{reason}: {where}. Fix: "
+        + ("free space on that disk, or name another directory" if full else "mend its path or permissions")
+        + ", and run the same command again"
+    )
+
+
+def full_disk(error: Exception) -> InputError | None:
+    """The same of an error whose text alone tells that a disk is full, as TensorFlow's do; None of any other."""
+    found = re.search(rf"(?:([^\s;]+); )?({_FULL_TEXT})", str(error))
+    if not found:
+        return None
+    return disk_error(OSError(errno.ENOSPC, found[2], found[1] or ""))
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_TEXT = "No space left on device|Disk quota exceeded|File too large"
+
+
 def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
     """Makes a command's `main` what `absl.app.run` takes: a mistake ends in one plain message and exit code 2."""
 
@@ -61,7 +103,7 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
         except InputError as error:
             sys.exit(_report(str(error), code=2))
         except OSError as error:  # a full disk, an unreadable input, a read-only directory
-            sys.exit(_report(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2))
+            sys.exit(_report(str(disk_error(error)), code=2))
         except Stopped as stopped:
             sys.exit(_report(str(stopped), code=stopped.exit_code))
         except PeerLost as lost:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, writing
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.vocabulary import VOCABULARY_FILE, Vocabulary
 from tfrecords.files import check_local, open_new
@@ -160,9 +160,10 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
             f"--model_dir must be new, empty or made by train.py. Received: {directory}, which holds "
             "something else. Fix: name another directory"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
-    (directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
+        (directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
     write_whole(directory / CONFIG_FILE, json.dumps(config.to_dict(), indent=1) + "\n")
 
 
@@ -210,11 +211,16 @@ def _restore_best(directory: pathlib.Path, checkpoint: tf.train.Checkpoint) -> N
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a small file by rename, so that it is never read half."""
+    """Writes a small file by rename, so that it is never read half.
+
+    Raises:
+        InputError: the disk is full or refuses the file.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with open_new(temporary, "x", encoding="utf-8") as stream:
-        stream.write(text)
-    temporary.replace(path)
+    with writing(path):
+        with open_new(temporary, "x", encoding="utf-8") as stream:
+            stream.write(text)
+        temporary.replace(path)
 
 
 def _checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:

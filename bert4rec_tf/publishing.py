@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, disk_error
 from bert4rec_tf.gate import compare, histories_of
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
@@ -119,6 +119,8 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
             _sync(building)
             _publish(root, building, version, publishing)
+        except OSError as error:
+            raise disk_error(error, building) from None
         except tf.errors.OpError as error:
             raise InputError(
                 "A version must be written whole and answer its own warm-up requests. Received: "

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bert4rec_tf.bookkeeping import Books
 from bert4rec_tf.config import Config, check_settings_match
-from bert4rec_tf.errors import InputError, PeerLost, Stopped
+from bert4rec_tf.errors import InputError, PeerLost, Stopped, full_disk, writing
 from bert4rec_tf.evaluation import Ranker, Ranks, evaluate, make_ranker
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
@@ -93,8 +93,11 @@ def train(
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
     run = _Run(data_dir, model_dir, config, manifest, records, vocabulary, strategy, limit, profile)
     try:
-        run.prepare(warm_start_from)
-        run.train()
+        with writing(model_dir):
+            run.prepare(warm_start_from)
+            run.train()
+    except tf.errors.ResourceExhaustedError as error:  # of TensorBoard's files; or out of memory
+        raise full_disk(error) or error from None
     # What TensorFlow raises where another process has ended, by where it notices.
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError):
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy | tf.distribute.ParameterServerStrategy):

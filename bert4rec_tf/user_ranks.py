@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, writing
 from bert4rec_tf.metrics import NO_RANK, ranking_metrics, sampled_metrics
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from tfrecords.files import open_new
@@ -98,9 +98,10 @@ def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> Non
         pa.ListArray.from_arrays(pa.array(places, pa.int32()), recommended),
     ]
     temporary = path.with_name(f".{path.name}.tmp")
-    with open_new(temporary) as stream:
-        pq.write_table(pa.table(columns, schema=_SCHEMA), stream)
-    temporary.replace(path)
+    with writing(path):
+        with open_new(temporary) as stream:
+            pq.write_table(pa.table(columns, schema=_SCHEMA), stream)
+        temporary.replace(path)
 
 
 def read_users(path: pathlib.Path) -> pa.Table:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from bert4rec_tf.config import MOST_SHARDS, Config, DataConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, writing
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
 from pipelines.duckdb_engine import DuckDBEngine, Source
@@ -100,7 +100,7 @@ def build_records(
         progress: shows how far the run is; None shows nothing.
 
     Raises:
-        InputError: of the log, what is left after the filters, the output directory or the engine.
+        InputError: of the log, what is left after the filters, the output directory, its disk or the engine.
     """
     check_local("output_dir", output_dir)
     place = pathlib.Path(output_dir).resolve()
@@ -115,7 +115,7 @@ def build_records(
         return Built(manifest, False, manifest.instances())
     unit = _unit(source, config.data)
     room = discarded(place) if dry_run else staged(place, overwrite)
-    with room as building, make_engine(spill_dir(building)) as engine:
+    with writing(place), room as building, make_engine(spill_dir(building)) as engine:
         bad_rows = building / BAD_ROWS_FILE
         loaded = engine.load(source, unit, config, bad_rows, progress)
         loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)

@@ -297,3 +297,16 @@ def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbr
     assert all(np.array_equal(received[name], value) for name, value in expected.items())
     assert history_of(tmp_path / "model") == history_of(tmp_path / "unbroken")
     assert saved_steps(tmp_path / "model", "best") == saved_steps(tmp_path / "unbroken", "best")
+
+
+def test_a_full_disk_under_tensorboard_is_named(
+    built: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(
+            None, None, f"{{{{x}}}} {tmp_path}/events.1; No space left on device\n\tF"
+        )
+
+    cheap.setattr(tf.summary, "scalar", fail)
+    with pytest.raises(InputError, match=rf"^No space left on device: {tmp_path}/events\.1\. Fix: free space"):
+        train_here(built, tmp_path / "model")
