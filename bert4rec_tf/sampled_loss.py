@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import Config, TrainingConfig
 from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
