@@ -332,7 +332,7 @@ def test_windows_with_an_event_since_then_are_all_that_is_trained_on(
 ) -> None:
     histories = random_log(tmp_path / "log.csv")
     settings = split | {"sliding_window": sliding_window, "max_seq_length": 8, "min_user_events": 1, "num_shards": 3}
-    settings["duplicates"] = "keep"
+    settings |= {"duplicates": "keep", "tie_order": "item_id"}  # the order of `histories`
     made = {}
     for name, more in (("whole", {}), ("since", {"train_since": since})):
         config = Config.from_dict({"data": settings | more, "masking": {"duplicate_factor": 2}})
