@@ -13,12 +13,16 @@ from absl import app, flags
 
 from bert4rec_tf.errors import InputError, command
 from bert4rec_tf.publishing import Publishing, export, rollback
+from bert4rec_tf.serving import DEFAULT_MAX_K
 
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
 _EXPORT = flags.DEFINE_string(
     "export_dir", None, "TF Serving's model_base_path: versions appear below it", required=True
 )
 _TOP_K = flags.DEFINE_integer("top_k", 10, "items in an answer")
+_MAX_K = flags.DEFINE_integer(
+    "max_k", None, f"the largest `k` that a request may have; default: {DEFAULT_MAX_K:,}, or --top_k if that is larger"
+)
 _INDEX = flags.DEFINE_enum("index", "exact", ["exact", "ivf"], "ivf: approximate, for catalogues of 100,000 items up")
 _RECALL = flags.DEFINE_float("min_recall", 0.95, "with --index=ivf: recall@100 to reach on --data_dir")
 _DATA = flags.DEFINE_string("data_dir", None, "records whose users measure recall and regression")
@@ -41,6 +45,7 @@ def main() -> None:
         raise InputError("--model_dir must name a model made by train.py. Received: nothing")
     publishing = Publishing(
         top_k=_TOP_K.value,
+        max_k=_MAX_K.value,
         index=_INDEX.value,
         min_recall=_RECALL.value,
         data_dir=_DATA.value,

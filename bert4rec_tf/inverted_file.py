@@ -14,7 +14,7 @@ _BLOCK = 16_384  # items compared with all centres at once
 class InvertedFileIndex(tf.Module):
     """Items in cells by k-means; a query looks only into the `probes` cells whose centres score best.
 
-    Where these may not fill its answer, it looks into the next best ones too.
+    Where these may not fill its answer, it looks into all of them.
 
     An item's vector is its embedding with its output bias behind it, and a query's ends in 1: the product is the logit.
     The vectors of a cell lie side by side, so that probing reads a few stretches of the table.
@@ -27,6 +27,9 @@ class InvertedFileIndex(tf.Module):
         queries: float32 [Q, D], a sample from `Bert4Rec.encode_next_item`; None: plain distance.
         num_cells: how many; None: four times the square root of the number of items.
         seed: of the first centres.
+
+    Attributes:
+        floats_per_row: the size of the largest tensor that a search makes for all rows at once, by row.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class InvertedFileIndex(tf.Module):
         centres = tf.math.unsorted_segment_sum(vectors, cells, num_cells).numpy() / np.maximum(counts, 1)[:, None]
         self.num_cells = num_cells
         self.num_items = len(vectors)
+        self.floats_per_row = num_cells
         self._centres = _stored(centres.astype(np.float32), "centres")
         self._ends = _stored(ends.astype(np.int32), "ends")
         self._ids = _stored((order + NUM_SPECIAL_IDS).astype(np.int32), "ids")
@@ -56,9 +60,9 @@ class InvertedFileIndex(tf.Module):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best items of the probed cells, in the form of `ExactIndex.top`.
 
-        A row probes the `probes` best cells, and further ones as long as these may hold too few items that are not
-        dropped: fewer than `row_k` items are found only where fewer are left. What is found has its exact score, and
-        nothing dropped is found. Rows without a known item are exact.
+        A row looks into all cells where the probed ones may hold too few items that are not dropped: fewer than `row_k`
+        items are found only where fewer are left. What is found has its exact score, and nothing dropped is found. Rows
+        without a known item are exact.
 
         Args:
             query: as there.
@@ -102,25 +106,21 @@ class InvertedFileIndex(tf.Module):
         return tf.gather(self._scores.log_popularity, ids), ids
 
     def _in_cells(self, query: tf.Tensor, enough: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Scores and ids of the items of the best cells: of `probes`, or of as many as hold `enough` items."""
-        nearness = tf.linalg.matvec(self._centres, query)
-        _, probed = tf.math.top_k(nearness, self.probes, sorted=False)
+        """Scores and ids of the items of the probed cells, or of all items where these hold fewer than `enough`."""
+        _, cells = tf.math.top_k(tf.linalg.matvec(self._centres, query), self.probes, sorted=False)
+        ends = tf.gather(self._ends, cells)
+        starts = tf.where(cells > 0, tf.gather(self._ends, tf.maximum(cells - 1, 0)), 0)
+        held = tf.reduce_sum(ends - starts)
 
-        def further() -> tf.Tensor:
-            _, cells = tf.math.top_k(nearness, self.num_cells)
-            held = tf.cumsum(self._ends_of(cells) - self._starts_of(cells))
-            return cells[: 1 + tf.math.count_nonzero(held < enough, dtype=tf.int32)]
+        def of_the_cells() -> tuple[tf.Tensor, tf.Tensor]:
+            rows = tf.ragged.range(starts, ends).values
+            return tf.linalg.matvec(tf.gather(self._vectors, rows), query), tf.gather(self._ids, rows)
 
-        held = tf.reduce_sum(self._ends_of(probed) - self._starts_of(probed))
-        cells = tf.cond(held < enough, further, lambda: probed)
-        rows = tf.ragged.range(self._starts_of(cells), self._ends_of(cells)).values
-        return tf.linalg.matvec(tf.gather(self._vectors, rows), query), tf.gather(self._ids, rows)
+        def of_all() -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.linalg.matvec(self._vectors, query), tf.identity(self._ids)
 
-    def _starts_of(self, cells: tf.Tensor) -> tf.Tensor:
-        return tf.where(cells > 0, tf.gather(self._ends, tf.maximum(cells - 1, 0)), 0)
-
-    def _ends_of(self, cells: tf.Tensor) -> tf.Tensor:
-        return tf.gather(self._ends, cells)
+        # To copy the vectors of most cells would take more time and memory than to read all of them where they are.
+        return tf.cond((held < enough) | (held > self.num_items // 4), of_all, of_the_cells)
 
 
 def _stored(values: np.ndarray, name: str) -> tf.Variable:

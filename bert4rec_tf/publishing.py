@@ -50,6 +50,7 @@ class Publishing:
 
     Attributes:
         top_k: K of the answers.
+        max_k: the largest `k` that a request may have; None: see `Recommender`.
         index: "exact" or "ivf".
         min_recall: of "ivf": as many cells are probed as recall@100 needs to reach this.
         data_dir: records whose users measure recall and regression.
@@ -67,10 +68,16 @@ class Publishing:
     max_regression: float | None = None
     keep_versions: int | None = None
     poll_seconds: float = 1.0
+    max_k: int | None = None
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise InputError(f"--top_k must be at least 1. Received: {self.top_k}")
+        if self.max_k is not None and self.max_k < self.top_k:
+            raise InputError(
+                f"--max_k must be at least --top_k, which is {self.top_k}. Received: {self.max_k}. "
+                "Fix: raise --max_k, or lower --top_k"
+            )
         if self.index not in ("exact", "ivf"):
             raise InputError(f"--index must be exact or ivf. Received: {self.index!r}")
         if not 0 < self.min_recall <= 1:
@@ -229,7 +236,7 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
         index = InvertedFileIndex(scores, np.concatenate(queries))
         asked = list(zip(queries, histories, strict=True))[: _RECALL_USERS // _BATCH_USERS]
         described = _choose_probes(index, exact, asked, publishing.min_recall)
-    recommender = Recommender(trained.model, trained.vocabulary, publishing.top_k, index)
+    recommender = Recommender(trained.model, trained.vocabulary, publishing.top_k, index, publishing.max_k)
     # No option beyond the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
     tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
     extra = building / "assets.extra"
@@ -240,6 +247,7 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
     replay_warm_up(building)
     return {
         "top_k": publishing.top_k,
+        "max_k": recommender.max_k,
         "index": described,
         "config": trained.config.to_dict(),
         "training": trained.state,

@@ -50,11 +50,15 @@ class ExactIndex(tf.Module):
 
     Args:
         scores: of the items.
+
+    Attributes:
+        floats_per_row: the size of the largest tensor that a search makes for a row.
     """
 
     def __init__(self, scores: ItemScores):
         super().__init__(name="exact_index")
         size = int(scores.item_table.shape[0])
+        self.floats_per_row = size
         # Whole blocks: see `_top_k`.
         self._block = 1 if size < _FEW_ITEMS else _BLOCK
         padding = -size % self._block

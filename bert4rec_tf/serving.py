@@ -2,16 +2,22 @@
 
 import functools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec
 from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, top_of
+from bert4rec_tf.row_blocks import in_blocks
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
 
 Answer = dict[str, tf.Tensor]
+Ids: TypeAlias = tf.Tensor | tf.RaggedTensor
+Pair = tuple[tf.Tensor, tf.Tensor]
+DEFAULT_MAX_K = 1000
 _IDS = functools.partial(tf.TensorSpec, [None, None], tf.string)
+_FLOATS_OF_AN_ID = 16  # what sorting and looking up an id of a list takes
 _LISTS = ("item_ids", "excluded_item_ids", "allowed_item_ids")
 
 
@@ -28,16 +34,26 @@ class Recommender(tf.Module):
         vocabulary: of the model.
         top_k: K of `serving_default` and `examples`, and where `recommend` is not told another.
         index: over the items; None: exact.
+        max_k: the largest `k` that `recommend` takes; None: `DEFAULT_MAX_K`, or `top_k` where that is larger.
     """
 
     def __init__(
-        self, model: Bert4Rec, vocabulary: Vocabulary, top_k: int, index: ExactIndex | InvertedFileIndex | None = None
+        self,
+        model: Bert4Rec,
+        vocabulary: Vocabulary,
+        top_k: int,
+        index: ExactIndex | InvertedFileIndex | None = None,
+        max_k: int | None = None,
     ):
         super().__init__(name="recommender")
         # Not the model itself: a Keras model brings graphs of its own along, as large as the signatures again.
         self._weights = model.variables
         self._encode_next_item = model.encode_next_item
-        self.top_k = top_k
+        config, slots = model.config, model.max_seq_length
+        of_a_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
+        self._encoder_floats = slots * (of_a_slot + 2 * config.num_heads * slots)
+        self._hidden_size = config.hidden_size
+        self.top_k, self.max_k = top_k, max_k or max(top_k, DEFAULT_MAX_K)
         self._num_items = len(vocabulary.item_ids)
         # The raw ids stand in the graph, as constants: no asset file is looked up at serving, and ids may hold tabs and
         # line ends.
@@ -58,7 +74,7 @@ class Recommender(tf.Module):
         @tf.function(input_signature=[_IDS("item_ids")])
         def serving_default(item_ids: tf.Tensor) -> Answer:
             """The K best items that are not in the history: item_ids, string [B, K], and scores, float32 [B, K]."""
-            return self.with_fixed_k(item_ids, item_ids[:, :0], None)
+            return self._with_fixed_k(self._ids_of(item_ids), None, None)
 
         @tf.function(
             input_signature=[
@@ -90,12 +106,12 @@ class Recommender(tf.Module):
             empty.
             """
             features = tf.io.parse_example(examples, {name: tf.io.RaggedFeature(tf.string) for name in _LISTS})
-            return self.with_fixed_k(*(features[name].to_tensor("") for name in _LISTS))
+            return self._with_fixed_k(*(self._ids_of(features[name]) for name in _LISTS))
 
         @tf.function(input_signature=[_IDS("item_ids")])
         def encode(item_ids: tf.Tensor) -> Answer:
             """`vectors`, float32 [B, D]: an item's score is the inner product with its vector, plus its bias."""
-            return {"vectors": self._encode_next_item(self._ids_of(item_ids))}
+            return self.encode(item_ids)
 
         functions = (serving_default, recommend, rank, examples, encode)
         return {function.__name__: function for function in functions}
@@ -112,7 +128,7 @@ class Recommender(tf.Module):
 
         Args:
             item_ids: string [B, L].
-            k: int32, one number, or one for each row; at least 1. Past the number of items it is that number.
+            k: int32, one number, or one for each row; from 1 to `max_k`. Past the number of items it is that number.
             drop_seen: bool, one, or one for each row: whether items of the history are left out.
             excluded_item_ids: string [B, E] or [1, E], left out as well.
             allowed_item_ids: string [B, A] or [1, A]. A row with an id in it is answered with these items alone.
@@ -122,22 +138,25 @@ class Recommender(tf.Module):
             scores: float32 [B, max k], logits; log popularity for a history without a known item.
 
         Raises:
-            tf.errors.InvalidArgumentError: `k` below 1, or shapes that do not fit.
+            tf.errors.InvalidArgumentError: `k` below 1 or above `max_k`, or shapes that do not fit.
         """
-        rows = tf.shape(item_ids)[:1]
-        histories = self._ids_of(item_ids)
-        with tf.control_dependencies([tf.debugging.assert_positive(k, "`k` must be at least 1")]):
-            k = tf.minimum(tf.reshape(k, [-1]), self._num_items)
-        drop_seen = tf.broadcast_to(tf.reshape(drop_seen, [-1]), rows)
-        seen = tf.where(drop_seen[:, None], histories, PAD_ID)
-        answer = self._best(
-            histories,
-            tf.concat([seen, self._ids_of_lists(excluded_item_ids, rows)], axis=1),
-            tf.broadcast_to(allowed_item_ids, tf.concat([rows, tf.shape(allowed_item_ids)[1:]], axis=0)),
-            tf.where(tf.size(k) > 0, tf.reduce_max(k), 1),  # of no rows none
-            tf.broadcast_to(k, rows),
+        rows = tf.shape(item_ids)[0]
+        at_least = tf.debugging.assert_positive(k, "`k` must be at least 1")
+        at_most = tf.debugging.assert_less_equal(
+            k, self.max_k, f"`k` must be at most {self.max_k}, which is --max_k of the export"
         )
-        within = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < tf.broadcast_to(k, rows)[:, None]
+        with tf.control_dependencies([at_least, at_most]):
+            k = tf.minimum(tf.reshape(k, [-1]), self._num_items)
+        row_k = tf.broadcast_to(k, [rows])
+        answer = self._best(
+            self._ids_of(item_ids),
+            tf.broadcast_to(tf.reshape(drop_seen, [-1]), [rows]),
+            self._ids_of_lists(excluded_item_ids, "excluded_item_ids", rows),
+            self._ids_of_lists(allowed_item_ids, "allowed_item_ids", rows),
+            tf.where(tf.size(k) > 0, tf.reduce_max(k), 1),  # an empty batch has no maximum k
+            row_k,
+        )
+        within = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < row_k[:, None]
         return {
             "item_ids": tf.where(within, answer["item_ids"], ""),
             "scores": tf.where(within, answer["scores"], MISSING_SCORE),
@@ -153,21 +172,40 @@ class Recommender(tf.Module):
         Returns:
             scores: float32 [B, C], in the order given; `MISSING_SCORE` for what is not known.
             known: bool [B, C], whether the model knows the item.
-        """
-        histories = self._ids_of(item_ids)
-        candidates = self._ids_of_lists(candidate_item_ids, tf.shape(item_ids)[:1])
-        known = candidates >= NUM_SPECIAL_IDS
-        scores = self.scores.of(self._encode_next_item(histories), knows_an_item(histories), candidates)
-        return {"scores": tf.where(known, _bounded(scores), MISSING_SCORE), "known": known}
 
-    def with_fixed_k(
-        self, item_ids: tf.Tensor, excluded_item_ids: tf.Tensor, allowed_item_ids: tf.Tensor | None
-    ) -> Answer:
-        """`recommend` with the export's K, seen items dropped; `allowed_item_ids` may be None."""
+        Raises:
+            tf.errors.InvalidArgumentError: shapes that do not fit.
+        """
+        rows = tf.shape(item_ids)[0]
         histories = self._ids_of(item_ids)
-        dropped = tf.concat([histories, self._ids_of_lists(excluded_item_ids, tf.shape(item_ids)[:1])], axis=1)
+        candidates = self._ids_of_lists(candidate_item_ids, "candidate_item_ids", rows)
+
+        def of_rows(first: tf.Tensor, last: tf.Tensor) -> Pair:
+            some, ids = histories[first:last], _rows_of(candidates, first, last)
+            known = ids >= NUM_SPECIAL_IDS
+            scores = self.scores.of(self._encode_next_item(some), knows_an_item(some), ids)
+            return tf.where(known, _bounded(scores), MISSING_SCORE), known
+
+        floats = self._floats_per_row(histories, candidates)
+        specs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.bool))
+        return dict(zip(("scores", "known"), in_blocks(of_rows, rows, floats, specs), strict=True))
+
+    def encode(self, item_ids: tf.Tensor) -> Answer:
+        """The vectors, float32 [B, D], that the items' vectors are multiplied with; `item_ids`: string [B, L]."""
+        histories = self._ids_of(item_ids)
+
+        def of_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
+            return (self._encode_next_item(histories[first:last]),)
+
+        size = self._hidden_size
+        rows, floats = tf.shape(item_ids)[0], self._floats_per_row(histories)
+        (vectors,) = in_blocks(of_rows, rows, floats, (tf.TensorSpec([None, size], tf.float32),))
+        return {"vectors": tf.ensure_shape(vectors, [None, size])}
+
+    def _with_fixed_k(self, histories: Ids, excluded: Ids | None, allowed: Ids | None) -> Answer:
+        """`recommend` with the export's K, seen items dropped; the lists as integer ids."""
         found = min(self.top_k, self._num_items)
-        answer = self._best(histories, dropped, allowed_item_ids, tf.constant(found))
+        answer = self._best(histories, None, excluded, allowed, tf.constant(found))
         missing = [[0, 0], [0, self.top_k - found]]
         filled = {
             "item_ids": tf.pad(answer["item_ids"], missing, constant_values=""),
@@ -177,42 +215,104 @@ class Recommender(tf.Module):
 
     def _best(
         self,
-        histories: tf.Tensor,
-        dropped: tf.Tensor,
-        allowed_item_ids: tf.Tensor | None,
+        histories: Ids,
+        drop_seen: tf.Tensor | None,
+        excluded: Ids | None,
+        allowed: Ids | None,
         k: tf.Tensor,
         row_k: tf.Tensor | None = None,
     ) -> Answer:
-        query, known = self._encode_next_item(histories), knows_an_item(histories)
+        """The k best items of each row.
 
-        def of_all() -> tuple[tf.Tensor, tf.Tensor]:
-            scores, ids = self.index.top(query, known, dropped, k, row_k)
-            return scores, ids
+        Args:
+            histories: int32 [B, L].
+            drop_seen: bool [B]; None: everywhere.
+            excluded: int32 [B, E] or [1, E]; None: no item.
+            allowed: int32 [B, A] or [1, A]; None: all items.
+            k: int32.
+            row_k: int32 [B], how many of the k each row needs; None: all.
+        """
 
-        def of_the_allowed() -> tuple[tf.Tensor, tf.Tensor]:
-            found = top_of(self._ids_of(allowed_item_ids), query, known, dropped, k, self.scores)
-            return tuple(tf.where(restricted[:, None], *pair) for pair in zip(found, of_all(), strict=True))
+        def of_rows(first: tf.Tensor, last: tf.Tensor) -> Pair:
+            some = _own_rows_of(histories, first, last)
+            query, known = self._encode_next_item(some), knows_an_item(some)
+            seen = some if drop_seen is None else tf.where(drop_seen[first:last, None], some, PAD_ID)
+            dropped = seen if excluded is None else tf.concat([seen, _rows_of(excluded, first, last)], axis=1)
+            needed = None if row_k is None else row_k[first:last]
 
-        if allowed_item_ids is None:
-            scores, ids = of_all()
-        else:
-            restricted = tf.reduce_any(allowed_item_ids != "", axis=1)
-            scores, ids = tf.cond(tf.reduce_any(restricted), of_the_allowed, of_all)
+            def of_all() -> Pair:
+                scores, ids = self.index.top(query, known, dropped, k, needed)
+                return scores, ids
+
+            if allowed is None:
+                return of_all()
+            candidates = _rows_of(allowed, first, last)
+            restricted = tf.reduce_any(candidates != PAD_ID, axis=1)
+
+            def of_the_allowed() -> Pair:
+                found = top_of(candidates, query, known, dropped, k, self.scores)
+                scores, ids = (tf.where(restricted[:, None], *pair) for pair in zip(found, of_all(), strict=True))
+                return scores, ids
+
+            return tf.cond(tf.reduce_any(restricted), of_the_allowed, of_all)
+
+        floats = self._floats_per_row(histories, excluded, allowed) + self.index.floats_per_row
+        specs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.int32))
+        scores, ids = in_blocks(of_rows, _num_rows(histories), floats, specs)
         scores = _bounded(scores)
         return {"item_ids": tf.where(scores > MISSING_SCORE, tf.gather(self._raw_ids, ids), ""), "scores": scores}
 
-    def _ids_of(self, item_ids: tf.Tensor) -> tf.Tensor:
+    def _ids_of(self, item_ids: Ids) -> Ids:
         """String -> int32, of the same shape."""
+        if isinstance(item_ids, tf.RaggedTensor):
+            return item_ids.with_values(self._ids_of(item_ids.values))
         return tf.where(item_ids == "", PAD_ID, self._table.lookup(item_ids))
 
-    def _ids_of_lists(self, item_ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """String [B, E] or [1, E] -> int32 [B, E]."""
-        return tf.broadcast_to(self._ids_of(item_ids), tf.concat([rows, tf.shape(item_ids)[1:]], axis=0))
+    def _ids_of_lists(self, item_ids: tf.Tensor, name: str, rows: tf.Tensor) -> tf.Tensor:
+        """String -> int32, [B, E] or [1, E]."""
+        given = tf.shape(item_ids)[0]
+        fits = tf.debugging.assert_equal(
+            (given == 1) | (given == rows), True, f"`{name}` must have one row, or as many as `item_ids`"
+        )
+        with tf.control_dependencies([fits]):
+            return self._ids_of(tf.identity(item_ids))
+
+    def _floats_per_row(self, *lists: Ids | None) -> tf.Tensor | int:
+        """The size of what the encoder and the lists need for a row, roughly, int64."""
+        # A dense history is not counted: the request itself holds more for it.
+        counted = [ids for ids in lists[1:] if ids is not None] + [ids for ids in lists[:1] if _is_ragged(ids)]
+        return self._encoder_floats + sum(_FLOATS_OF_AN_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
 
 
 def item_scores(model: Bert4Rec, vocabulary: Vocabulary) -> ItemScores:
     """What the items of a model score."""
     return ItemScores(model.embedding.item_table, model.head.output_bias, vocabulary.log_popularity())
+
+
+def _is_ragged(ids: Ids) -> bool:
+    return isinstance(ids, tf.RaggedTensor)
+
+
+def _num_rows(ids: Ids) -> tf.Tensor:
+    return ids.nrows(tf.int32) if _is_ragged(ids) else tf.shape(ids)[0]
+
+
+def _width(ids: Ids) -> tf.Tensor:
+    return ids.bounding_shape(axis=1) if _is_ragged(ids) else tf.shape(ids)[1]
+
+
+def _own_rows_of(ids: Ids, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Some rows, int32 [last - first, L], of [B, L]."""
+    return ids[first:last].to_tensor(PAD_ID) if _is_ragged(ids) else ids[first:last]
+
+
+def _rows_of(ids: Ids, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Some rows, int32 [last - first, E], of [B, E], or of [1, E], which stands for all of them."""
+    if _is_ragged(ids):
+        return _own_rows_of(ids, first, last)
+    one_for_all = tf.shape(ids)[0] == 1
+    some = ids[tf.where(one_for_all, 0, first) : tf.where(one_for_all, 1, last)]
+    return tf.broadcast_to(some, [last - first, tf.shape(ids)[1]])
 
 
 def _bounded(scores: tf.Tensor) -> tf.Tensor:

@@ -95,6 +95,7 @@ def test_a_version_stands_alone(good: pathlib.Path, exported: pathlib.Path, data
     extra = exported / "assets.extra"
     assert Vocabulary.load(extra).item_ids == Vocabulary.load(data_dir).item_ids
     described = json.loads((extra / "metadata.json").read_text())
+    assert described["max_k"] == 1000
     assert described["top_k"] == 7
     assert described["index"] == {"kind": "exact"}
     assert Config.from_dict(described["config"]) == CONFIG
@@ -371,6 +372,8 @@ def test_an_inverted_file_probes_what_its_recall_needs(
     ("wrong", "says"),
     [
         ({"top_k": 0}, "--top_k must be at least 1"),
+        ({"top_k": 5, "max_k": 4}, "--max_k must be at least --top_k, which is 5. Received: 4"),
+        ({"max_k": 0}, "--max_k must be at least"),
         ({"index": "scann"}, "--index must be exact or ivf"),
         ({"index": "ivf"}, "no --data_dir"),
         ({"max_regression": 0.1}, "no --data_dir"),

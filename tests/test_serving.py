@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
+from bert4rec_tf import row_blocks
 from bert4rec_tf.config import Config, DataConfig, ModelConfig
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.retrieval import MISSING_SCORE
-from bert4rec_tf.serving import Recommender, item_scores
+from bert4rec_tf.serving import DEFAULT_MAX_K, Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 CONFIG = Config(
@@ -289,7 +292,7 @@ def test_encode_gives_what_the_scores_are_made_of(served: Callable, score: Score
     np.testing.assert_allclose(scores, [score(history) for history in histories], atol=1e-4)
 
 
-def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec) -> None:
+def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec, monkeypatch: pytest.MonkeyPatch) -> None:
     index = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4)
     index.probes.assign(1)
     few, exact = (Recommender(model, VOCABULARY, TOP_K, each).signatures() for each in (index, None))
@@ -303,9 +306,16 @@ def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec) -> None
     }.items():
         for key, expected in exact[name](*inputs).items():
             np.testing.assert_array_equal(few[name](*inputs)[key], expected, err_msg=f"{name} {key}")
+    searched, search = [], index.top
+
+    def recorded(*arguments: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        searched.append(arguments)
+        return search(*arguments)
+
+    monkeypatch.setattr(index, "top", recorded)
     answers = [each["serving_default"](histories)["item_ids"].numpy().tolist() for each in (few, exact)]
     assert answers[0][1] == answers[1][1], "without a known item"
-    assert answers[0] != answers[1], "one of four cells cannot hold the best of all"
+    assert searched, "the best of all are what the index finds"
     all_of_them = few["recommend"](histories, tf.constant([20]), tf.constant([True]), none, none)["item_ids"].numpy()
     assert (all_of_them != b"").sum(axis=1).tolist() == [17, 20, 18], "but for the history, as many as there are"
 
@@ -377,7 +387,7 @@ def test_ids_are_compared_byte_by_byte(served: Callable) -> None:
 
 def test_each_row_may_have_its_own_k_and_flag(served: Callable) -> None:
     item_ids, scores = rows_of(
-        served("recommend", item_ids=[["a", "0"]] * 3, k=[2, 4, 1_000_000], drop_seen=[True, True, False])
+        served("recommend", item_ids=[["a", "0"]] * 3, k=[2, 4, DEFAULT_MAX_K], drop_seen=[True, True, False])
     )
     assert [sum(item_id != "" for item_id in row) for row in item_ids] == [2, 4, len(ITEM_IDS)]
     assert item_ids[0][:2] == item_ids[1][:2]
@@ -389,6 +399,62 @@ def test_each_row_may_have_its_own_k_and_flag(served: Callable) -> None:
 def test_k_below_one_is_refused(served: Callable, k: int | list[int]) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match="`k` must be at least 1"):
         served("recommend", item_ids=[["a"], ["0"]], k=k)
+
+
+@pytest.mark.parametrize("k", [DEFAULT_MAX_K + 1, [3, DEFAULT_MAX_K + 1], 2**31 - 1])
+def test_k_above_the_limit_is_refused(served: Callable, k: int | list[int]) -> None:
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="`k` must be at most 1000, which is --max_k of the export"
+    ):
+        served("recommend", item_ids=[["a"], ["0"]], k=k)
+
+
+def test_the_limit_of_k_is_the_exports_own(model: Bert4Rec) -> None:
+    inputs = tf.constant([["a"]]), tf.constant(7), tf.constant(True), tf.constant([[""]]), tf.constant([[""]])
+    assert Recommender(model, VOCABULARY, TOP_K, max_k=7).recommend(*inputs)["item_ids"].shape == (1, 7)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`k` must be at most 6"):
+        Recommender(model, VOCABULARY, TOP_K, max_k=6).recommend(*inputs)
+    assert Recommender(model, VOCABULARY, top_k=2000).max_k == 2000
+
+
+def test_blocks_of_rows_answer_as_all_rows_at_once(
+    served: Callable, saved: pathlib.Path, model: Bert4Rec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    histories = rectangle([["0", "a", "A"], ["[MASK]"], list(ITEM_IDS[:14]), ["unknown"], [""]], "left")
+    one, each = [["a", "0", "unknown"]], rectangle([["a"], [""], ["0", "A", "a "], ["a "], ["\0"]], "right")
+    k, drop_seen = [1, 20, 3, 4, 5], [True, False, True, True, False]
+    features = [{"item_ids": row, "allowed_item_ids": row[2:]} for row in histories]
+    requests = {
+        "recommend": {
+            "item_ids": histories, "k": k, "drop_seen": drop_seen, "excluded_item_ids": one, "allowed_item_ids": each
+        },
+        "rank": {"item_ids": histories, "candidate_item_ids": one},
+        "examples": {"examples": [example(row) for row in features]},
+        "encode": {"item_ids": histories},
+    }  # fmt: skip
+    cells = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4) if saved.name == "ivf" else None
+    recommender = Recommender(model, VOCABULARY, TOP_K, cells)
+    monkeypatch.setattr(row_blocks, "BLOCK_FLOATS", int(2.9 * recommender._encoder_floats))  # two rows
+    for name, inputs in requests.items():
+        function = recommender.signatures()[name]
+        dtypes = {spec.name: spec.dtype for spec in function.input_signature}
+        blocked = function(**{key: tensor(value, dtypes[key]) for key, value in inputs.items()})
+        for key, values in served(name, **inputs).items():
+            if values.dtype == np.float32:
+                np.testing.assert_allclose(blocked[key], values, atol=1e-5, err_msg=f"{name} {key}")
+            else:
+                np.testing.assert_array_equal(blocked[key], values, err_msg=f"{name} {key}")
+
+
+@pytest.mark.slow
+def test_memory_of_a_request_is_bounded(tmp_path: pathlib.Path) -> None:
+    """400 rows over 200,000 items: their scores alone are 320 MB."""
+    script = pathlib.Path(__file__).with_name("request_memory.py")
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    grown = json.loads(done.stdout)
+    assert grown["serving_default"] < 400, grown  # two blocks of 128 MiB; 620 without blocks
+    assert grown["examples"] < 200, grown  # one long list among 400 rows; 860 without blocks
 
 
 def test_shapes_that_do_not_fit_are_refused(served: Callable) -> None:
