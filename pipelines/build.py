@@ -13,6 +13,7 @@ import numpy as np
 
 from bert4rec_tf.config import MOST_SHARDS, Config, DataConfig
 from bert4rec_tf.errors import InputError, writing
+from bert4rec_tf.stop_signals import heed
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
 from pipelines.duckdb_engine import DuckDBEngine, Source
@@ -120,12 +121,14 @@ def build_records(
         loaded = engine.load(source, unit, config, bad_rows, progress)
         loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)
         num_shards = config.data.num_shards or _enough_shards(loaded.events)
+        heed()
         prepared = engine.prepare(config, num_shards, progress)
         times = (shown(prepared.first_time, unit), shown(prepared.last_time, unit))
         num_items = len(prepared.item_ids)
         counted = ShardCounts(np.zeros(num_items, np.int64))
         for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
             counted += shard
+        heed()
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         manifest = Manifest(
@@ -143,6 +146,7 @@ def build_records(
         built = []
         with progress.stage("writing", prepared.events) as bar:
             for done in engine.map_shards(builder.build):
+                heed()
                 built.append(done)
                 bar.update(done.events)
         for left in building.glob("*/.*.tmp"):  # by tasks that were killed and done again

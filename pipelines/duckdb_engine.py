@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import pathlib
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import TypeVar
 
 import duckdb
@@ -49,6 +51,9 @@ class DuckDBEngine:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if self._pool:
+            if error is not None:  # a worker may be busy with a shard for seconds
+                for process in list((self._pool._processes or {}).values()):
+                    process.terminate()
             self._pool.shutdown(cancel_futures=True)
         self._connection.close()
         if isinstance(error, duckdb.Error):
@@ -94,6 +99,13 @@ class DuckDBEngine:
             return
         if self._pool is None:  # not fork: the engine's threads would be copied in an unknown state
             context = multiprocessing.get_context("forkserver")
+            # A terminal sends its signals to the workers too. They inherit that these wait for ever: this process stops
+            # them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._pool = ProcessPoolExecutor(self._num_workers, mp_context=context, initializer=_end_with_parent)
         running: deque[Future[T]] = deque()
         try:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from bert4rec_tf.config import DataConfig
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.stop_signals import heed
 from pipelines import exact_rows, parquet_rows, timestamps
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.engine_rows import all_there, may_read, relation
@@ -247,6 +248,7 @@ def load_batches(
         ).fetchone() or (0,)
         if min_rating is not None:
             _keep_low_rated(connection, "checked", min_rating)
+        heed()
         rows += len(batch)
         on_batch(rows)
         loaded += Loaded(len(batch), len(batch) - count - kept, count, tuple(first))
@@ -277,6 +279,7 @@ def _insert_whole(
         connection.rollback()
         raise
     connection.rollback()
+    heed()
     return None
 
 

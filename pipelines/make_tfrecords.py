@@ -7,16 +7,21 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 
 # Run as a script, Python puts this folder on the path; the packages stand beside it.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
+if __name__ == "__main__":  # before `main` there is nothing to clean up
+    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"error: stopped by SIGINT\n") and 130))
+
 from absl import app, flags  # noqa: E402
 
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
 from bert4rec_tf.errors import InputError, command  # noqa: E402
+from bert4rec_tf.stop_signals import stopped_at_once  # noqa: E402
 from pipelines import timestamps  # noqa: E402
 from pipelines.build import DROPPED, Built, Engine, Source, build_records  # noqa: E402
 from pipelines.duckdb_engine import DuckDBEngine  # noqa: E402
@@ -94,6 +99,12 @@ _BAD_ROWS_SHOWN = 3
 
 @command
 def main() -> None:
+    """Builds the records, or leaves nothing behind."""
+    with stopped_at_once("while it built the records; run the same command again"):
+        _build()
+
+
+def _build() -> None:
     """Flags to a configuration, a source and an engine, and one call."""
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}

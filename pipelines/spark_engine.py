@@ -89,8 +89,10 @@ class SparkEngine:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._spark.stop()
-        shutil.rmtree(self._spill_dir, ignore_errors=True)
+        try:
+            self._spark.stop()
+        finally:
+            shutil.rmtree(self._spill_dir, ignore_errors=True)
         if isinstance(error, duckdb.Error):
             reword(error, self._memory_limit)
         if isinstance(error, PySparkException | Py4JError):

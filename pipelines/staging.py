@@ -11,6 +11,7 @@ from typing import Any
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.stop_signals import deferred, heed
 from tfrecords.files import open_lock, open_new
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
@@ -61,11 +62,12 @@ def discarded(output_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     building = nearest / f".{output_dir.name}.dry_run-{of_place}"
     with _only_run(building):
         _remove((building, spill_dir(building)))
-        building.mkdir()
         try:
+            building.mkdir()
             yield building
         finally:
-            _remove((building, spill_dir(building)))
+            with deferred():
+                _remove((building, spill_dir(building)))
 
 
 def sweep(output_dir: pathlib.Path) -> None:
@@ -98,23 +100,25 @@ def _remove(directories: Iterable[pathlib.Path]) -> None:
 @contextlib.contextmanager
 def _only_run(output_dir: pathlib.Path) -> Iterator[None]:
     """Refuses a second run at the same time; a killed run's lock goes with its process."""
-    lock = _lock(output_dir)
-    with open_lock(lock) as stream:
+    lock, ours = _lock(output_dir), False
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, the run before may have ended and removed the very file.
-            ours = lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.lstat())
-        except BlockingIOError:
-            ours = False
-        if not ours:
-            raise InputError(
-                f"One run at a time builds a directory. Received: {output_dir}, which another run is building. "
-                "Fix: wait for it, or name another --output_dir"
-            )
-        try:
+            with deferred():
+                stream = stack.enter_context(open_lock(lock))
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # Between opening and locking, the run before may have ended and removed the very file.
+                    ours = lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.lstat())
+            if not ours:
+                raise InputError(
+                    f"One run at a time builds a directory. Received: {output_dir}, which another run is building. "
+                    "Fix: wait for it, or name another --output_dir"
+                )
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with deferred():
+                if ours:
+                    lock.unlink(missing_ok=True)
 
 
 def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
@@ -135,15 +139,18 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
             f"Received: {output_dir}, which holds something else. Fix: name another directory, or empty this one"
         )
     _remove(_leftovers(output_dir))
-    building.mkdir()
     try:
+        building.mkdir()
         yield building
-        if output_dir.exists():
-            output_dir.rename(replaced)
-        building.rename(output_dir)
-        shutil.rmtree(replaced, ignore_errors=True)
+        heed()
+        with deferred():
+            if output_dir.exists():
+                output_dir.rename(replaced)
+            building.rename(output_dir)
+            shutil.rmtree(replaced, ignore_errors=True)
     finally:
-        _remove((building, spill_dir(building)))
+        with deferred():
+            _remove((building, spill_dir(building)))
 
 
 def _holds_records(directory: pathlib.Path) -> bool:
