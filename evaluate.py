@@ -21,7 +21,7 @@ from absl import app, flags
 from bert4rec_tf.catalogue import TOP_K
 from bert4rec_tf.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.config import Config, EvaluationConfig, read_settings
-from bert4rec_tf.errors import InputError, command
+from bert4rec_tf.errors import InputError, check_local, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
 from bert4rec_tf.item_map import read_item_groups
 from bert4rec_tf.metrics import METRICS
@@ -53,6 +53,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "metrics, or the comparison, as JS
 @command
 def main() -> None:
     """Flags to one call: an evaluation, or the comparison of two."""
+    for flag in (_MODEL, _DATA, _COMPARE, _REPORT, _GROUPS, _OUTPUT):
+        check_local(flag.name, flag.value)
     if _COMPARE.value is not None:
         _compare(_COMPARE.value)
         return

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from bert4rec_tf.errors import InputError, command
+from bert4rec_tf.errors import InputError, check_local, command
 from bert4rec_tf.publishing import Publishing, export, rollback
 from bert4rec_tf.serving import DEFAULT_MAX_K
 
@@ -41,6 +41,8 @@ _POLL = flags.DEFINE_float(
 @command
 def main() -> None:
     """Flags, and one call."""
+    for flag in (_MODEL, _EXPORT, _DATA):
+        check_local(flag.name, flag.value)
     if _MODEL.value is None:
         raise InputError("--model_dir must name a model made by train.py. Received: nothing")
     publishing = Publishing(

@@ -15,7 +15,7 @@ from absl import app, flags
 
 from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.config import read_settings
-from bert4rec_tf.errors import command
+from bert4rec_tf.errors import check_local, command
 from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training import train
@@ -41,6 +41,8 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "with --export_dir: items in an answe
 @command
 def main() -> None:
     """Flags to settings and a strategy, and one call."""
+    for flag in (_DATA, _MODEL, _CONFIG, _WARM, _EXPORT):
+        check_local(flag.name, flag.value)
     masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
     settings = read_settings(_CONFIG.value, [*_SET.value, *masking])
     publishing = Publishing(_TOP_K.value)  # refuses an impossible one before the training, not after

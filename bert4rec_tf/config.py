@@ -13,8 +13,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from bert4rec_tf.errors import InputError
-from tfrecords.files import check_local
+from bert4rec_tf.errors import InputError, check_local
 
 MOST_SHARDS = 99_999  # five digits in a file name
 

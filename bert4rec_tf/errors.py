@@ -7,12 +7,11 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from absl import flags, logging
+from absl import logging
 
-# Flags that name files, beside those that end in _dir.
-_PATH_FLAGS = ("compare", "config", "input", "item_groups", "item_titles", "log", "output", "report", "warm_start_from")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class InputError(ValueError):
@@ -90,6 +89,25 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXT = "No space left on device|Disk quota exceeded|File too large"
 
 
+def check_local(name: str, paths: str | pathlib.Path | Iterable[str | pathlib.Path] | None) -> None:
+    """Refuses addresses such as s3://bucket/folder, which would become folders named `s3:` in the current directory.
+
+    Args:
+        name: of the flag, for the message.
+        paths: one, several or none.
+
+    Raises:
+        InputError: one of them has a scheme.
+    """
+    for path in [paths] if isinstance(paths, str | pathlib.Path) else paths or ():
+        # A Path has only one slash left.
+        if "://" in str(path) or (isinstance(path, pathlib.Path) and _SCHEME.match(str(path))):
+            raise InputError(
+                f"--{name} must be a path on this machine. Received: {path}. "
+                "Fix: mount the bucket or file system and name the folder where it is mounted, or copy the files"
+            )
+
+
 def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
     """Makes a command's `main` what `absl.app.run` takes: a mistake ends in one plain message and exit code 2."""
 
@@ -98,7 +116,6 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
         try:
             if argv[1:]:
                 raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
-            _check_path_flags()
             main()
         except InputError as error:
             sys.exit(_report(str(error), code=2))
@@ -112,15 +129,6 @@ def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
             sys.exit(_report("interrupted; run the same command again", code=130))
 
     return run
-
-
-def _check_path_flags() -> None:
-    """Refuses paths on other machines in any flag of the script, before anything is made."""
-    from tfrecords.files import check_local  # needs InputError
-
-    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
-        if flag.name.endswith("_dir") or flag.name in _PATH_FLAGS:
-            check_local(flag.name, flag.value)
 
 
 def _report(text: str, code: int) -> int:

@@ -17,10 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError, writing
+from bert4rec_tf.errors import InputError, check_local, writing
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.vocabulary import VOCABULARY_FILE, Vocabulary
-from tfrecords.files import check_local, open_new
+from tfrecords.files import open_new
 from tfrecords.manifest import MANIFEST_FILE, Manifest
 
 CONFIG_FILE = "config.json"

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from bert4rec_tf.errors import InputError, disk_error
+from bert4rec_tf.errors import InputError, check_local, disk_error
 from bert4rec_tf.gate import compare, histories_of
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
@@ -35,7 +35,7 @@ from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex
 from bert4rec_tf.serving import Recommender, item_scores
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 from bert4rec_tf.warm_up import replay_warm_up, write_warm_up
-from tfrecords.files import check_local, open_lock
+from tfrecords.files import open_lock
 
 METADATA_FILE = "assets.extra/metadata.json"
 MODELS_CONFIG = "models.config"

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bert4rec_tf.bookkeeping import Books
 from bert4rec_tf.config import Config, check_settings_match
-from bert4rec_tf.errors import InputError, PeerLost, Stopped, full_disk, writing
+from bert4rec_tf.errors import InputError, PeerLost, Stopped, check_local, full_disk, writing
 from bert4rec_tf.evaluation import Ranker, Ranks, evaluate, make_ranker
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
@@ -25,7 +25,6 @@ from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.validation import is_validated
 from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_start import check_alike, warm_start
-from tfrecords.files import check_local
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.reader import (
     Asked,

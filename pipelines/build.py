@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from bert4rec_tf.config import MOST_SHARDS, Config, DataConfig
-from bert4rec_tf.errors import InputError, writing
+from bert4rec_tf.errors import InputError, check_local, writing
 from bert4rec_tf.stop_signals import heed
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
@@ -25,7 +25,6 @@ from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, coun
 from pipelines.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from pipelines.timestamps import infer_unit, shown
-from tfrecords.files import check_local
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
 
 # What becomes of the rows that are read and are no `events`.

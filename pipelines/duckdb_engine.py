@@ -16,6 +16,7 @@ import duckdb
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
+from bert4rec_tf.stop_signals import deferred
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_files import LogFile
 from pipelines.log_formats import LogSource
@@ -110,7 +111,8 @@ class DuckDBEngine:
         running: deque[Future[T]] = deque()
         try:
             for shard in shards:
-                running.append(self._pool.submit(function, shard))
+                with deferred():  # it starts workers, and only those that it knows of are stopped
+                    running.append(self._pool.submit(function, shard))
                 if len(running) > self._num_workers:
                     yield running.popleft().result()
             while running:

@@ -20,7 +20,7 @@ if __name__ == "__main__":  # before `main` there is nothing to clean up
 from absl import app, flags  # noqa: E402
 
 from bert4rec_tf.config import Config, read_settings  # noqa: E402
-from bert4rec_tf.errors import InputError, command  # noqa: E402
+from bert4rec_tf.errors import InputError, check_local, command  # noqa: E402
 from bert4rec_tf.stop_signals import stopped_at_once  # noqa: E402
 from pipelines import timestamps  # noqa: E402
 from pipelines.build import DROPPED, Built, Engine, Source, build_records  # noqa: E402
@@ -106,6 +106,8 @@ def main() -> None:
 
 def _build() -> None:
     """Flags to a configuration, a source and an engine, and one call."""
+    for flag in (_INPUT, _TITLES, _CONFIG, _OUTPUT):
+        check_local(flag.name, flag.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
     own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]

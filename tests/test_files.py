@@ -9,7 +9,7 @@ import pytest
 from command_line import ROOT
 
 from bert4rec_tf.config import Config, read_settings
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, check_local
 from bert4rec_tf.model_dir import load_model, write_whole
 from bert4rec_tf.publishing import Publishing, export, rollback
 from pipelines.build import build_records
@@ -17,7 +17,7 @@ from pipelines.log_formats import LogSource
 from pipelines.staging import staged
 from pipelines.synthetic import MarkovLog
 from pipelines.titles import read_titles
-from tfrecords.files import check_local, open_lock, open_new
+from tfrecords.files import open_lock, open_new
 from tfrecords.manifest import Manifest
 
 ADDRESSES = ["s3://bucket/folder", "gs://b/x", "hdfs://host:9000/x", "file:///tmp/x", "abfss://a@b/x", "S3A://b"]

@@ -50,7 +50,7 @@ def start(log: pathlib.Path, output_dir: pathlib.Path) -> "subprocess.Popen[str]
 def check_stopped(process: "subprocess.Popen[str]", number: int, directory: pathlib.Path) -> bool:
     """Whether the signal came before the build was done; else nothing is known."""
     _, stderr = process.communicate(timeout=300)
-    if process.returncode == 0:
+    if (directory / "data").exists():
         return False
     assert process.returncode == 128 + number, stderr
     assert len(stderr.splitlines()) == 1, stderr

@@ -3,32 +3,9 @@
 import errno
 import os
 import pathlib
-import re
-from collections.abc import Iterable
 from typing import IO, BinaryIO
 
 from bert4rec_tf.errors import InputError
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
-
-
-def check_local(name: str, paths: str | pathlib.Path | Iterable[str | pathlib.Path] | None) -> None:
-    """Refuses addresses such as s3://bucket/folder, which would become folders named `s3:` in the current directory.
-
-    Args:
-        name: of the flag, for the message.
-        paths: one, several or none.
-
-    Raises:
-        InputError: one of them has a scheme.
-    """
-    for path in [paths] if isinstance(paths, str | pathlib.Path) else paths or ():
-        # A Path has only one slash left.
-        if "://" in str(path) or (isinstance(path, pathlib.Path) and _SCHEME.match(str(path))):
-            raise InputError(
-                f"--{name} must be a path on this machine. Received: {path}. "
-                "Fix: mount the bucket or file system and name the folder where it is mounted, or copy the files"
-            )
 
 
 def open_lock(path: pathlib.Path) -> BinaryIO:

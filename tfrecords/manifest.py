@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bert4rec_tf.config import Config, DataConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.errors import InputError, check_local
 from bert4rec_tf.vocabulary import VOCABULARY_FILE
-from tfrecords.files import check_local
 from tfrecords.schema import SCHEMA_VERSION
 from tfrecords.writer import FRAME_BYTES, Shard
 
