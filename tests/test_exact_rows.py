@@ -107,7 +107,7 @@ FILES = {
 
 
 def both(name: str, content: bytes, compressed: bool) -> None:
-    content = gzip.compress(content) if compressed else content
+    content = gzip.compress(content, mtime=0) if compressed else content
     try:
         found = load(content, name)
     except InputError:  # nothing at all could be read: no header, not whole

@@ -3,6 +3,7 @@
 import bz2
 import contextlib
 import csv
+import functools
 import gzip
 import hashlib
 import io
@@ -175,7 +176,7 @@ def test_options_that_are_not_set_are_not_in_the_manifest(tmp_path: pathlib.Path
 
 
 COMPRESSED = {
-    "gz": gzip.compress,
+    "gz": functools.partial(gzip.compress, mtime=0),
     "bz2": bz2.compress,
     "xz": lzma.compress,
     "zst": lambda content: pa.Codec("zstd").compress(content).to_pybytes(),
@@ -242,7 +243,7 @@ def test_text_that_does_not_fit_its_encoding_is_named(tmp_path: pathlib.Path) ->
         (b"PK\x03\x04" + bytes(30), "a zip archive"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(30), "a 7z archive"),
         (b"\x04\x22\x4d\x18" + bytes(30), "lz4"),
-        (gzip.compress(b"log.csv".ljust(257, b"\0") + b"ustar\x0000" + bytes(300)), "a tar archive"),
+        (gzip.compress(b"log.csv".ljust(257, b"\0") + b"ustar\x0000" + bytes(300), mtime=0), "a tar archive"),
         (BY_FORMAT["log.parquet"], "--format=parquet"),
         (CSV.encode("utf-16-le"), "UTF-16"),
         (b"\x00\x01\x02garbage\xff" * 9, "UTF-16"),
@@ -619,7 +620,7 @@ def test_titles(tmp_path: pathlib.Path, name: str, content: str, titles: list[st
         (b"item_id,title\n1,A\n2,\xff\n", ["line 3", "UTF-8"]),
         ("item,title\n1,A\n", ["item_id and title", "item,title"]),
         ("", ["item_id and title"]),
-        (gzip.compress(b"item_id,title\n1,A\n")[:-6], ["must be whole"]),
+        (gzip.compress(b"item_id,title\n1,A\n", mtime=0)[:-6], ["must be whole"]),
     ],
 )
 def test_titles_that_cannot_be_read_are_named(tmp_path: pathlib.Path, content: str | bytes, named: list[str]) -> None:
