@@ -25,7 +25,8 @@ class ItemScores(tf.Module):
         super().__init__(name="item_scores")
         self.item_table = item_table
         self.output_bias = output_bias
-        self.log_popularity = tf.constant(log_popularity)
+        # No constant, which would lie in the graph.
+        self.log_popularity = tf.Variable(log_popularity, trainable=False, name="log_popularity")
 
     def of(self, query: tf.Tensor, known: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         """Scores of some items.

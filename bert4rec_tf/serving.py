@@ -55,13 +55,11 @@ class Recommender(tf.Module):
         self._hidden_size = config.hidden_size
         self.top_k, self.max_k = top_k, max_k or max(top_k, DEFAULT_MAX_K)
         self._num_items = len(vocabulary.item_ids)
-        # The raw ids stand in the graph, as constants: no asset file is looked up at serving, and ids may hold tabs and
-        # line ends.
-        raw_ids = list(vocabulary.item_ids)
-        self._raw_ids = tf.constant([""] * NUM_SPECIAL_IDS + raw_ids)
-        ids = tf.range(NUM_SPECIAL_IDS, vocabulary.size, dtype=tf.int32)
-        keys = tf.constant(raw_ids, tf.string, [len(raw_ids)])
-        self._table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, ids), UNK_ID)
+        # A variable: a constant would lie in the graph, which may not grow past 2 GiB. No asset file, since ids may
+        # hold tabs and line ends.
+        raw_ids = [""] * NUM_SPECIAL_IDS + list(vocabulary.item_ids)
+        self._raw_ids = tf.Variable(tf.constant(raw_ids), trainable=False, name="raw_ids")
+        self._table = tf.lookup.StaticHashTable(_IdsInVariable(self._raw_ids), UNK_ID)
         self.scores = item_scores(model, vocabulary)
         self.index = index or ExactIndex(self.scores)
 
@@ -282,6 +280,23 @@ class Recommender(tf.Module):
         # A dense history is not counted: the request itself holds more for it.
         counted = [ids for ids in lists[1:] if ids is not None] + [ids for ids in lists[:1] if _is_ragged(ids)]
         return self._encoder_floats + sum(_FLOATS_OF_AN_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
+
+
+class _IdsInVariable(tf.lookup.KeyValueTensorInitializer):
+    """Fills a table from raw ids to integer ids out of a variable, which loaders restore before they fill tables.
+
+    Args:
+        raw_ids: string [V], in the order of their integer ids.
+    """
+
+    def __init__(self, raw_ids: tf.Variable):
+        super().__init__(tf.constant([], tf.string), tf.constant([], tf.int32))
+        self._raw_ids = raw_ids
+
+    def initialize(self, table: tf.lookup.StaticHashTable) -> tf.Operation:
+        keys = self._raw_ids[NUM_SPECIAL_IDS:]
+        values = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.size(keys))
+        return tf.raw_ops.LookupTableImportV2(table_handle=table.resource_handle, keys=keys, values=values)
 
 
 def item_scores(model: Bert4Rec, vocabulary: Vocabulary) -> ItemScores:

@@ -221,6 +221,17 @@ def test_graph_has_no_xla_and_no_python(saved: pathlib.Path) -> None:
     assert not {node.op for node in nodes if "Xla" in node.op or "PyFunc" in node.op}
 
 
+def test_ids_are_in_the_variables_once_and_not_in_the_graph(saved: pathlib.Path) -> None:
+    """A graph of more than 2 GiB cannot be saved."""
+    longest = max(ITEM_IDS, key=len).encode()
+    assert longest[:1000] not in (saved / "saved_model.pb").read_bytes()
+    assert (saved / "variables" / "variables.data-00000-of-00001").read_bytes().count(longest) == 1
+    (graph,) = saved_model_pb2.SavedModel.FromString((saved / "saved_model.pb").read_bytes()).meta_graphs
+    functions = graph.graph_def.library.function
+    nodes = [*graph.graph_def.node, *(node for function in functions for node in function.node_def)]
+    assert max(node.ByteSize() for node in nodes) < 10_000, "whatever the catalogue's size"
+
+
 @settings(max_examples=50)
 @given(request=requests())
 def test_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
