@@ -319,11 +319,12 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
         metrics = json.loads(file.read_text())
         assert metrics["users"] == Manifest.load(data_dir).counts["evaluated_users"]
         assert metrics["data"]["manifest_sha256"] == Manifest.load(data_dir).sha256()
-        for protocol in ("full", "sampled"):
+        for protocol, counts in (("full", set()), ("sampled", {"users", "users_left_out"})):
             names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
-            assert metrics[protocol].keys() == names | {"ci95"}
+            assert metrics[protocol].keys() == names | {"ci95"} | counts
             assert metrics[protocol]["ci95"].keys() == names
-        assert set(metrics["slices"]) == {"history_length", "target_popularity"}
+        assert metrics["sampled"]["users"] + metrics["sampled"]["users_left_out"] == metrics["users"]
+        assert set(metrics["slices"]) == {"history_length", "target_popularity", "repeats"}
         assert 0 < metrics["catalogue"]["coverage@10"] <= 1
         assert read_users(users_file(file)).num_rows == metrics["users"]
         scores[flag.split("=")[1]] = metrics["full"]["ndcg@10"]
