@@ -344,7 +344,8 @@ REST_CASES: list[tuple[bytes, int, str]] = [
     (b'{"inputs": [[{"base64": "YTM="}]]}', 400, "not formatted correctly for base64 data"),
     # Numbers.
     (WHOLE % b"3", 200, "a"),
-    (WHOLE % b"2147483647", 200, "a"),
+    (WHOLE % b"1000", 200, "a"),
+    (WHOLE % b"2147483647", 400, "`k` must be at most 1000"),
     (WHOLE % b"2147483648", 400, "JSON Value: 2147483648 Type: Number is not of expected type: int32"),
     (WHOLE % b"99999999999999999999", 400, "Type: Number is not of expected type: int32"),
     (WHOLE % b"1e999", 400, "Number too big to be stored in double."),
