@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 import duckdb
@@ -102,6 +102,7 @@ class DuckDBEngine:
             context = multiprocessing.get_context("forkserver")
             # A terminal sends its signals to the workers too. They inherit that these wait for ever: this process stops
             # them.
+            resource_tracker.ensure_running()  # starting it unblocks SIGINT, so it must not start within the block
             before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
             try:
                 forkserver.ensure_running()
