@@ -11,7 +11,7 @@ from bert4rec_tf.model_dir import HISTORY_FILE, TrainedModel
 
 
 def provenance(model_dir: str | pathlib.Path, trained: TrainedModel) -> dict[str, Any]:
-    """What a version's metadata says of its origin. What is not known is left out.
+    """The part of a version's metadata about its origin. Unknown values are left out.
 
     Returns:
         exported_at: UTC, ISO 8601.
