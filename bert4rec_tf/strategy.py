@@ -83,8 +83,8 @@ def _serve(cluster: Cluster) -> NoReturn:
     )
     with stopped_at_once("while it served; the chief saves what was trained"):
         say(f"serving as {cluster.own} ({server.target}) until this process is stopped")
-        while True:  # `Server.join` would wait inside TensorFlow, where no signal is heeded
-            time.sleep(3600)
+        while True:  # `Server.join` would wait inside TensorFlow, where no signal is handled
+            time.sleep(1)  # short: a signal that arrives just before the call is handled only after it
 
 
 def _tpu() -> tf.distribute.Strategy:

@@ -102,9 +102,10 @@ class DuckDBEngine:
             context = multiprocessing.get_context("forkserver")
             # A terminal sends its signals to the workers too. They inherit that these wait for ever: this process stops
             # them.
-            resource_tracker.ensure_running()  # starting it unblocks SIGINT, so it must not start within the block
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
             try:
+                resource_tracker.ensure_running()  # it ignores SIGINT by itself, and unblocks it here
+                signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
                 forkserver.ensure_running()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
