@@ -26,20 +26,16 @@ def in_blocks(
         The results of all rows.
     """
     step = tf.cast(tf.maximum(BLOCK_FLOATS // floats_per_row, 1), tf.int32)
-    of_rows = tf.function(function, input_signature=[tf.TensorSpec([], tf.int32)] * 2)  # in the graph once
+    num_blocks = tf.maximum((num_rows + step - 1) // step, 1)  # one for no row, whose results have columns all the same
+    arrays = [tf.TensorArray(spec.dtype, num_blocks, infer_shape=False, element_shape=spec.shape) for spec in specs]
 
-    @tf.function(experimental_attributes={"_noinline": True})
-    def joined_blocks() -> tuple[tf.Tensor, ...]:
-        def block(first: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
-            results = of_rows(first, tf.minimum(first + step, num_rows))
-            written = (array.write(first // step, result) for array, result in zip(arrays, results, strict=True))
-            return first + step, *written
+    def compute(block: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+        results = function(block * step, tf.minimum((block + 1) * step, num_rows))
+        return block + 1, *(array.write(block, result) for array, result in zip(arrays, results, strict=True))
 
-        num_blocks = (num_rows - 1) // step + 1
-        arrays = [tf.TensorArray(spec.dtype, num_blocks, infer_shape=False, element_shape=spec.shape) for spec in specs]
-        _, *arrays = tf.while_loop(
-            lambda first, *_: first < num_rows, block, (tf.constant(0), *arrays), parallel_iterations=1
-        )
-        return tuple(array.concat() for array in arrays)
-
-    return tf.cond(num_rows <= step, lambda: of_rows(tf.constant(0), num_rows), joined_blocks)
+    # A loop even where there is one block: a branch without it would hold everything a second time, and double what it
+    # takes to save and to load a version.
+    _, *arrays = tf.while_loop(
+        lambda block, *_: block < num_blocks, compute, (tf.constant(0), *arrays), parallel_iterations=1
+    )
+    return tuple(array.concat() for array in arrays)

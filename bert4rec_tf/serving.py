@@ -48,7 +48,10 @@ class Recommender(tf.Module):
         super().__init__(name="recommender")
         # Not the model itself: a Keras model brings graphs of its own along, as large as the signatures again.
         self._weights = model.variables
-        self._encode_next_item = model.encode_next_item
+        # In the graph once for all signatures.
+        self._encode_next_item = tf.function(
+            model.encode_next_item, input_signature=[tf.TensorSpec([None, None], tf.int32)]
+        )
         config, slots = model.config, model.max_seq_length
         of_a_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
         self._encoder_floats = slots * (of_a_slot + 2 * config.num_heads * slots)
