@@ -13,7 +13,7 @@ from bert4rec_tf.comparison import paired_bootstrap
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.metrics import MISSED_RANK, ranking_gains
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
-from tfrecords.manifest import Manifest, verify
+from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.reader import evaluation_batches
 
 _USERS = 10_000  # at the most: the first ones of the split, the same for both versions
@@ -111,14 +111,15 @@ def histories_of(
     """Histories and targets of a split's users, as raw ids, the histories padded with "".
 
     Raises:
-        InputError: damaged records, or none of this split.
+        InputError: damaged records, none of this split, or records that were replaced while they were read.
     """
     manifest = Manifest.load(data_dir)
-    verify(data_dir, manifest)
-    names = [""] * NUM_SPECIAL_IDS + list(Vocabulary.load(data_dir).item_ids)
-    for batch in evaluation_batches(data_dir, manifest, split, batch_users, max_users):
-        rows = [[names[item] for item in row] for row in batch["item_ids"].numpy()]
-        yield rows, [names[item] for item in batch["target_item_id"].numpy()]
+    records = VerifiedRecords(data_dir, manifest, "run the same command again when the records are complete")
+    with records.unchanged():
+        names = [""] * NUM_SPECIAL_IDS + list(Vocabulary.load(data_dir).item_ids)
+        for batch in evaluation_batches(data_dir, manifest, split, batch_users, max_users):
+            rows = [[names[item] for item in row] for row in batch["item_ids"].numpy()]
+            yield rows, [names[item] for item in batch["target_item_id"].numpy()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import json
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,10 +23,10 @@ from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
 from bert4rec_tf.errors import InputError
 from bert4rec_tf.evaluation import evaluate, make_ranker
-from bert4rec_tf.gate import Comparison, compare
+from bert4rec_tf.gate import Comparison, compare, histories_of
 from bert4rec_tf.metrics import MISSED_RANK, ranking_metrics
 from bert4rec_tf.model import build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
 from bert4rec_tf.provenance import git_state, provenance
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
@@ -78,6 +79,21 @@ def bad(data_dir: pathlib.Path) -> pathlib.Path:
 def exported(good: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """One version, to be looked at and copied, not to be changed."""
     return export(str(good), str(tmp_path_factory.mktemp("exported") / "shop"), Publishing(top_k=7))
+
+
+def copies(exported: pathlib.Path) -> Callable[[TrainedModel, pathlib.Path, Publishing], dict[str, Any]]:
+    """What `export` may call to write a version, where the test is about the directory around it."""
+
+    def copy(trained: TrainedModel, building: pathlib.Path, publishing: Publishing) -> dict[str, Any]:
+        shutil.copytree(exported, building)
+        return {"top_k": publishing.top_k}
+
+    return copy
+
+
+@pytest.fixture
+def quick(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_write", copies(exported))
 
 
 def exports_with(exported: pathlib.Path, root: pathlib.Path, *numbers: int) -> pathlib.Path:
@@ -178,6 +194,7 @@ def test_warm_up_asks_every_signature_at_every_batch_size(exported: pathlib.Path
         assert f"allowed_batch_sizes: {size}\n" in batching
 
 
+@pytest.mark.slow
 def test_a_version_that_cannot_answer_is_not_published(
     good: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +208,9 @@ def test_a_version_that_cannot_answer_is_not_published(
     assert names(tmp_path / "shop") == []
 
 
-def test_numbers_only_rise_and_leftovers_go(good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_numbers_only_rise_and_leftovers_go(
+    good: pathlib.Path, exported: pathlib.Path, quick: None, tmp_path: pathlib.Path
+) -> None:
     root = exports_with(exported, tmp_path / "shop", 99999999999)
     (root / ".tmp-99999999990").mkdir()
     (root / ".withdrawn-99999999999999").mkdir()
@@ -200,15 +219,17 @@ def test_numbers_only_rise_and_leftovers_go(good: pathlib.Path, exported: pathli
 
 
 def test_old_versions_are_deleted_only_if_asked(
-    good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path
+    good: pathlib.Path, exported: pathlib.Path, quick: None, tmp_path: pathlib.Path
 ) -> None:
     root = exports_with(exported, tmp_path / "shop", 1, 2, 10)
     (root / ".withdrawn-3").mkdir()
-    newest = export(str(good), str(root), Publishing(keep_versions=2))
+    newest = export(str(good), str(root), Publishing(keep_versions=2, poll_seconds=0.0))
     assert names(root) == ["10", newest.name]
 
 
-def test_labels_follow_the_versions(good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_labels_follow_the_versions(
+    good: pathlib.Path, exported: pathlib.Path, quick: None, tmp_path: pathlib.Path
+) -> None:
     def labels() -> dict[str, int]:
         parsed = text_format.Parse((root / "models.config").read_text(), ModelServerConfig())
         (config,) = parsed.model_config_list.config
@@ -223,13 +244,13 @@ def test_labels_follow_the_versions(good: pathlib.Path, exported: pathlib.Path, 
     exports_with(exported, root, 7)
     newest = export(str(good), str(root), Publishing())
     assert labels() == {"stable": int(newest.name), "previous": 7}
-    assert rollback(str(root)) == (newest.name, "7")
+    assert rollback(str(root), poll_seconds=0.0) == (newest.name, "7")
     assert labels() == {"stable": 7, "previous": 5}
     assert names(root) == [f".withdrawn-{newest.name}", "5", "7"]
 
 
 def test_labels_never_name_what_is_gone(
-    good: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    good: pathlib.Path, exported: pathlib.Path, quick: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while old versions are deleted, or before a version is withdrawn."""
 
@@ -240,16 +261,16 @@ def test_labels_never_name_what_is_gone(
     with monkeypatch.context() as killed:
         killed.setattr("bert4rec_tf.publishing._remove", die)
         with pytest.raises(KeyboardInterrupt):
-            export(str(good), str(root), Publishing(keep_versions=1))
+            export(str(good), str(root), Publishing(keep_versions=1, poll_seconds=0.0))
     newest = versions(root)[-1].name
     text = (root / "models.config").read_text()
     assert text.count(f"value: {newest}") == 2
     with monkeypatch.context() as killed:
         killed.setattr(pathlib.Path, "rename", die)
         with pytest.raises(KeyboardInterrupt):
-            rollback(str(root))
+            rollback(str(root), poll_seconds=0.0)
     assert f'"stable" value: {6}' in (root / "models.config").read_text()
-    assert rollback(str(root)) == (newest, "6")
+    assert rollback(str(root), poll_seconds=0.0) == (newest, "6")
 
 
 def test_rollback_needs_a_version_to_return_to(exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -257,7 +278,7 @@ def test_rollback_needs_a_version_to_return_to(exported: pathlib.Path, tmp_path:
         rollback(str(tmp_path / "shop"))
     root = exports_with(exported, tmp_path / "shop", 5)
     with pytest.raises(InputError, match="which holds 1"):
-        rollback(str(root))
+        rollback(str(root), poll_seconds=0.0)
     assert names(root) == ["5"]
 
 
@@ -268,12 +289,17 @@ def test_one_command_at_a_time(exported: pathlib.Path, good: pathlib.Path, tmp_p
         with pytest.raises(InputError, match="One command at a time"):
             export(str(good), str(root), Publishing())
         with pytest.raises(InputError, match="One command at a time"):
-            rollback(str(root))
+            rollback(str(root), poll_seconds=0.0)
     assert names(root) == ["5", "6"]
 
 
 def test_the_gate_refuses_a_worse_model(
-    good: pathlib.Path, bad: pathlib.Path, data_dir: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path
+    good: pathlib.Path,
+    bad: pathlib.Path,
+    data_dir: pathlib.Path,
+    exported: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = exports_with(exported, tmp_path / "shop", 5)
     gated = Publishing(data_dir=str(data_dir), max_regression=0.05)
@@ -282,6 +308,7 @@ def test_the_gate_refuses_a_worse_model(
     ):
         export(str(bad), str(root), gated)
     assert names(root) == ["5"]
+    monkeypatch.setattr(publishing, "_write", copies(exported))
     equal = export(str(good), str(root), gated)
     gate = json.loads((equal / "assets.extra" / "metadata.json").read_text())["gate"]
     assert gate["candidate"] == gate["served"] > 0
@@ -319,6 +346,19 @@ def test_the_gate_needs_a_hit_and_users(
         compare(exported, exported, str(data_dir))
 
 
+def test_users_of_replaced_records_are_refused(tmp_path: pathlib.Path) -> None:
+    def build(seed: int) -> None:
+        log = MarkovLog(num_users=60, num_items=20, num_themes=4, min_events=5, max_events=9, seed=seed)
+        build_records(log, {}, CONFIG, str(tmp_path / "data"), overwrite=True)
+
+    build(1)
+    users = histories_of(str(tmp_path / "data"), "validation", 10, 60)
+    next(users)
+    build(2)
+    with pytest.raises(InputError, match="run the same command again when the records are complete"):
+        list(users)
+
+
 @pytest.mark.parametrize(
     ("candidate", "served", "ci95", "refused"),
     [
@@ -348,7 +388,7 @@ def test_the_gate_refuses_large_drops_that_are_no_chance(
 
 
 def test_the_gate_names_a_served_version_that_cannot_be_asked(
-    good: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+    good: pathlib.Path, data_dir: pathlib.Path, quick: None, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "shop" / "5").mkdir(parents=True)
     with pytest.raises(InputError, match="served version must answer"):
