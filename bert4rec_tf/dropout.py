@@ -6,9 +6,6 @@ import tensorflow as tf
 
 import bert4rec_tf.legacy_keras  # noqa: F401, a check
 
-# Runs with neighbouring seeds share no stream of draws.
-_SALT_STRIDE = 100_003
-
 
 class SeededDropout(tf.keras.layers.Layer):
     """Inverted dropout (Srivastava et al., 2014) that is applied if and only if a seed is given.
@@ -20,7 +17,7 @@ class SeededDropout(tf.keras.layers.Layer):
 
     Args:
         rate: chance of an element to be dropped, from 0 to below 1.
-        salt: sets layers of one model apart.
+        salt: sets layers of one model apart; 0 or above, and small.
     """
 
     def __init__(self, rate: float, salt: int, **kwargs: Any):
@@ -42,8 +39,10 @@ class SeededDropout(tf.keras.layers.Layer):
         """
         if dropout_seed is None or self.rate == 0:
             return inputs
-        seed = dropout_seed[:2] + tf.constant([self.salt * _SALT_STRIDE, 0])
-        keys = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32)
+        # All layers draw from one stream, each its own numbers of it: no layer of one seed has those of another seed.
+        keys = tf.random.stateless_uniform(
+            [self.salt + 1, 2], dropout_seed[:2], minval=None, maxval=None, dtype=tf.uint32
+        )[-1]
         size = tf.size(inputs)
         if slots is None:
             places = dropout_seed[2] * (size // tf.maximum(tf.shape(inputs)[0], 1)) + tf.range(size)

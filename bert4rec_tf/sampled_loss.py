@@ -11,7 +11,7 @@ from bert4rec_tf.config import Config, TrainingConfig
 from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 
-_SALT = 7_919  # sets the draws of the items apart from those of the dropout
+_FIRST_STEP = 2**30  # sets the draws of the items apart from those of the dropout, which count steps from 0
 _OWN_LOGIT = -1e9  # of a drawn item that is the masked one
 
 
@@ -52,7 +52,7 @@ class SampledLoss:
 
     def draw(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """Items and how often each is expected: sampled_item_ids int32 [S], log_expected_counts float32 [S]."""
-        seed = tf.stack([self._config.seed + _SALT, tf.cast(step, tf.int32)])
+        seed = tf.stack([self._config.seed, _FIRST_STEP + tf.cast(step, tf.int32)])
         draws = tf.random.stateless_uniform([self._config.sampled_items], seed, dtype=tf.float64)
         found = tf.searchsorted(self._cumulative, draws, side="right")
         item_ids = tf.minimum(found, tf.size(self._cumulative) - 1)  # the sum may round to below 1
