@@ -75,6 +75,7 @@ def test_training_writes_its_directory(model_dir: pathlib.Path, data_dir: pathli
     assert (version / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_continues(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -105,9 +106,8 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
     assert any(words in line for line in process.stderr), f"ended without {words!r}"
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_training_that_is_told_to_end_saves_its_steps(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, code: int
 ) -> None:
@@ -165,6 +165,7 @@ def test_kill_9_and_the_same_command_again_change_nothing(
     assert [step for step, _ in history_of(tmp_path / "unbroken")] == [30, 60, 70]
 
 
+@pytest.mark.slow
 def test_replicas_share_a_batch_evenly(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     odd = train_again(data_dir, tmp_path / "odd", "--strategy=mirrored", "--set=training.batch_size=33", code=2)
     assert "`training.batch_size` must be a multiple of the replicas" in odd
@@ -280,6 +281,7 @@ def test_training_stops_early_where_nothing_gets_better(data_dir: pathlib.Path, 
     assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = ["--set=training.num_steps=40", "--set=training.learning_rate=1e38"]
     printed = train_again(data_dir, tmp_path / "model", *flags, code=2)
@@ -291,7 +293,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data_dir: pathlib.Path, tmp_pat
     ("flag", "says"),
     [
         ("--set=data.max_seq_length=50", "`data.max_seq_length` must match the records. Received: config=50"),
-        ("--time_limit_minutes=0", "--time_limit_minutes must be above 0"),
+        pytest.param("--time_limit_minutes=0", "--time_limit_minutes must be above 0", marks=pytest.mark.slow),
     ],
 )
 def test_bad_settings_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str, says: str) -> None:
@@ -299,6 +301,7 @@ def test_bad_settings_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path, 
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_damaged_records_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(data_dir, copy)
@@ -342,6 +345,15 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
 
 
 @pytest.mark.slow
+def test_an_export_by_its_own_command(model_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    printed = run("export.py", f"--model_dir={model_dir}", f"--export_dir={tmp_path}", "--top_k=20")
+    (version,) = tmp_path.glob("[0-9]*")
+    assert f"wrote {version}" in printed
+    serve = tf.saved_model.load(str(version)).signatures["serving_default"]
+    assert serve(item_ids=tf.constant([["item-0001"]]))["item_ids"].shape == (1, 20)
+
+
+@pytest.mark.slow
 def test_evaluate_says_what_it_cannot_rank(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -357,10 +369,9 @@ def test_evaluate_says_what_it_cannot_rank(
 def test_what_is_served_is_what_was_evaluated(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    top_k = 20
-    printed = run("export.py", f"--model_dir={model_dir}", f"--export_dir={tmp_path}", f"--top_k={top_k}")
-    (version,) = (path for path in tmp_path.iterdir() if path.name.isdigit())
-    assert f"wrote {version}" in printed
+    top_k = 10
+    (made,) = model_dir.with_name("exported").glob("[0-9]*")
+    version = shutil.copytree(made, tmp_path / made.name)
     serve = tf.saved_model.load(str(version)).signatures["serving_default"]
     trained, manifest = load_model(model_dir), Manifest.load(data_dir)
     names = ["", "", "", *trained.vocabulary.item_ids]

@@ -15,10 +15,12 @@ from collections import Counter
 
 import pytest
 import tensorflow as tf
+from absl import flags as absl_flags
+from absl.testing import flagsaver
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.vocabulary import Vocabulary
-from pipelines import build
+from pipelines import build, make_tfrecords
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
@@ -38,6 +40,14 @@ GOOD_LOG = "".join(f"u{user} i{(user * 7 + event * 3) % 23}\n" for user in range
 def run(output_dir: pathlib.Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     command = [*COMMAND, f"--output_dir={output_dir}", "--num_workers=1", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def run_here(output_dir: pathlib.Path, *flags: str) -> int:
+    """The exit code of the same command within this process, which has imported everything already."""
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        command = ["make_tfrecords.py", f"--output_dir={output_dir}", "--num_workers=1", *flags]
+        make_tfrecords.main(absl_flags.FLAGS(command))
+    return int(ended.value.code or 0)
 
 
 def built(output_dir: pathlib.Path, *flags: str) -> dict[str, str]:
@@ -173,19 +183,28 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes_are_named_and_leave_nothing(
-    tmp_path: pathlib.Path, log: str | None, flags: list[str], named: list[str]
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], log: str | None, flags: list[str], named: list[str]
 ) -> None:
     if log is not None:
         (tmp_path / "log.txt").write_text(log)
         flags = [f"--input={tmp_path / 'log.txt'}", *flags]
     parent = tmp_path / "parent"
     parent.mkdir()
-    failed = run(parent / "data", *flags)
+    assert run_here(parent / "data", *flags) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert [words for words in named if words not in printed] == [], printed
+    assert list(parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--format=csv"], ["stray"]], ids=" ".join)
+def test_a_mistake_ends_the_command_without_a_traceback(tmp_path: pathlib.Path, flags: list[str]) -> None:
+    (tmp_path / "log.txt").write_text(GOOD_LOG)
+    failed = run(tmp_path / "data", f"--input={tmp_path / 'log.txt'}", *flags)
     assert failed.returncode == 2, failed.stderr
     assert failed.stderr.startswith("error: ")
-    assert [words for words in named if words not in failed.stderr] == [], failed.stderr
     assert "Traceback" not in failed.stderr
-    assert list(parent.iterdir()) == []
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_killed_run_leaves_nothing_to_the_next(tmp_path: pathlib.Path) -> None:

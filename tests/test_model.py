@@ -239,7 +239,7 @@ def whole_window(items: np.ndarray) -> dict[str, tf.Tensor]:
 
 
 @given(st.data())
-@settings(max_examples=30)
+@settings(max_examples=10)
 def test_causal_logits_never_depend_on_what_comes_later(causal_model: Bert4Rec, data: st.DataObject) -> None:
     items = st.integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE - 1)
     window = np.array(data.draw(st.lists(items, min_size=1, max_size=MAX_SEQ_LENGTH)))
@@ -401,7 +401,9 @@ def updates_of_one_step(
     return logs["loss"][0], [new - old for new, old in zip(after, before, strict=True)]
 
 
-@pytest.mark.parametrize("config", [SMALL, PRE, CAUSAL], ids=["post", "pre", "causal"])
+@pytest.mark.parametrize(
+    "config", [SMALL, pytest.param(PRE, marks=pytest.mark.slow), CAUSAL], ids=["post", "pre", "causal"]
+)
 def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> None:
     # The oracle's gradient along a random direction of each weight, by central differences in float64.
     batch = example_batch()
@@ -433,7 +435,7 @@ def test_a_step_computes_what_a_call_does_with_its_dropout() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [DROPPING, pytest.param(PRE, marks=pytest.mark.slow), CAUSAL_DISTANCES],
+    [DROPPING, *(pytest.param(config, marks=pytest.mark.slow) for config in (PRE, CAUSAL_DISTANCES))],
     ids=["with dropout", "pre", "causal distances"],
 )
 def test_slots_need_no_names_where_all_are_asked(config: ModelConfig) -> None:
@@ -476,8 +478,8 @@ def test_a_batch_without_a_masked_item_moves_nothing() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, DROPPING, pytest.param(CAUSAL, marks=pytest.mark.slow)],
-    ids=["without dropout", "with dropout", "causal"],
+    [DROPPING, *(pytest.param(config, marks=pytest.mark.slow) for config in (SMALL, CAUSAL))],
+    ids=["with dropout", "without dropout", "causal"],
 )
 def test_xla_computes_the_same_step(config: ModelConfig) -> None:
     loss, updates = updates_of_one_step(config, example_batch(), jit_compile=False)
@@ -489,7 +491,10 @@ def test_xla_computes_the_same_step(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize(
     ("attention", "batch", "masked_items", "items"),
-    [("bidirectional", ring_batch(), 64, 64 * 6), ("causal", next_item_ring_batch(), 64 * 5, 64 * 5)],
+    [
+        ("bidirectional", ring_batch(), 64, 64 * 6),
+        pytest.param("causal", next_item_ring_batch(), 64 * 5, 64 * 5, marks=pytest.mark.slow),
+    ],
     ids=["bidirectional", "causal"],
 )
 def test_plain_fit_learns_a_tiny_log(

@@ -516,6 +516,7 @@ def test_the_double_batches_as_the_batching_session_does() -> None:
         session(splitting).run({"y": "y:0"}, {"x": np.ones([7, 1])})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["double", "binary", "docker"])
 def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib.Path, tmp_path: pathlib.Path) -> None:
     root = shutil.copytree(shop, tmp_path / "shop")
@@ -590,12 +591,18 @@ def test_the_client_asks_in_three_ways(server: ServingDouble | Started, shop: pa
 
 
 def test_the_client_says_what_went_wrong(server: ServingDouble | Started, shop: pathlib.Path) -> None:
+    where = [f"--server={server.grpc_address}", "--model=shop"]
+    assert "`k` must be at least 1" in run_client(*where, "--k=0", code=1)
+    assert "Give --server with --model" in run_client(code=1)
+
+
+@pytest.mark.slow
+def test_the_client_says_what_else_went_wrong(server: ServingDouble | Started, shop: pathlib.Path) -> None:
     for address in (server.grpc_address, server.rest_address):
         assert "`k` must be at least 1" in run_client(f"--server={address}", "--model=shop", "--k=0", code=1)
         assert "ound" in run_client(f"--server={address}", "--model=other", code=1)
     for address in (f"localhost:{free_port()}", f"http://localhost:{free_port()}"):
         assert "gave no answer" in run_client(f"--server={address}", "--model=shop", "--timeout_seconds=1", code=1)
-    assert "Give --server with --model" in run_client(code=1)
     assert "`k` must be at least 1" in run_client(f"--export_dir={shop}", "--k=0", code=1)
     assert "Only flags are taken" in run_client(f"--export_dir={shop}", "--item_id", "a3", "a4", code=1)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from command_line import ROOT
@@ -29,10 +30,22 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return directory
 
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def heeding() -> None:
-    """A shell has what it starts in the background ignore Ctrl-C."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """A shell has what it starts in the background ignore Ctrl-C, and nohup what it starts ignore SIGHUP."""
+    for number in NUMBERS:
         signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_ignored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    heeding()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def start(log: pathlib.Path, output_dir: pathlib.Path) -> "subprocess.Popen[str]":
@@ -59,7 +72,7 @@ def check_stopped(process: "subprocess.Popen[str]", number: int, directory: path
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_a_build_in_one_line(log: pathlib.Path, tmp_path: pathlib.Path, number: int) -> None:
     process = start(log, tmp_path / "data")
     deadline = time.monotonic() + 120
@@ -74,7 +87,7 @@ def test_a_signal_ends_a_build_in_one_line(log: pathlib.Path, tmp_path: pathlib.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [True, False], ids=["the group", "the command alone"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_ends_a_build_at_any_moment(
     log: pathlib.Path, tmp_path: pathlib.Path, number: int, group: bool
 ) -> None:
