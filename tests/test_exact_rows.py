@@ -120,7 +120,7 @@ def both(name: str, content: bytes, compressed: bool) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_both_readers_are_of_one_mind(name: str) -> None:
     @given(raw(FILES[name]), st.booleans())
-    @settings(max_examples=30)
+    @settings(max_examples=15)
     @example(HEADER + b"u,i,1,\n", False)
     @example(HEADER + b'u, "i",1\nu,"i" ,1\n', False)
     @example(HEADER + b"u,i,1\rv,j,2\r", False)
@@ -200,7 +200,7 @@ def test_bad_rows_are_set_aside_with_line_and_reason(name: str, content: bytes, 
 
 
 @given(raw(FILES["log.csv"]), raw(FILES["log.csv"]), st.sampled_from(["exact", "first", "keep"]))
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_rows_in_are_rows_used_dropped_and_set_aside(one: bytes, other: bytes, duplicates: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name, content in (("one.csv", one), ("other.csv", other + b"\n" + b"w,i,1\nw,j,2\nw,k,3\n")):

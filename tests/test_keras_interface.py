@@ -90,6 +90,7 @@ def test_predict_takes_inputs_or_histories() -> None:
         np.testing.assert_allclose(model.predict(given, batch_size=2, verbose=0), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_validation_loss(tmp_path: pathlib.Path) -> None:
     model, batch = compiled(ModelConfig(hidden_size=8, num_layers=1), tf.keras.optimizers.Adam(0.003)), ring_batch()
     best = str(tmp_path / "best.keras")

@@ -56,7 +56,8 @@ def learned(log: MarkovLog, path: pathlib.Path, attention: str = "bidirectional"
     }
 
 
-@pytest.mark.parametrize("attention", ["bidirectional", pytest.param("causal", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 def test_gets_near_the_optimum(tmp_path: pathlib.Path, attention: str) -> None:
     log = MarkovLog(num_users=2000, num_items=60, num_themes=6, min_events=16, max_events=24)
     metrics = learned(log, tmp_path, attention)

@@ -44,9 +44,11 @@ def run(output_dir: pathlib.Path, *flags: str) -> "subprocess.CompletedProcess[s
 
 def run_here(output_dir: pathlib.Path, *flags: str) -> int:
     """The exit code of the same command within this process, which has imported everything already."""
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        command = ["make_tfrecords.py", f"--output_dir={output_dir}", "--num_workers=1", *flags]
-        make_tfrecords.main(absl_flags.FLAGS(command))
+    command = ["make_tfrecords.py", f"--output_dir={output_dir}", "--num_workers=1", *flags]
+    with flagsaver.flagsaver():
+        arguments = absl_flags.FLAGS(command)
+        with pytest.raises(SystemExit) as ended:
+            make_tfrecords.main(arguments)
     return int(ended.value.code or 0)
 
 
@@ -207,6 +209,7 @@ def test_a_mistake_ends_the_command_without_a_traceback(tmp_path: pathlib.Path, 
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_to_the_next(tmp_path: pathlib.Path) -> None:
     flags = ["--dataset=synthetic:num_users=2000", "--num_shards=40"]  # long to write, so that it is met writing
     output_dir, building = tmp_path / "killed/data", tmp_path / "killed/.data.building"
@@ -395,6 +398,7 @@ def test_windows_with_an_event_since_then_are_all_that_is_trained_on(
     assert rest[0] == rest[1]
 
 
+@pytest.mark.slow
 def test_training_since_a_time(tmp_path: pathlib.Path) -> None:
     (tmp_path / "log.csv").write_text(TIMED_LOG)
     flags = [f"--input={tmp_path / 'log.csv'}", "--set=data.max_seq_length=2"]
@@ -478,7 +482,9 @@ def test_that_is_enough_memory_where_there_is_disk(tmp_path: pathlib.Path) -> No
     built(tmp_path / "data", *LARGE)
 
 
-@pytest.mark.parametrize("megabytes", [1, 4, 16])
+@pytest.mark.parametrize(
+    "megabytes", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: pathlib.Path, megabytes: int) -> None:
     """Full when sorting spills, when records are written, or when their runs are."""
     disk = tmp_path / "disk"

@@ -293,6 +293,7 @@ def test_one_command_at_a_time(exported: pathlib.Path, good: pathlib.Path, tmp_p
     assert names(root) == ["5", "6"]
 
 
+@pytest.mark.slow
 def test_the_gate_refuses_a_worse_model(
     good: pathlib.Path,
     bad: pathlib.Path,
@@ -317,7 +318,7 @@ def test_the_gate_refuses_a_worse_model(
     assert (gate["split"], gate["drop_seen"]) == ("validation", True)
 
 
-@pytest.mark.parametrize("drop_seen", [True, False])
+@pytest.mark.parametrize("drop_seen", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_gate_ranks_validation_users_as_evaluation_does(
     good: pathlib.Path, exported: pathlib.Path, data_dir: pathlib.Path, drop_seen: bool
 ) -> None:
@@ -396,6 +397,7 @@ def test_the_gate_names_a_served_version_that_cannot_be_asked(
     assert names(tmp_path / "shop") == ["5"]
 
 
+@pytest.mark.slow
 def test_an_inverted_file_probes_what_its_recall_needs(
     good: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

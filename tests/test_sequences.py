@@ -56,7 +56,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("uvwxyz"),
 
 
 @given(EVENTS, st.integers(1, 4), st.integers(1, 4))
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], users: int, items: int) -> None:
     config = DataConfig(min_user_events=users, min_item_events=items, duplicates="keep")
     expected, before = events, None
@@ -79,6 +79,7 @@ def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], us
 MOMENTS = st.floats(-1, 5) | st.sampled_from([0.0, 2.0, 2.000000001, 1e40, -1e40])
 
 
+@pytest.mark.slow
 @given(EVENTS.filter(bool), MOMENTS, st.none() | MOMENTS)
 @settings(max_examples=40)
 def test_events_before_a_moment_are_counted(events: list[Event], split_time: float, since: float | None) -> None:

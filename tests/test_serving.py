@@ -63,7 +63,7 @@ def score(model: Bert4Rec) -> Score:
     return of
 
 
-@pytest.fixture(scope="module", params=["exact", "ivf"])
+@pytest.fixture(scope="module", params=["exact", pytest.param("ivf", marks=pytest.mark.slow)])
 def saved(request: pytest.FixtureRequest, model: Bert4Rec, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """An inverted file that probes all of its cells must answer as the exact index does."""
     path = tmp_path_factory.mktemp("serving") / request.param
@@ -303,6 +303,7 @@ def test_encode_gives_what_the_scores_are_made_of(served: Callable, score: Score
     np.testing.assert_allclose(scores, [score(history) for history in histories], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec, monkeypatch: pytest.MonkeyPatch) -> None:
     index = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4)
     index.probes.assign(1)

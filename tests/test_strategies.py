@@ -142,6 +142,7 @@ def assert_same_weights(received: dict[str, np.ndarray], expected: dict[str, np.
         np.testing.assert_allclose(received[name], value, rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_mirrored_makes_the_updates_of_one_device(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
 ) -> None:

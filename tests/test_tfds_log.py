@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -28,6 +29,7 @@ def make(tfds_dir: pathlib.Path, output_dir: pathlib.Path, *flags: str) -> subpr
     )
 
 
+@pytest.mark.slow
 def test_a_stored_dataset_becomes_records(tmp_path: pathlib.Path) -> None:
     places = np.arange(70)
     log = {
