@@ -19,18 +19,20 @@ import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.catalogue import TOP_K
+from bert4rec_tf.command_line import command
 from bert4rec_tf.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.config import Config, EvaluationConfig, read_settings
-from bert4rec_tf.errors import InputError, check_local, command
 from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
 from bert4rec_tf.item_map import read_item_groups
 from bert4rec_tf.metrics import METRICS
-from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
+from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.user_ranks import users_file, write_users
-from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError, check_local
+from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.vocabulary import Vocabulary
 
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
 _BASELINE = flags.DEFINE_enum(

@@ -14,11 +14,12 @@ keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
 from absl import app, flags
 
 from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES
+from bert4rec_tf.command_line import command
 from bert4rec_tf.config import read_settings
-from bert4rec_tf.errors import check_local, command
 from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training import train
+from tfrecords.errors import check_local
 
 _DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py", required=True)
 _MODEL = flags.DEFINE_string("model_dir", None, "where the model goes; the same again continues", required=True)

@@ -16,8 +16,9 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from bert4rec_tf.command_line import command
 from bert4rec_tf.config import Config, read_settings
-from bert4rec_tf.errors import InputError, command
+from tfrecords.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)

@@ -49,7 +49,7 @@ def measure(loss: str, items: int) -> tuple[float, float, float]:
     from bert4rec_tf.model import build_model
     from bert4rec_tf.optimizer import make_optimizer
     from bert4rec_tf.sampled_loss import SampledLoss
-    from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
+    from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
     size, random = items + NUM_SPECIAL_IDS, np.random.default_rng(1)
     tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # what TensorFlow takes once

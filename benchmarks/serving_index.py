@@ -26,7 +26,7 @@ from absl import app, flags
 from bert4rec_tf.gate import histories_of
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODEL = flags.DEFINE_string("model_dir", None, "a trained model", required=True)

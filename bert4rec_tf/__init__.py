@@ -20,7 +20,7 @@ _PUBLIC = {
     "Bert4Rec": "bert4rec_tf.model",
     "Config": "bert4rec_tf.config",
     "Recommender": "bert4rec_tf.serving",
-    "Vocabulary": "bert4rec_tf.vocabulary",
+    "Vocabulary": "tfrecords.vocabulary",
     "evaluate": "bert4rec_tf.evaluation",
     "export": "bert4rec_tf.publishing",
     "load_model": "bert4rec_tf.model_dir",

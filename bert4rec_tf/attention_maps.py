@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bert4rec_tf.dropout import SeededDropout
 from bert4rec_tf.model import Bert4Rec
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 SLOTS = 20  # the newest of the window, [MASK] the last
 _BATCH_USERS = 16

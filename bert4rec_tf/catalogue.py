@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bert4rec_tf.vocabulary import PAD_ID, Vocabulary
+from tfrecords.vocabulary import PAD_ID, Vocabulary
 
 TOP_K = 10
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from bert4rec_tf.errors import InputError, PeerLost, Stopped
-from bert4rec_tf.stop_signals import STOP_SIGNALS
+from tfrecords.errors import InputError, PeerLost, Stopped
+from tfrecords.interruption import STOP_SIGNALS
 
 DEFAULT_TIMEOUT_MINUTES = 10.0
 _JOBS = {"multi_worker_mirrored": {"chief", "worker"}, "parameter_server": {"chief", "worker", "ps"}}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bert4rec_tf.errors import InputError, check_local
 from bert4rec_tf.metrics import NO_RANK, ranking_gains, sampled_metrics
 from bert4rec_tf.user_ranks import read_users, users_file
+from tfrecords.errors import InputError, check_local
 
 RESAMPLES = 10_000
 PROTOCOLS = ("full", "sampled")

@@ -7,9 +7,9 @@ import numpy as np
 
 from bert4rec_tf.metrics import MISSED_RANK
 from bert4rec_tf.user_ranks import Ranks
-from bert4rec_tf.vocabulary import PAD_ID
 from tfrecords.manifest import Manifest
 from tfrecords.reader import evaluation_batches
+from tfrecords.vocabulary import PAD_ID
 
 EXAMPLES = 10
 _BATCH_USERS = 256

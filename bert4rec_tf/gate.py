@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.comparison import paired_bootstrap
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.metrics import MISSED_RANK, ranking_gains
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.reader import evaluation_batches
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 _USERS = 10_000  # at the most: the first ones of the split, the same for both versions
 _BATCH_USERS = 64

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.retrieval import MISSING_SCORE, ItemScores, contains
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _ROUNDS = 10  # of k-means
 _SAMPLES_OF_A_CELL = 64  # items that place a cell's centre, at the most

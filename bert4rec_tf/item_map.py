@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from bert4rec_tf.errors import InputError, check_local
 from bert4rec_tf.slices import popularity_groups
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.errors import InputError, check_local
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 MOST_ITEMS = 1000
 _NAMED_GROUPS = 8  # as many as can be told apart by colour

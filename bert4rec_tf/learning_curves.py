@@ -6,9 +6,9 @@ import pathlib
 from typing import Any
 
 from bert4rec_tf.charts import Measured, curve
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.markup import Markup, element
 from bert4rec_tf.model_dir import HISTORY_FILE
+from tfrecords.errors import InputError
 
 
 def read_history(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:

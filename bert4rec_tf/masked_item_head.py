@@ -7,7 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.embeddings import derived_seed
 from bert4rec_tf.projection import Projection
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 # The softmax is over items: [PAD], [MASK] and [UNK] never take part.
 _SPECIAL_SCORE = -1e9

@@ -10,11 +10,11 @@ import tensorflow as tf
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.encoder import Encoder
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.losses import masked_item_loss
 from bert4rec_tf.masked_item_head import MaskedItemHead
 from bert4rec_tf.sampled_loss import SampledLoss
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
+from tfrecords.errors import InputError
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 Batch = dict[str, tf.Tensor]
 _INPUT_SPECS = {

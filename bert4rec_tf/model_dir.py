@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError, check_local, writing
 from bert4rec_tf.model import Bert4Rec, build_model
-from bert4rec_tf.vocabulary import VOCABULARY_FILE, Vocabulary
-from tfrecords.files import open_new
+from tfrecords.errors import InputError, check_local, writing
+from tfrecords.files import write_whole
 from tfrecords.manifest import MANIFEST_FILE, Manifest
+from tfrecords.vocabulary import VOCABULARY_FILE, Vocabulary
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.jsonl"
@@ -208,19 +208,6 @@ def _restore_best(directory: pathlib.Path, checkpoint: tf.train.Checkpoint) -> N
             print(f"warning: {damages[0]} Using {path} instead, {which}.", file=sys.stderr)
         return
     raise damages[0]
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a small file by rename, so that it is never read half.
-
-    Raises:
-        InputError: the disk is full or refuses the file.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        with open_new(temporary, "x", encoding="utf-8") as stream:
-            stream.write(text)
-        temporary.replace(path)
 
 
 def _checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:

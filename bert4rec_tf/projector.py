@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 MOST_ITEMS = 10_000  # the most popular; the projector runs in a browser
 _CONFIG = """embeddings {

@@ -26,16 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from bert4rec_tf.errors import InputError, check_local, disk_error
 from bert4rec_tf.gate import compare, histories_of
 from bert4rec_tf.inverted_file import InvertedFileIndex
-from bert4rec_tf.model_dir import TrainedModel, load_model, write_whole
+from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.provenance import provenance
 from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex
 from bert4rec_tf.serving import Recommender, item_scores
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 from bert4rec_tf.warm_up import replay_warm_up, write_warm_up
-from tfrecords.files import open_lock
+from tfrecords.errors import InputError, check_local, disk_error
+from tfrecords.files import open_lock, write_whole
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 
 METADATA_FILE = "assets.extra/metadata.json"
 MODELS_CONFIG = "models.config"

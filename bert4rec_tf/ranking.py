@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID
 
 
 def full_ranks(scores: tf.Tensor, histories: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

@@ -7,18 +7,19 @@ from typing import Any
 from bert4rec_tf.attention_maps import SLOTS, attention_maps
 from bert4rec_tf.charts import Measured, bars, short_number, whiskers
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import check_local
 from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long_histories
 from bert4rec_tf.item_map import item_map
 from bert4rec_tf.learning_curves import learning_curves, read_history
 from bert4rec_tf.markup import Markup, element, together
 from bert4rec_tf.metrics import METRICS
-from bert4rec_tf.model_dir import TrainedModel, write_whole
+from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.report_page import page
 from bert4rec_tf.report_pictures import HISTORY_SHOWN, attention_section, items_section, users_section
 from bert4rec_tf.user_ranks import Ranks
-from bert4rec_tf.vocabulary import Vocabulary
+from tfrecords.errors import check_local
+from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import Vocabulary
 
 _ATTENTION_USERS = 200
 

@@ -8,7 +8,7 @@ from bert4rec_tf.item_map import ItemMap
 from bert4rec_tf.markup import Markup, element, together
 from bert4rec_tf.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.user_ranks import Ranks
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 HISTORY_SHOWN = 10
 _LABELLED_SLOTS = 5  # every so many, from the newest

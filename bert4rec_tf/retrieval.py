@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 # The score where there is no item: finite, since JSON has no infinity, and below every real score. Unlike float32's
 # lowest number, it stays within float32 when it is written with few digits (TF Serving writes -3.4e+38).

@@ -10,7 +10,7 @@ from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec
 from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, top_of
 from bert4rec_tf.row_blocks import in_blocks
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
 
 Answer = dict[str, tf.Tensor]
 Ids: TypeAlias = tf.Tensor | tf.RaggedTensor

@@ -7,8 +7,8 @@ from typing import NoReturn
 import tensorflow as tf
 
 from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES, Cluster, read_cluster, say, wait_for_peers, watched_start
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.stop_signals import stopped_at_once
+from tfrecords.errors import InputError
+from tfrecords.interruption import stopped_at_once
 
 STRATEGIES = ("default", "mirrored", "multi_worker_mirrored", "parameter_server", "tpu")
 CPU_REPLICAS = 2  # logical devices of a machine without a GPU: shows that a run distributes, not that it is faster

@@ -12,9 +12,10 @@ import tensorflow as tf
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.evaluation import Ranks
 from bert4rec_tf.metrics import METRICS, MISSED_RANK
-from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress, write_whole
+from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress
 from bert4rec_tf.progress_bar import ProgressBar
 from bert4rec_tf.run_clock import RunClock
+from tfrecords.files import write_whole
 
 _SET_ASIDE = 1.2  # times what a validation took is kept for the last one
 

@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.model import Bert4Rec
 from bert4rec_tf.model_dir import TrainedModel
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.errors import InputError
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 # What gives the weights their shapes and their meaning; regularisation may change.
 _MUST_MATCH = (

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
-from bert4rec_tf.vocabulary import Vocabulary
+from tfrecords.vocabulary import Vocabulary
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 # The batches that a server with serving/batching_parameters.txt runs.

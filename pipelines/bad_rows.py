@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Iterable
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError
 
 _REPORTED = 5
 

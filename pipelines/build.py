@@ -11,10 +11,6 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from bert4rec_tf.config import MOST_SHARDS, Config, DataConfig
-from bert4rec_tf.errors import InputError, check_local, writing
-from bert4rec_tf.stop_signals import heed
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 from pipelines.bad_rows import BadRow
 from pipelines.duckdb_engine import DuckDBEngine, Source
 from pipelines.interactions import Loaded, timestamp_unit
@@ -25,7 +21,12 @@ from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, coun
 from pipelines.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from pipelines.timestamps import infer_unit, shown
-from tfrecords.manifest import BAD_ROWS_FILE, Manifest, file_sha256
+from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
+from tfrecords.errors import InputError, check_local, writing
+from tfrecords.files import file_sha256
+from tfrecords.interruption import heed
+from tfrecords.manifest import BAD_ROWS_FILE, Manifest
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
 # What becomes of the rows that are read and are no `events`.
 DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
@@ -39,13 +40,15 @@ EngineMaker = Callable[[pathlib.Path], contextlib.AbstractContextManager["Engine
 class Engine(Protocol):
     """What reads, sorts and counts: DuckDB in this process, or Spark."""
 
-    def load(self, source: Source, unit: str, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+    def load(
+        self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
+    ) -> Loaded:
         """Reads the log, its timestamps in `unit`.
 
         Rows that cannot be read go to the file `bad_rows`, in the order of the log.
         """
 
-    def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
+    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
         """Drops duplicates and rare users and items, and orders what is left into sequences."""
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
@@ -79,7 +82,7 @@ class Built:
 def build_records(
     source: Source,
     titles: dict[str, str],
-    config: Config,
+    config: RecordsConfig,
     output_dir: str,
     make_engine: EngineMaker = DuckDBEngine,
     *,
@@ -104,7 +107,7 @@ def build_records(
     """
     check_local("output_dir", output_dir)
     place = pathlib.Path(output_dir).resolve()
-    config = Config(data=config.data, masking=config.masking)
+    config = RecordsConfig(data=config.data, masking=config.masking)
     described = source.description()
     progress = progress or Progress(shown=False)
     if titles:
@@ -173,7 +176,7 @@ def _unit(source: Source, config: DataConfig) -> str:
 
 def _enough_shards(events: int) -> int:
     """So many that a worker, which holds one shard at a time, needs the same memory whatever the log."""
-    return min(max(_LEAST_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MOST_SHARDS)
+    return min(max(_LEAST_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MAX_SHARDS)
 
 
 def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts, data: DataConfig) -> dict[str, int]:
@@ -203,7 +206,7 @@ def _few_negatives(built: list[BuiltShard]) -> dict[str, int]:
     return {name: sum(shard.few_negatives[split] for shard in built) for split, name in names.items()}
 
 
-def _check_counts(counted: ShardCounts, config: Config, prepared: Prepared, unit: str) -> None:
+def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: Prepared, unit: str) -> None:
     split_time, since = shown(config.data.split_time or 0.0, unit), shown(config.data.train_since or 0.0, unit)
     log = f"the log's events run from {shown(prepared.first_time, unit)} to {shown(prepared.last_time, unit)}"
     if config.data.validation_share < 1 and counted.evaluated_users and not counted.validated_users:

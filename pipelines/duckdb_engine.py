@@ -14,9 +14,6 @@ from typing import TypeVar
 
 import duckdb
 
-from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.stop_signals import deferred
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_files import LogFile
 from pipelines.log_formats import LogSource
@@ -24,6 +21,9 @@ from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences, prepare_sequences, stream_shards
 from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
+from tfrecords.config import RecordsConfig
+from tfrecords.errors import InputError
+from tfrecords.interruption import deferred
 
 Source = LogSource | MarkovLog | TfdsLog
 T = TypeVar("T")
@@ -60,7 +60,9 @@ class DuckDBEngine:
         if isinstance(error, duckdb.Error):
             reword(error, self._memory_limit)
 
-    def load(self, source: Source, unit: str, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+    def load(
+        self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
+    ) -> Loaded:
         """Reads the log, file by file."""
         create_events(self._connection)
         if not isinstance(source, LogSource):
@@ -86,7 +88,7 @@ class DuckDBEngine:
                     loaded += load_file(self._connection, source, number, config.data, bad_rows, by_batch.append, unit)
         return loaded
 
-    def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
+    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
         """Sorts once; the rest are scans."""
         self._num_shards = num_shards
         with progress.stage("sorting", 100, unit="%") as bar, progress.watch(bar, 100, self._done):

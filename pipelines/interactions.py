@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import duckdb
 import pyarrow as pa
 
-from bert4rec_tf.config import DataConfig
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.stop_signals import heed
 from pipelines import exact_rows, parquet_rows, timestamps
 from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.engine_rows import all_there, may_read, relation
 from pipelines.exact_rows import Row, read_rows
 from pipelines.log_formats import Layout, LogSource, lay_out, quoted
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
+from tfrecords.interruption import heed
 
 ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
 _BATCH_ROWS = 1 << 16

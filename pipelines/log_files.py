@@ -8,9 +8,9 @@ import pathlib
 import pyarrow as pa
 from pyarrow import parquet
 
-from bert4rec_tf.errors import InputError
 from pipelines.text_streams import UTF8_BOM, HashingReader, TextStream, whole
-from tfrecords.manifest import file_sha256
+from tfrecords.errors import InputError
+from tfrecords.files import file_sha256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 from pyarrow import parquet
 
-from bert4rec_tf.errors import InputError, check_local
 from pipelines.delimited import Dialect, Line, read_records, split_header
 from pipelines.log_files import LogFile
 from pipelines.text_streams import open_text
 from pipelines.whitespace_format import recognise
+from tfrecords.errors import InputError, check_local
 
 FORMATS = (
     "auto", "csv", "tsv", "jsonl", "parquet", "user_item", "user_item_rating_time", "user_items", "movielens",

@@ -17,20 +17,24 @@ sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 if __name__ == "__main__":  # before `main` there is nothing to clean up
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"error: stopped by SIGINT\n") and 130))
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags
 
-from bert4rec_tf.config import Config, read_settings  # noqa: E402
-from bert4rec_tf.errors import InputError, check_local, command  # noqa: E402
-from bert4rec_tf.stop_signals import stopped_at_once  # noqa: E402
-from pipelines import timestamps  # noqa: E402
-from pipelines.build import DROPPED, Built, Engine, Source, build_records  # noqa: E402
-from pipelines.duckdb_engine import DuckDBEngine  # noqa: E402
-from pipelines.log_formats import FORMATS, HEADERS, QUOTES, LogSource  # noqa: E402
-from pipelines.progress import Progress  # noqa: E402
-from pipelines.synthetic import MarkovLog  # noqa: E402
-from pipelines.tfds_log import TfdsLog  # noqa: E402
-from pipelines.titles import read_titles  # noqa: E402
-from tfrecords.manifest import BAD_ROWS_FILE  # noqa: E402
+from bert4rec_tf.command_line import command
+from bert4rec_tf.config import (
+    Config,
+    read_settings,
+)
+from pipelines import timestamps
+from pipelines.build import DROPPED, Built, Engine, Source, build_records
+from pipelines.duckdb_engine import DuckDBEngine
+from pipelines.log_formats import FORMATS, HEADERS, QUOTES, LogSource
+from pipelines.progress import Progress
+from pipelines.synthetic import MarkovLog
+from pipelines.tfds_log import TfdsLog
+from pipelines.titles import read_titles
+from tfrecords.errors import InputError, check_local
+from tfrecords.interruption import stopped_at_once
+from tfrecords.manifest import BAD_ROWS_FILE
 
 _INPUT = flags.DEFINE_multi_string("input", [], "a log: file or glob, plain or gzip, bz2, xz, zstd; repeatable")
 _DATASET = flags.DEFINE_string(

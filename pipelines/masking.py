@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert4rec_tf.config import MaskingConfig
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
-from pipelines.hashed_random import hashed_bits, hashed_uniform
-from tfrecords.schema import Ragged, take_slices
+from tfrecords.config import MaskingConfig
+from tfrecords.hashed_random import hashed_bits, hashed_uniform
+from tfrecords.ragged import Ragged, take_slices
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
 # What a draw is for; part of its key, so that no two kinds of draw ever see the same bits.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM = 1, 2, 3, 4

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
-from pipelines.hashed_random import NEGATIVES, RARE_NEGATIVES, hashed_uniform
-from tfrecords.schema import Ragged
+from tfrecords.hashed_random import NEGATIVES, RARE_NEGATIVES, hashed_uniform
+from tfrecords.ragged import Ragged
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 SPLITS = ("validation", "test")  # in the order that draws count them
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from bert4rec_tf.errors import InputError
 from pipelines import timestamps
 from pipelines.log_formats import Layout, unreadable
+from tfrecords.errors import InputError
 
 BATCH_ROWS = 1 << 16
 _FIELDS = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rating": "rating"}

@@ -17,10 +17,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from bert4rec_tf.config import DataConfig
-from bert4rec_tf.errors import InputError
-from pipelines.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
-from tfrecords.schema import Ragged
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
+from tfrecords.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
+from tfrecords.ragged import Ragged
 
 _BATCH_ROWS = 1 << 20
 _MOST_TIME = 1e29  # all that DECIMAL(38, 9) holds; no event comes later

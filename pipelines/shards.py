@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bert4rec_tf.config import Config
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
 from pipelines.masking import cut_windows, mask_windows
 from pipelines.negatives import draw_negatives
 from pipelines.sequences import ShardSequences
 from pipelines.shuffled import ShuffledRecords
 from pipelines.splits import Split, Targets, split_sequences
+from tfrecords.config import RecordsConfig
 from tfrecords.manifest import LengthCount
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Ragged, encode, joined
+from tfrecords.ragged import Ragged, joined
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, encode
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 from tfrecords.writer import Shard, shard_name, write_shard
 
 SPLITS = ("train", "validation", "test")
@@ -54,7 +55,7 @@ class ShardCounts:
         )
 
 
-def count_shard(users: ShardSequences, config: Config, num_items: int) -> ShardCounts:
+def count_shard(users: ShardSequences, config: RecordsConfig, num_items: int) -> ShardCounts:
     """Splits a shard's sequences and counts, without masking or writing."""
     split = split_sequences(users.sequences, users.early_events, users.user_keys, config.data)
     windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
@@ -83,7 +84,7 @@ class ShardBuilder:
     """
 
     data_dir: str
-    config: Config
+    config: RecordsConfig
     num_shards: int
     ids: np.ndarray
     counts: np.ndarray

@@ -24,17 +24,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bert4rec_tf.config import Config, DataConfig
-from bert4rec_tf.errors import InputError
 from pipelines.duckdb_engine import Source, connect, reword
-from pipelines.hashed_random import TIES, hashed_bits
 from pipelines.interactions import Loaded, create_events, load_batches, load_file
 from pipelines.log_formats import LogSource, quoted
 from pipelines.progress import Progress
 from pipelines.sequences import Prepared, ShardSequences, before, nothing_left
 from pipelines.synthetic import MarkovLog
 from pipelines.tfds_log import TfdsLog
-from tfrecords.schema import Ragged
+from tfrecords.config import DataConfig, RecordsConfig
+from tfrecords.errors import InputError
+from tfrecords.hashed_random import TIES, hashed_bits
+from tfrecords.ragged import Ragged
 
 try:
     from py4j.protocol import Py4JError
@@ -98,7 +98,9 @@ class SparkEngine:
         if isinstance(error, PySparkException | Py4JError):
             raise InputError(f"Every Spark task must end well within its tries. Received: {_cause(error)}") from None
 
-    def load(self, source: Source, unit: str, config: Config, bad_rows: pathlib.Path, progress: Progress) -> Loaded:
+    def load(
+        self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
+    ) -> Loaded:
         """Reads each file in a task of its own; other sources here."""
         if isinstance(source, LogSource):
             files = range(len(source.files))
@@ -117,7 +119,7 @@ class SparkEngine:
                     shutil.copyfileobj(rows, stream)
         return loaded
 
-    def prepare(self, config: Config, num_shards: int, progress: Progress) -> Prepared:
+    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
         """One pass for duplicates, one for each round of the filters, one for the order."""
         data, self._num_shards = config.data, num_shards
         events = self._spark.read.parquet(_url(self._spill_dir / "events"))

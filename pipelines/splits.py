@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from bert4rec_tf.config import DataConfig
-from pipelines.hashed_random import hashed_uniform
-from tfrecords.schema import Ragged, take_slices
+from tfrecords.config import DataConfig
+from tfrecords.hashed_random import hashed_uniform
+from tfrecords.ragged import Ragged, take_slices
 
 MIN_EVALUATED_EVENTS = 3  # leave-one-out: one to train on, one to validate, one to test
 _VALIDATED = 2**40  # sets the draw of the validated users apart from those of windows and negatives

@@ -9,14 +9,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.stop_signals import deferred, heed
+from tfrecords.config import RecordsConfig
+from tfrecords.errors import InputError
 from tfrecords.files import open_lock, open_new
+from tfrecords.interruption import deferred, heed
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
 
-def is_complete(output_dir: pathlib.Path, config: Config, source: dict[str, Any]) -> bool:
+def is_complete(output_dir: pathlib.Path, config: RecordsConfig, source: dict[str, Any]) -> bool:
     """Whether `output_dir` already holds the finished records of this very configuration and source.
 
     Raises:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError
 
 UTF8_BOM = codecs.BOM_UTF8
 _BUFFER_BYTES = 1 << 20

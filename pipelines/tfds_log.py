@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError
 
 _BATCH_ROWS = 1 << 14
 

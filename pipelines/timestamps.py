@@ -18,7 +18,7 @@ from decimal import Decimal
 import duckdb
 from duckdb.func import SPECIAL
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError
 
 UNITS = ("auto", "s", "ms", "us", "ns", "none")
 END = 4_133_980_800  # 2101-01-01, the first second that is too late

@@ -3,9 +3,9 @@
 import contextlib
 import pathlib
 
-from bert4rec_tf.errors import InputError, check_local
 from pipelines.delimited import Dialect, Line, read_records, split_header
 from pipelines.exact_rows import read_lines
+from tfrecords.errors import InputError, check_local
 
 _COLUMNS = ("item_id", "title")
 

@@ -4,8 +4,8 @@ import pathlib
 import re
 from collections import Counter
 
-from bert4rec_tf.errors import InputError
 from pipelines.text_streams import UTF8_BOM, open_text
+from tfrecords.errors import InputError
 
 _MAX_LINES = 1000
 _MAX_BYTES = 1 << 22

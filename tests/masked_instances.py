@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bert4rec_tf.vocabulary import MASK_ID
+from tfrecords.vocabulary import MASK_ID
 
 Instance = tuple[list[int], list[int], list[int]]  # what is shown, masked slots, the items that stood there
 

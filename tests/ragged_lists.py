@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tfrecords.schema import Ragged
+from tfrecords.ragged import Ragged
 
 
 def ragged(rows: list[list[int]]) -> Ragged:

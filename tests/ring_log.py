@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
 
 def ring_batch() -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from test_model import CAUSAL, DISTANCES, NEWEST, PRE, SMALL, TWO_LAYERS, paper_
 
 from bert4rec_tf.attention_maps import attention_maps, attention_weights
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.vocabulary import MASK_ID, PAD_ID, UNK_ID
+from tfrecords.vocabulary import MASK_ID, PAD_ID, UNK_ID
 
 # The model's windows have at most 8 slots: of the second history the newest 7 items count, of the third the known ones.
 HISTORIES = [np.array(row) for row in ([5, 3, 9, 4], [7, 7, 4, 6, 3, 8, 9, 13, 12], [4, UNK_ID, 5, PAD_ID, 6])]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from bert4rec_tf.cluster import Cluster, Task, read_cluster, wait_for_peers
-from bert4rec_tf.errors import InputError, PeerLost, Stopped
-from bert4rec_tf.stop_signals import stopped_at_once
 from bert4rec_tf.strategy import make_strategy
+from tfrecords.errors import InputError, PeerLost, Stopped
+from tfrecords.interruption import stopped_at_once
 
 WORKERS = {"worker": ["localhost:1001", "localhost:1002", "[::1]:1003"]}
 SERVERS = {"chief": ["localhost:1001"], "worker": ["localhost:1002", "localhost:1003"], "ps": ["localhost:1004"]}

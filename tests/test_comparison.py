@@ -12,10 +12,10 @@ from user_ranks_by_hand import ranks_of_users
 
 from bert4rec_tf import comparison
 from bert4rec_tf.comparison import compare_runs, holm, paired_bootstrap
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.metrics import NO_RANK, ranking_gains, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks, read_users, users_file, write_users
-from bert4rec_tf.vocabulary import PAD_ID, Vocabulary
+from tfrecords.errors import InputError
+from tfrecords.vocabulary import PAD_ID, Vocabulary
 
 NAMES = ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
 ITEMS = Vocabulary(("é", "b", "c"), np.array([5, 2, 0]), (None,) * 3)

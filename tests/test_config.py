@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.config import Config, MaskingConfig, check_settings_match, read_settings
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.config import Config, read_settings
+from tfrecords.config import MaskingConfig
+from tfrecords.errors import InputError
+from tfrecords.settings import check_settings_match
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.json"))
 

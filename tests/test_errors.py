@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from bert4rec_tf.errors import InputError, command, disk_error, full_disk, writing
+from bert4rec_tf.command_line import command
+from tfrecords.errors import InputError, disk_error, full_disk, writing
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

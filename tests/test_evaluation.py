@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 from user_ranks_by_hand import ranks_of_users
 
-from bert4rec_tf.config import Config, DataConfig, MaskingConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation import (
     Scorer,
     evaluate,
@@ -21,11 +20,13 @@ from bert4rec_tf.evaluation import (
 )
 from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
+from tfrecords.config import DataConfig, MaskingConfig
+from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 LOG = MarkovLog(num_users=200, num_items=60, num_themes=6, min_events=5, max_events=20)
 CONFIG = Config(

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.config import Config, DataConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.config import Config
 from pipelines import exact_rows, interactions
 from pipelines.build import DROPPED, build_records
 from pipelines.interactions import Loaded, create_events, load_file
 from pipelines.log_files import LogFile
 from pipelines.log_formats import MAX_LINE_BYTES, LogSource, lay_out
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 
 HEADER = b"user_id,item_id,timestamp\n"
 Event = tuple[str, str, str]

@@ -9,15 +9,15 @@ import pytest
 from command_line import ROOT
 
 from bert4rec_tf.config import Config, read_settings
-from bert4rec_tf.errors import InputError, check_local
-from bert4rec_tf.model_dir import load_model, write_whole
+from bert4rec_tf.model_dir import load_model
 from bert4rec_tf.publishing import Publishing, export, rollback
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.staging import staged
 from pipelines.synthetic import MarkovLog
 from pipelines.titles import read_titles
-from tfrecords.files import open_lock, open_new
+from tfrecords.errors import InputError, check_local
+from tfrecords.files import open_lock, open_new, write_whole
 from tfrecords.manifest import Manifest
 
 ADDRESSES = ["s3://bucket/folder", "gs://b/x", "hdfs://host:9000/x", "file:///tmp/x", "abfss://a@b/x", "S3A://b"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.hashed_random import hashed_bits, hashed_uniform
+from tfrecords.hashed_random import hashed_bits, hashed_uniform
 
 COUNTERS = np.arange(100_000)
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bert4rec_tf.config import DataConfig
-from bert4rec_tf.errors import InputError
 from pipelines import interactions, log_files
 from pipelines.interactions import Loaded, create_events, load_batches
 from pipelines.log_formats import LogSource
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 
 Event = tuple[str, str, Decimal]
 

@@ -17,8 +17,8 @@ import serving_double
 from serving_double import ServingDouble
 
 from bert4rec_tf import publishing
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
+from tfrecords.errors import InputError
 
 POLL_SECONDS = 0.05
 

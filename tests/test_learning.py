@@ -9,9 +9,9 @@ from bert4rec_tf.evaluation import evaluate, last_item_scorer, make_ranker, popu
 from bert4rec_tf.metrics import ranking_metrics
 from bert4rec_tf.strategy import make_strategy
 from bert4rec_tf.training import train
-from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
+from tfrecords.vocabulary import Vocabulary
 
 # Histories are longer than N, so that all windows are full, at serving as in training: then every position is learned.
 SETTINGS = {

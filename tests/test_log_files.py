@@ -22,14 +22,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.config import DataConfig
-from bert4rec_tf.errors import InputError
 from pipelines import interactions, log_files, text_streams
 from pipelines.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
 from pipelines.interactions import Loaded, create_events
 from pipelines.log_formats import LogSource
 from pipelines.titles import read_titles
 from pipelines.whitespace_format import recognise
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 
 Event = tuple[str, str, Decimal]
 HEADER = "user_id,item_id,timestamp\n"

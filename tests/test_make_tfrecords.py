@@ -19,13 +19,13 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.vocabulary import Vocabulary
 from pipelines import build, make_tfrecords
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
 from tfrecords.manifest import Manifest
 from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.vocabulary import Vocabulary
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py")]
@@ -274,7 +274,7 @@ def test_a_larger_log_gets_more_shards(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(build, "_EVENTS_IN_A_SHARD", 33)
     manifest = build_records(log, {}, Config(), str(tmp_path / "large")).manifest
     assert [len(shards) for shards in manifest.splits.values()] == [16, 16, 16]  # 500 events, 33 in each
-    assert manifest.config == Config()
+    assert manifest.config == RecordsConfig()
 
 
 def test_bad_rows_are_kept_beside_the_records(tmp_path: pathlib.Path) -> None:

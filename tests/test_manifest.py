@@ -12,11 +12,11 @@ from collections.abc import Callable
 import pytest
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.vocabulary import VOCABULARY_FILE
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError
 from tfrecords.manifest import MANIFEST_FILE, Manifest, VerifiedRecords, verify
+from tfrecords.vocabulary import VOCABULARY_FILE
 
 LOG = MarkovLog(num_users=20, num_items=12, num_themes=3, min_events=5, max_events=8)
 CONFIG = Config.from_dict({"data": {"num_shards": 2, "num_negatives": 2}, "masking": {"duplicate_factor": 2}})

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from masked_instances import Instance, instances_of
 from ragged_lists import lists
 
-from bert4rec_tf.config import MaskingConfig
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 from pipelines import masking
-from pipelines.hashed_random import hashed_bits
 from pipelines.masking import MaskedWindows, Windows, cut_windows, mask_windows
-from tfrecords.schema import Ragged
+from tfrecords.config import MaskingConfig
+from tfrecords.hashed_random import hashed_bits
+from tfrecords.ragged import Ragged
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
 V = 50
 ML_1M = pathlib.Path(__file__).parents[1] / "../shared/data/ml-1m.txt.gz"

@@ -15,7 +15,7 @@ from ring_log import next_item_ring_batch, ring_batch
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.losses import masked_item_loss
 from bert4rec_tf.model import Bert4Rec, build_model
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
 
 VOCABULARY_SIZE, MAX_SEQ_LENGTH = 14, 8
 SMALL = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, feed_forward_size=12, dropout=0.0, attention_dropout=0.0)

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.config import Config, DataConfig, ModelConfig, TrainingConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.config import Config, ModelConfig, TrainingConfig
 from bert4rec_tf.model import Bert4Rec, build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir, write_whole
+from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
-from bert4rec_tf.vocabulary import Vocabulary
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
+from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import Vocabulary
 
 CONFIG = Config(data=DataConfig(max_seq_length=5), model=ModelConfig(hidden_size=4, num_heads=1, num_layers=1))
 VOCABULARY = Vocabulary(("a\tb", "c\n", "\u2028"), np.array([3, 2, 1]), ("A", None, None))

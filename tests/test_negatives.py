@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from ragged_lists import lists, ragged
 
-from bert4rec_tf.config import Config, DataConfig, MaskingConfig
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from bert4rec_tf.config import Config
 from pipelines.build import build_records
-from pipelines.hashed_random import NEGATIVES, RARE_NEGATIVES, TIES, hashed_bits
 from pipelines.log_formats import LogSource
 from pipelines.negatives import draw_negatives
+from tfrecords.config import DataConfig, MaskingConfig
+from tfrecords.hashed_random import NEGATIVES, RARE_NEGATIVES, TIES, hashed_bits
 from tfrecords.manifest import Manifest
+from tfrecords.ragged import Ragged
 from tfrecords.reader import evaluation_batches
-from tfrecords.schema import Ragged
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 NUM_ITEMS = 60
 COUNTS = np.concatenate([1000 // np.arange(1, NUM_ITEMS - 4), np.zeros(5, np.int64)])

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bert4rec_tf.config import DataConfig
-from bert4rec_tf.errors import InputError
 from pipelines.interactions import Loaded, create_events, load_file
 from pipelines.log_formats import LogSource
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 
 Event = tuple[str, str, int]
 

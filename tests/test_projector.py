@@ -7,7 +7,7 @@ import pytest
 
 from bert4rec_tf import projector
 from bert4rec_tf.projector import write_projector
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 
 def test_rows_are_items(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

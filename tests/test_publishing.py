@@ -21,7 +21,6 @@ from tiny_version import ask_for_no_items
 import bert4rec_tf
 from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.evaluation import evaluate, make_ranker
 from bert4rec_tf.gate import Comparison, compare, histories_of
 from bert4rec_tf.metrics import MISSED_RANK, ranking_metrics
@@ -29,11 +28,12 @@ from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
 from bert4rec_tf.provenance import git_state, provenance
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = Config.from_dict(

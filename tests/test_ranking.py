@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert4rec_tf.ranking import best_items, full_ranks, items_in, sampled_ranks
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID
 
 VOCABULARY_SIZE = 9
 ITEMS = range(NUM_SPECIAL_IDS, VOCABULARY_SIZE)

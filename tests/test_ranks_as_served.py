@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.config import Config, DataConfig, EvaluationConfig, ModelConfig
+from bert4rec_tf.config import Config, EvaluationConfig, ModelConfig
 from bert4rec_tf.evaluation import Ranker, evaluate, make_ranker
 from bert4rec_tf.metrics import NO_RANK, ranking_metrics
 from bert4rec_tf.model import build_model
@@ -18,11 +18,13 @@ from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_
 from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.serving import Recommender
 from bert4rec_tf.user_ranks import Ranks
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
+from tfrecords.config import DataConfig
 from tfrecords.manifest import Manifest
-from tfrecords.schema import EVALUATION_USER, Ragged, encode
+from tfrecords.ragged import Ragged
+from tfrecords.schema import EVALUATION_USER, encode
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 from tfrecords.writer import write_shard
 
 NEGATIVES = 3

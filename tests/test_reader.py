@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from masked_instances import instances_of
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
 from tfrecords import reader
 from tfrecords.manifest import LengthCount, Manifest
+from tfrecords.ragged import Ragged
 from tfrecords.reader import (
     EVALUATION_BATCH,
     Asked,
@@ -28,7 +28,8 @@ from tfrecords.reader import (
     steps_per_pass,
     training_batches,
 )
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Ragged, encode, parse
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, encode, parse
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from tfrecords.writer import write_shard
 
 LOG = MarkovLog(num_users=60, num_items=40, num_themes=4, min_events=1, max_events=30)

@@ -13,7 +13,6 @@ from user_ranks_by_hand import ranks_of_users
 
 from bert4rec_tf.charts import Measured, bars, curve, dots, heat_map, short_number, whiskers
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
 from bert4rec_tf.evaluation import evaluate, make_ranker, metrics_json
 from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long_histories
 from bert4rec_tf.item_map import item_map, principal_plane, read_item_groups
@@ -24,10 +23,11 @@ from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.report_page import page
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from pipelines.build import build_records
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 NASTY = ["<script>alert(1)</script>", "\"quoted\" & 'so' <b>", "</style></title><img src=x onerror=y>", "a\x00\x1bb"]
 LOG = MarkovLog(num_users=80, num_items=40, num_themes=4, min_events=5, max_events=12)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.config import MaskingConfig
-from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
-from pipelines import hashed_random, masking
+from pipelines import masking
+from tfrecords import hashed_random
+from tfrecords.config import MaskingConfig
+from tfrecords.ragged import Ragged
 from tfrecords.resample import draw_cut, draw_masks, hashed_bits, hashed_uniform, most_predictions
-from tfrecords.schema import Ragged
+from tfrecords.vocabulary import MASK_ID, PAD_ID
 
 KEYS = np.random.default_rng(3).integers(0, 2**64, 500, np.uint64, endpoint=False)
 LENGTHS = np.random.default_rng(4).integers(1, 41, len(KEYS))

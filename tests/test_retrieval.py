@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bert4rec_tf import retrieval
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, contains, top_of
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 NUM_ITEMS, D = 200, 8
 V = NUM_ITEMS + NUM_SPECIAL_IDS

@@ -13,7 +13,7 @@ from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.optimizer import make_optimizer
 from bert4rec_tf.sampled_loss import SampledLoss
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 WEIGHTS = np.array([1, 1, 0, 1], np.float32)
 LOSSES = ["sampled_softmax", "gbce"]

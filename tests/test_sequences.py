@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_lists import lists
 
-from bert4rec_tf.config import DataConfig
-from bert4rec_tf.errors import InputError
 from pipelines import sequences
-from pipelines.hashed_random import TIES, hashed_bits
 from pipelines.sequences import count, filter_sequences, order_sequences, prepare_sequences, stream_shards
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
+from tfrecords.hashed_random import TIES, hashed_bits
 
 SHARDS = 7
 Event = tuple[str, str, int]  # user, item, time; its place in the list is its row

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
 from bert4rec_tf import row_blocks
-from bert4rec_tf.config import Config, DataConfig, ModelConfig
+from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import Bert4Rec, build_model
 from bert4rec_tf.retrieval import MISSING_SCORE
 from bert4rec_tf.serving import DEFAULT_MAX_K, Recommender, item_scores
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.config import DataConfig
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 CONFIG = Config(
     data=DataConfig(max_seq_length=6), model=ModelConfig(hidden_size=8, num_heads=2, num_layers=2, feed_forward_size=16)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 from command_line import ROOT
 
-from bert4rec_tf.errors import Stopped
-from bert4rec_tf.stop_signals import deferred, heed, stopped_at_once
 from pipelines.staging import staged
+from tfrecords.errors import Stopped
+from tfrecords.interruption import deferred, heed, stopped_at_once
 
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), "--num_workers=2", "--set=data.num_shards=24"]
 

@@ -11,7 +11,7 @@ from user_ranks_by_hand import ranks_of_users
 from bert4rec_tf.catalogue import catalogue_metrics
 from bert4rec_tf.metrics import ranking_metrics
 from bert4rec_tf.slices import popularity_groups, slices
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 BUCKETS = [(1, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, 199), (200, None)]
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.sequences import ShardSequences
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError
 
 pyspark = pytest.importorskip(
     "pyspark", reason="pyspark is an extra, for Python 3.11 and later: pip install -r requirements-spark.txt"

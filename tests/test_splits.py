@@ -5,10 +5,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ragged_lists import lists, ragged
 
-from bert4rec_tf.config import DataConfig
-from pipelines.hashed_random import hashed_bits
 from pipelines.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out, split_sequences, temporal
-from tfrecords.schema import take_slices
+from tfrecords.config import DataConfig
+from tfrecords.hashed_random import hashed_bits
+from tfrecords.ragged import take_slices
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(3, 99), min_size=1, max_size=7), st.booleans()), max_size=6))

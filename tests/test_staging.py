@@ -7,11 +7,12 @@ import pathlib
 
 import pytest
 
-from bert4rec_tf.config import Config, DataConfig
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.vocabulary import VOCABULARY_FILE
+from tfrecords.config import RecordsConfig
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest
+from tfrecords.vocabulary import VOCABULARY_FILE
 
 SOURCE = {"format": "synthetic", "seed": 1}
 
@@ -33,22 +34,22 @@ def on_disk(output_dir: pathlib.Path) -> dict[str, str]:
 
 
 def test_a_finished_directory_is_complete_for_its_own_configuration_and_source(tmp_path: pathlib.Path) -> None:
-    assert not is_complete(tmp_path, Config(), SOURCE)
+    assert not is_complete(tmp_path, RecordsConfig(), SOURCE)
     (tmp_path / VOCABULARY_FILE).write_bytes(b"")
-    write_manifest(tmp_path, Manifest(Config(), SOURCE, {}, (), hashlib.sha256(b"").hexdigest(), {}))
+    write_manifest(tmp_path, Manifest(RecordsConfig(), SOURCE, {}, (), hashlib.sha256(b"").hexdigest(), {}))
     assert {path.name for path in tmp_path.iterdir()} == {MANIFEST_FILE, VOCABULARY_FILE}
-    assert is_complete(tmp_path, Config(), SOURCE)
-    assert not is_complete(tmp_path, dataclasses.replace(Config(), data=DataConfig(seed=2)), SOURCE)
-    assert not is_complete(tmp_path, Config(), SOURCE | {"seed": 2})
-    older = Manifest(Config(), SOURCE, {}, (), hashlib.sha256(b"").hexdigest(), {}, draws_version=1)
+    assert is_complete(tmp_path, RecordsConfig(), SOURCE)
+    assert not is_complete(tmp_path, dataclasses.replace(RecordsConfig(), data=DataConfig(seed=2)), SOURCE)
+    assert not is_complete(tmp_path, RecordsConfig(), SOURCE | {"seed": 2})
+    older = Manifest(RecordsConfig(), SOURCE, {}, (), hashlib.sha256(b"").hexdigest(), {}, draws_version=1)
     assert b"draws_version" not in older.to_bytes()
     assert Manifest.from_bytes(older.to_bytes(), "older") == older
     write_manifest(tmp_path, older)
-    assert not is_complete(tmp_path, Config(), SOURCE), "the seed draws other records now"
+    assert not is_complete(tmp_path, RecordsConfig(), SOURCE), "the seed draws other records now"
     write_manifest(tmp_path, dataclasses.replace(older, draws_version=DRAWS_VERSION))
     (tmp_path / VOCABULARY_FILE).unlink()
     with pytest.raises(InputError, match=f"{VOCABULARY_FILE} is missing"):
-        is_complete(tmp_path, Config(), SOURCE)
+        is_complete(tmp_path, RecordsConfig(), SOURCE)
 
 
 def test_it_appears_by_its_name_when_the_block_ends(output_dir: pathlib.Path) -> None:

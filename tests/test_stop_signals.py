@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bert4rec_tf.errors import Stopped
-from bert4rec_tf.stop_signals import StopSignals
+from bert4rec_tf.interruption import StopSignals
+from tfrecords.errors import Stopped
 
 
 @pytest.fixture(autouse=True)

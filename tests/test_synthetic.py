@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from bert4rec_tf.errors import InputError
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError
 
 LOG = MarkovLog(num_users=200, num_items=60, num_themes=6, min_events=3, max_events=60)
 

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from bert4rec_tf.vocabulary import Vocabulary
 from pipelines.tfds_log import _table
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import Vocabulary
 
 ROOT = pathlib.Path(__file__).parents[1]
 

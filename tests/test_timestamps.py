@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.config import Config, DataConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.config import Config
 from pipelines import timestamps
 from pipelines.build import Built, build_records
 from pipelines.interactions import create_events, load_file
 from pipelines.log_formats import LogSource
 from pipelines.timestamps import END, infer_unit, seconds, shown
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 
 HEADER = "user_id,item_id,timestamp\n"
 START = 1_577_836_800  # 2020-01-01

@@ -15,13 +15,13 @@ import tensorflow as tf
 
 from bert4rec_tf import training
 from bert4rec_tf.config import Config
-from bert4rec_tf.errors import InputError, Stopped
 from bert4rec_tf.steps import StepSums
 from bert4rec_tf.training import train
 from bert4rec_tf.user_ranks import Ranks
 from pipelines.build import build_records
 from pipelines.log_formats import LogSource
 from pipelines.synthetic import MarkovLog
+from tfrecords.errors import InputError, Stopped
 from tfrecords.manifest import Manifest
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert4rec_tf.errors import InputError
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS, UNK_ID, VOCABULARY_FILE, Vocabulary
+from tfrecords.errors import InputError
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, UNK_ID, VOCABULARY_FILE, Vocabulary
 
 NASTY_IDS = (
     "a\tb", "a\nb", "a\r\nb", '"quoted"', "back\\slash", "line\u2028separator", "next\x85line", "nul\x00", "\ufeffbom",

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.config import Config, DataConfig, ModelConfig
-from bert4rec_tf.errors import InputError
+from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.model import build_model
 from bert4rec_tf.model_dir import TrainedModel
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, Vocabulary
 from bert4rec_tf.warm_start import WarmStart, check_alike, warm_start
+from tfrecords.config import DataConfig
+from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, Vocabulary
 
 CONFIG = Config(data=DataConfig(max_seq_length=6), model=ModelConfig(hidden_size=8, num_heads=2, initializer_range=0.5))
 

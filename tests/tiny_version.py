@@ -11,8 +11,8 @@ from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model import build_model
 from bert4rec_tf.serving import Recommender, item_scores
-from bert4rec_tf.vocabulary import Vocabulary
 from bert4rec_tf.warm_up import WARM_UP_FILE, write_warm_up
+from tfrecords.vocabulary import Vocabulary
 
 NUM_ITEMS = 12
 TOP_K = 4

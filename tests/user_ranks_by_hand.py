@@ -3,7 +3,7 @@
 import numpy as np
 
 from bert4rec_tf.user_ranks import Ranks
-from bert4rec_tf.vocabulary import NUM_SPECIAL_IDS
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 
 def ranks_of_users(

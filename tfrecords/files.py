@@ -1,11 +1,12 @@
 """Files on this machine, opened and written without following what somebody else may have put at their path."""
 
 import errno
+import hashlib
 import os
 import pathlib
 from typing import IO, BinaryIO
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError, writing
 
 
 def open_lock(path: pathlib.Path) -> BinaryIO:
@@ -28,3 +29,25 @@ def open_new(path: pathlib.Path, mode: str = "xb", encoding: str | None = None) 
     """Opens a new file in place of what is at the path: a leftover of a killed run, or a link, is not written to."""
     path.unlink(missing_ok=True)
     return path.open(mode, encoding=encoding)
+
+
+def file_sha256(path: str | pathlib.Path) -> str:
+    """Hex digest of a file's bytes, read piece by piece."""
+    digest = hashlib.sha256()
+    with pathlib.Path(path).open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a small file by rename, so that it is never read half.
+
+    Raises:
+        InputError: the disk is full or refuses the file.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        with open_new(temporary, "x", encoding="utf-8") as stream:
+            stream.write(text)
+        temporary.replace(path)

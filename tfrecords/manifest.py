@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bert4rec_tf.config import Config, DataConfig
-from bert4rec_tf.errors import InputError, check_local
-from bert4rec_tf.vocabulary import VOCABULARY_FILE
+from tfrecords.config import DataConfig, RecordsConfig
+from tfrecords.errors import InputError, check_local
+from tfrecords.files import file_sha256
 from tfrecords.schema import SCHEMA_VERSION
+from tfrecords.vocabulary import VOCABULARY_FILE
 from tfrecords.writer import FRAME_BYTES, Shard
 
 MANIFEST_FILE = "manifest.json"
@@ -48,7 +49,7 @@ class Manifest:
         draws_version: of what a seed draws; the same settings give the same records where it is the same.
     """
 
-    config: Config
+    config: RecordsConfig
     source: dict[str, Any]
     counts: dict[str, int]
     length_histogram: tuple[LengthCount, ...]
@@ -106,7 +107,7 @@ class Manifest:
             version = values["schema_version"]
             if version == SCHEMA_VERSION:
                 manifest = cls(
-                    config=Config.from_dict(values["config"], origin),
+                    config=RecordsConfig.from_dict(values["config"], origin),
                     source=values["source"],
                     counts=values["counts"],
                     length_histogram=tuple(LengthCount(**row) for row in values["length_histogram"]),
@@ -314,12 +315,3 @@ def _file_state(path: pathlib.Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def file_sha256(path: str | pathlib.Path) -> str:
-    """Hex digest of a file's bytes, read piece by piece."""
-    digest = hashlib.sha256()
-    with pathlib.Path(path).open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

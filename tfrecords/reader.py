@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.vocabulary import MASK_ID, PAD_ID
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.resample import draw_cut, draw_masks, hashed_bits, most_predictions
 from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, parse
+from tfrecords.vocabulary import MASK_ID, PAD_ID
 
 _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8

@@ -1,14 +1,14 @@
 """Masks drawn anew at training time: the same law as `pipelines.masking`, as a graph over a padded batch.
 
-The numbers are those of `pipelines.hashed_random`, bit for bit, so what a record is masked with is a function of the
+The numbers are those of `tfrecords.hashed_random`, bit for bit, so what a record is masked with is a function of the
 seed, the epoch and the record's place in the files, whatever the order in which records are read.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.config import MaskingConfig
-from bert4rec_tf.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
+from tfrecords.config import MaskingConfig
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 # What a draw is for: those of `pipelines.masking`, whether only the last item is masked, and where a window is cut.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT = 1, 2, 3, 4, 5, 6
@@ -81,7 +81,7 @@ def draw_cut(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 
 
 def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
-    """`pipelines.hashed_random.hashed_bits` in the graph: uint64, of the parts' broadcast shape."""
+    """`tfrecords.hashed_random.hashed_bits` in the graph: uint64, of the parts' broadcast shape."""
     bits = tf.zeros([1], tf.uint64)
     for part in parts:
         value = tf.constant(part, tf.uint64) if isinstance(part, int) else tf.cast(part, tf.uint64)
@@ -93,7 +93,7 @@ def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
 
 
 def hashed_uniform(*parts: tf.Tensor | int) -> tf.Tensor:
-    """`pipelines.hashed_random.hashed_uniform` in the graph: float64 in [0, 1)."""
+    """`tfrecords.hashed_random.hashed_uniform` in the graph: float64 in [0, 1)."""
     bits = hashed_bits(*parts)
     return tf.cast(tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(11))), tf.float64) * 2.0**-53
 

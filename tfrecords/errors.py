@@ -1,15 +1,11 @@
-"""The one error that a user can mend, the ways a command ends, and how it reports them."""
+"""What ends a command with a message instead of a traceback."""
 
 import contextlib
 import errno
-import os
 import pathlib
 import re
 import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator
-
-from absl import logging
+from collections.abc import Iterable, Iterator
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
@@ -106,31 +102,3 @@ def check_local(name: str, paths: str | pathlib.Path | Iterable[str | pathlib.Pa
                 f"--{name} must be a path on this machine. Received: {path}. "
                 "Fix: mount the bucket or file system and name the folder where it is mounted, or copy the files"
             )
-
-
-def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
-    """Makes a command's `main` what `absl.app.run` takes: a mistake ends in one plain message and exit code 2."""
-
-    def run(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)
-        try:
-            if argv[1:]:
-                raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
-            main()
-        except InputError as error:
-            sys.exit(_report(str(error), code=2))
-        except OSError as error:  # a full disk, an unreadable input, a read-only directory
-            sys.exit(_report(str(disk_error(error)), code=2))
-        except Stopped as stopped:
-            sys.exit(_report(str(stopped), code=stopped.exit_code))
-        except PeerLost as lost:
-            os._exit(_report(str(lost), code=lost.exit_code))  # TensorFlow would wait for its peers
-        except KeyboardInterrupt:
-            sys.exit(_report("interrupted; run the same command again", code=130))
-
-    return run
-
-
-def _report(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return code

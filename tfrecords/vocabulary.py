@@ -7,13 +7,12 @@ import pathlib
 
 import numpy as np
 
-from bert4rec_tf.errors import InputError
+from tfrecords.errors import InputError
 
 PAD_ID = 0
 MASK_ID = 1
 UNK_ID = 2
 NUM_SPECIAL_IDS = 3  # items from here, by falling training count, ties by item id
-
 VOCABULARY_FILE = "vocabulary.jsonl"
 
 

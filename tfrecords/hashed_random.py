@@ -10,7 +10,6 @@ import numpy as np
 # What a draw is for, as the second part of its key, after the seed. Users' keys have 60 bits, so no draw of another
 # kind, which has a user's key there, ever sees the same bits.
 TIES, NEGATIVES, RARE_NEGATIVES = (2**60 + number for number in range(3))
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)

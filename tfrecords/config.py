@@ -1,0 +1,103 @@
+"""The configuration of a data directory: two frozen sections, `data` and `masking`."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from tfrecords.settings import Sections, check_field
+
+MAX_SHARDS = 99_999  # five digits in a file name
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """From a raw log to user sequences and their split (paper section 4.1)."""
+
+    max_seq_length: int = 200  # N of the paper: items in one window, the [MASK] at serving included
+    max_bad_fraction: float = 0.001  # of the rows of a log that may be unreadable; they are set aside
+    min_rating: float | None = None  # events rated lower are dropped; None keeps all
+    min_user_events: int = 5  # users and items with fewer events are dropped, repeatedly, until all have enough
+    min_item_events: int = 1
+    # Events that repeat: "exact" counts one of those equal in user, item and timestamp; "first" and "last" keep
+    # one event per user and item; "keep" keeps all.
+    duplicates: Literal["exact", "first", "last", "keep"] = "exact"
+    # Order within one timestamp. "hash", of seed, user and item, and "item_id" do not depend on the order of the input;
+    # but with "item_id" the target is the largest id of its tie, which a model may guess. "input" keeps the input's.
+    tie_order: Literal["hash", "item_id", "input"] = "hash"
+    # "leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
+    # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
+    split: Literal["leave_one_out", "temporal"] = "leave_one_out"
+    split_time: float | None = (
+        None  # in seconds since 1970 (UTC), whatever the unit of the log; the flag takes dates too
+    )
+    # Of the users: whose validation target is held out; the others' is trained on, as are all in the authors' code
+    # (Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). The test target is held out of all.
+    validation_share: float = 1.0
+    # Of the windows, only those with an event at or after this time are trained on, in seconds too; None: all. All
+    # else stays that of the whole log: vocabulary, counts, split, evaluated users.
+    train_since: float | None = None
+    # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
+    sliding_window: float = 0.5
+    num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
+    num_shards: int | None = None  # None: 8, or one for each million events, so that a shard stays small
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_field(self, "max_seq_length", 2 <= self.max_seq_length, "at least 2")
+        check_field(self, "max_bad_fraction", 0 <= self.max_bad_fraction <= 1, "from 0 to 1")
+        check_field(self, "min_rating", self.min_rating is None or math.isfinite(self.min_rating), "a finite number")
+        check_field(self, "min_user_events", 1 <= self.min_user_events, "at least 1")
+        check_field(self, "min_item_events", 1 <= self.min_item_events, "at least 1")
+        check_field(
+            self,
+            "split_time",
+            (self.split == "temporal") == (self.split_time is not None and math.isfinite(self.split_time)),
+            "a finite number with split=temporal, and null without",
+        )
+        check_field(self, "validation_share", 0 < self.validation_share <= 1, "above 0 and at most 1")
+        check_field(self, "train_since", self.train_since is None or math.isfinite(self.train_since), "a finite number")
+        check_field(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
+        check_field(self, "num_negatives", 0 <= self.num_negatives, "at least 0")
+        check_field(
+            self,
+            "num_shards",
+            self.num_shards is None or 1 <= self.num_shards <= MAX_SHARDS,
+            f"from 1 to {MAX_SHARDS}",
+        )
+        check_field(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingConfig:
+    """The Cloze objective's instances (paper section 3.6)."""
+
+    masking_rates: tuple[float, ...] = (0.2,)  # the paper's proportion; of several, each instance draws one
+    duplicate_factor: int = 10  # differently masked instances made of each window
+    last_item_instances: int = 1  # further instances of each window in which only the last item is masked
+    max_predictions: int | None = None  # cap on masked items in one instance; None leaves the rate alone
+    random_item_rate: float = 0.0  # share of masked slots shown as a random item (BERT: 0.1; the paper: 0)
+    kept_item_rate: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1; the paper: 0)
+
+    def __post_init__(self) -> None:
+        rates_fit = bool(self.masking_rates) and all(0 <= rate <= 1 for rate in self.masking_rates)
+        check_field(self, "masking_rates", rates_fit, "one or several numbers from 0 to 1")
+        check_field(self, "duplicate_factor", 0 <= self.duplicate_factor, "at least 0")
+        check_field(self, "last_item_instances", 0 <= self.last_item_instances, "at least 0")
+        instances = self.duplicate_factor + self.last_item_instances
+        check_field(self, "duplicate_factor", 1 <= instances, "at least 1 where last_item_instances is 0")
+        check_field(self, "max_predictions", self.max_predictions is None or self.max_predictions >= 1, "at least 1")
+        check_field(self, "random_item_rate", 0 <= self.random_item_rate <= 1, "from 0 to 1")
+        check_field(
+            self,
+            "kept_item_rate",
+            0 <= self.kept_item_rate <= 1 - self.random_item_rate,
+            "from 0 to 1 - random_item_rate",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsConfig(Sections):
+    """All that decides what a data directory holds; written into its manifest."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
