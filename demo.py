@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.manifest import Manifest
 
 OUTPUT = pathlib.Path("demo_output")

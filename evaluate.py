@@ -28,7 +28,7 @@ from bert4rec_tf.metrics import METRICS
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.user_ranks import users_file, write_users
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest, VerifiedRecords

@@ -1,26 +1,24 @@
 """A data directory out of a log: an engine reads and sorts, the stages run shard by shard, the manifest is last."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from pipelines.bad_rows import BadRow
-from pipelines.duckdb_engine import DuckDBEngine, Source
-from pipelines.interactions import Loaded, timestamp_unit
-from pipelines.log_formats import LogSource
+from pipelines.engines.base import EngineMaker, Prepared, Source
+from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
-from pipelines.sequences import Prepared, ShardSequences
-from pipelines.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
-from pipelines.splits import MIN_EVALUATED_EVENTS
+from pipelines.sources.bad_rows import BadRow
+from pipelines.sources.load_events import Loaded, timestamp_unit
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.timestamps import infer_unit, shown
+from pipelines.stages.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
+from pipelines.stages.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
-from pipelines.timestamps import infer_unit, shown
 from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256
@@ -32,30 +30,7 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
 _LEAST_SHARDS = 8
 _EVENTS_IN_A_SHARD = 1_000_000
-
 T = TypeVar("T")
-EngineMaker = Callable[[pathlib.Path], contextlib.AbstractContextManager["Engine"]]
-
-
-class Engine(Protocol):
-    """What reads, sorts and counts: DuckDB in this process, or Spark."""
-
-    def load(
-        self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
-    ) -> Loaded:
-        """Reads the log, its timestamps in `unit`.
-
-        Rows that cannot be read go to the file `bad_rows`, in the order of the log.
-        """
-
-    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
-        """Drops duplicates and rare users and items, and orders what is left into sequences."""
-
-    def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
-        """Calls a function, anywhere, with each of the shards, and gives its results in their order.
-
-        Item ids are places in `Prepared.item_ids`.
-        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,14 +24,15 @@ from bert4rec_tf.config import (
     Config,
     read_settings,
 )
-from pipelines import timestamps
-from pipelines.build import DROPPED, Built, Engine, Source, build_records
-from pipelines.duckdb_engine import DuckDBEngine
-from pipelines.log_formats import FORMATS, HEADERS, QUOTES, LogSource
+from pipelines.build import DROPPED, Built, Source, build_records
+from pipelines.engines.base import Engine
+from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
-from pipelines.synthetic import MarkovLog
-from pipelines.tfds_log import TfdsLog
-from pipelines.titles import read_titles
+from pipelines.sources import timestamps
+from pipelines.sources.log_source import FORMATS, HEADERS, QUOTES, LogSource
+from pipelines.sources.synthetic import MarkovLog
+from pipelines.sources.tfds_log import TfdsLog
+from pipelines.sources.titles import read_titles
 from tfrecords.errors import InputError, check_local
 from tfrecords.interruption import stopped_at_once
 from tfrecords.manifest import BAD_ROWS_FILE
@@ -141,7 +142,7 @@ def _build() -> None:
 
 def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[Engine]:
     if _ENGINE.value == "spark":
-        from pipelines.spark_engine import SparkEngine  # an extra that others need not install
+        from pipelines.engines.spark_engine import SparkEngine  # an extra that others need not install
 
         return SparkEngine(spill_dir, _WORKERS.value, _MEMORY.value)
     return DuckDBEngine(spill_dir, _WORKERS.value, _MEMORY.value)

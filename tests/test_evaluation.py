@@ -21,8 +21,8 @@ from bert4rec_tf.evaluation import (
 from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_metrics
 from bert4rec_tf.user_ranks import Ranks
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.config import DataConfig, MaskingConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest

@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert4rec_tf.config import Config
-from pipelines import exact_rows, interactions
 from pipelines.build import DROPPED, build_records
-from pipelines.interactions import Loaded, create_events, load_file
-from pipelines.log_files import LogFile
-from pipelines.log_formats import MAX_LINE_BYTES, LogSource, lay_out
+from pipelines.sources import line_reader, load_events
+from pipelines.sources.load_events import Loaded, create_events, load_file
+from pipelines.sources.log_file import LogFile
+from pipelines.sources.log_source import MAX_LINE_BYTES, LogSource, lay_out
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -37,7 +37,7 @@ def load(
         path, bad_rows = pathlib.Path(directory) / name, pathlib.Path(directory) / "bad"
         path.write_bytes(content)
         create_events(connection)
-        engine = mock.patch.object(interactions, "_insert_whole", return_value=None)
+        engine = mock.patch.object(load_events, "_insert_whole", return_value=None)
         with engine if exactly else contextlib.nullcontext():
             source, config = LogSource([str(path)], **columns), DataConfig(min_rating=min_rating)
             loaded = load_file(connection, source, 0, config, bad_rows)
@@ -164,7 +164,7 @@ def test_any_id_survives(rows: list[tuple[str, str]], line_end: str) -> None:
 def test_the_engine_is_trusted_with_quotes_that_enclose_fields(tmp_path: pathlib.Path) -> None:
     for content in (b'"user_id","item_id","timestamp"\nu,i,1\n', b'user_id,item_id,timestamp\n"u","i","1"'):
         (tmp_path / "log.csv").write_bytes(content)
-        with mock.patch.object(interactions, "read_rows", side_effect=AssertionError("read line by line")):
+        with mock.patch.object(load_events, "read_rows", side_effect=AssertionError("read line by line")):
             assert load(content, "log.csv")[0] == [("u", "i", "1.000000000")]
 
 
@@ -219,9 +219,9 @@ def test_rows_in_are_rows_used_dropped_and_set_aside(one: bytes, other: bytes, d
 
 
 def test_long_ids_are_read_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interactions, "_BATCH_CHARACTERS", 40_000)
+    monkeypatch.setattr(load_events, "_BATCH_CHARACTERS", 40_000)
     content = HEADER + b"".join(b'"%d,%s",i,1\n' % (row, b"x" * 10_000) for row in range(20))
-    with mock.patch.object(interactions, "_table", wraps=interactions._table) as table:
+    with mock.patch.object(load_events, "_table", wraps=load_events._table) as table:
         events, _, _ = load(content, "log.csv")
     sizes = [len(call.args[0]) for call in table.call_args_list]
     assert [len(user) for user, _, _ in events] == [10_002] * 10 + [10_003] * 10
@@ -245,7 +245,7 @@ def test_bad_ratings_are_no_low_ratings() -> None:
 
 
 def test_a_quote_that_is_never_closed_costs_no_more_than_a_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_rows, "MAX_LINE_BYTES", 300)
+    monkeypatch.setattr(line_reader, "MAX_LINE_BYTES", 300)
     rows = b"".join(b"u,i%d,%d\n" % (row, row) for row in range(200))
     events, bad, _ = load(HEADER + b'"u,i,0\n' + rows, "log.csv")
     assert len(events) == 200
@@ -277,7 +277,7 @@ def test_a_bad_row_is_kept_as_it_stands(tmp_path: pathlib.Path) -> None:
 def test_blank_lines_are_counted_whatever_their_length(content: bytes, blank: int, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "log.txt"
     path.write_bytes(content)
-    assert exact_rows.count_blank_lines(LogFile.scan(path, path.name)) == blank
+    assert line_reader.count_blank_lines(LogFile.scan(path, path.name)) == blank
 
 
 @pytest.mark.parametrize("filling", [b" ", b"a", b"u i "])
@@ -289,8 +289,8 @@ def test_a_line_of_any_length_is_read_in_bounded_memory(filling: bytes, tmp_path
     layout = lay_out(LogSource([str(path)]), file, rated=False)
     tracemalloc.start()
     try:
-        assert exact_rows.count_blank_lines(file) == (filling == b" ")
-        rows = list(exact_rows.read_rows(layout))
+        assert line_reader.count_blank_lines(file) == (filling == b" ")
+        rows = list(line_reader.read_rows(layout))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -12,10 +12,10 @@ from bert4rec_tf.config import Config, read_settings
 from bert4rec_tf.model_dir import load_model
 from bert4rec_tf.publishing import Publishing, export, rollback
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.synthetic import MarkovLog
+from pipelines.sources.titles import read_titles
 from pipelines.staging import staged
-from pipelines.synthetic import MarkovLog
-from pipelines.titles import read_titles
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import open_lock, open_new, write_whole
 from tfrecords.manifest import Manifest

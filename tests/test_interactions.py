@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import interactions, log_files
-from pipelines.interactions import Loaded, create_events, load_batches
-from pipelines.log_formats import LogSource
+from pipelines.sources import load_events, log_file
+from pipelines.sources.load_events import Loaded, create_events, load_batches
+from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -41,7 +41,7 @@ def load(
             loaded = load_batches(connection, [source], "rows", min_rating, aside, unit="none")
         else:
             config = DataConfig(min_rating=min_rating)
-            parts = [interactions.load_file(connection, source, n, config, aside) for n in range(len(source.files))]
+            parts = [load_events.load_file(connection, source, n, config, aside) for n in range(len(source.files))]
             loaded = sum(parts, Loaded())
         loaded.check(str(getattr(source, "paths", source)), max_bad_fraction=0 if bad_rows is None else 1)
         rows = connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
@@ -430,6 +430,6 @@ def test_a_file_that_grows_while_it_is_hashed_or_goes_is_refused(
         load(source)
 
     path.write_text(CSV)
-    monkeypatch.setattr(log_files.HashingReader, "read_rest", lambda _: path.write_text(CSV + "u,i,9\n"))
+    monkeypatch.setattr(log_file.HashingReader, "read_rest", lambda _: path.write_text(CSV + "u,i,9\n"))
     with pytest.raises(InputError, match=r"must not change while it is read.*log\.csv"):
         load(LogSource([str(path)]))

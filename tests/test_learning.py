@@ -10,7 +10,7 @@ from bert4rec_tf.metrics import ranking_metrics
 from bert4rec_tf.strategy import make_strategy
 from bert4rec_tf.training import train
 from pipelines.build import build_records
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.vocabulary import Vocabulary
 
 # Histories are longer than N, so that all windows are full, at serving as in training: then every position is learned.

@@ -22,12 +22,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines import interactions, log_files, text_streams
-from pipelines.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
-from pipelines.interactions import Loaded, create_events
-from pipelines.log_formats import LogSource
-from pipelines.titles import read_titles
-from pipelines.whitespace_format import recognise
+from pipelines.sources import load_events, log_file, text_streams
+from pipelines.sources.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
+from pipelines.sources.load_events import Loaded, create_events
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.titles import read_titles
+from pipelines.sources.whitespace_format import recognise
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -46,12 +46,12 @@ def load(
     **data: Any,
 ) -> list[Event]:
     """The events in the order of the log, read by the engine where it may, or line by line."""
-    slow = mock.patch.object(interactions, "_insert_whole", return_value=None)
+    slow = mock.patch.object(load_events, "_insert_whole", return_value=None)
     with duckdb.connect() as connection, slow if line_by_line else contextlib.nullcontext():
         create_events(connection)
         loaded = Loaded()
         for number in range(len(source.files)):
-            loaded += interactions.load_file(
+            loaded += load_events.load_file(
                 connection, source, number, DataConfig(**data), bad_rows or pathlib.Path("/dev/null")
             )
         loaded.check("the log", max_bad)
@@ -310,7 +310,7 @@ def test_hashes_are_taken_while_a_file_is_looked_through(tmp_path: pathlib.Path,
     text = (HEADER + "".join(f"u{row % 97},i{row % 89},{row}\n" for row in range(20_000))).encode()
     content = TWICE[kind](text)
     path = write(tmp_path / "log.csv", content)
-    with mock.patch.object(log_files, "file_sha256", side_effect=AssertionError("read once more")):
+    with mock.patch.object(log_file, "file_sha256", side_effect=AssertionError("read once more")):
         (file,) = LogSource([path]).files
     assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert file.content_sha256 == hashlib.sha256(text).hexdigest()

@@ -21,8 +21,9 @@ from absl.testing import flagsaver
 from bert4rec_tf.config import Config
 from pipelines import build, make_tfrecords
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.synthetic import MarkovLog
+from tfrecords.config import RecordsConfig
 from tfrecords.manifest import Manifest
 from tfrecords.schema import MASKED_WINDOW, parse
 from tfrecords.vocabulary import Vocabulary

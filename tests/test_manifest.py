@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 import pytest
 
-from bert4rec_tf.config import Config
 from pipelines.build import build_records
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
+from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import MANIFEST_FILE, Manifest, VerifiedRecords, verify
 from tfrecords.vocabulary import VOCABULARY_FILE
 
 LOG = MarkovLog(num_users=20, num_items=12, num_themes=3, min_events=5, max_events=8)
-CONFIG = Config.from_dict({"data": {"num_shards": 2, "num_negatives": 2}, "masking": {"duplicate_factor": 2}})
+CONFIG = RecordsConfig.from_dict({"data": {"num_shards": 2, "num_negatives": 2}, "masking": {"duplicate_factor": 2}})
 FIRST, SECOND = "train/00000-of-00002.tfrecord", "train/00001-of-00002.tfrecord"
 
 

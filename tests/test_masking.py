@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from masked_instances import Instance, instances_of
 from ragged_lists import lists
 
-from pipelines import masking
-from pipelines.masking import MaskedWindows, Windows, cut_windows, mask_windows
+from pipelines.stages import masking
+from pipelines.stages.masking import MaskedWindows, mask_windows
+from pipelines.stages.windows import Windows, cut_windows
 from tfrecords.config import MaskingConfig
 from tfrecords.hashed_random import hashed_bits
 from tfrecords.ragged import Ragged

@@ -9,8 +9,8 @@ from ragged_lists import lists, ragged
 
 from bert4rec_tf.config import Config
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
-from pipelines.negatives import draw_negatives
+from pipelines.sources.log_source import LogSource
+from pipelines.stages.negatives import draw_negatives
 from tfrecords.config import DataConfig, MaskingConfig
 from tfrecords.hashed_random import NEGATIVES, RARE_NEGATIVES, TIES, hashed_bits
 from tfrecords.manifest import Manifest

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.interactions import Loaded, create_events, load_file
-from pipelines.log_formats import LogSource
+from pipelines.sources.load_events import Loaded, create_events, load_file
+from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 

@@ -30,7 +30,7 @@ from bert4rec_tf.provenance import git_state, provenance
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
 from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
 from pipelines.build import build_records
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary

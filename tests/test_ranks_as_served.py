@@ -19,7 +19,7 @@ from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.serving import Recommender
 from bert4rec_tf.user_ranks import Ranks
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
+from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig
 from tfrecords.manifest import Manifest
 from tfrecords.ragged import Ragged

@@ -14,7 +14,7 @@ from masked_instances import instances_of
 
 from bert4rec_tf.config import Config
 from pipelines.build import build_records
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords import reader
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.ragged import Ragged

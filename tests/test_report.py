@@ -24,7 +24,7 @@ from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_
 from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.report_page import page
 from pipelines.build import build_records
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import masking
+from pipelines.stages import masking
 from tfrecords import hashed_random
 from tfrecords.config import MaskingConfig
 from tfrecords.ragged import Ragged

@@ -11,8 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_lists import lists
 
-from pipelines import sequences
-from pipelines.sequences import count, filter_sequences, order_sequences, prepare_sequences, stream_shards
+from pipelines.engines import duckdb_sequences
+from pipelines.engines.duckdb_sequences import (
+    count,
+    filter_sequences,
+    order_sequences,
+    prepare_sequences,
+    stream_shards,
+)
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.hashed_random import TIES, hashed_bits
@@ -167,7 +173,7 @@ def test_ties_by_input_keep_its_order() -> None:
 @pytest.mark.parametrize("batch_rows", [2048, 1 << 20])
 @pytest.mark.parametrize("tie_order", ["hash", "item_id", "input"])
 def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, batch_rows: int, tie_order: str) -> None:
-    monkeypatch.setattr(sequences, "_BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(duckdb_sequences, "_BATCH_ROWS", batch_rows)
     random = np.random.default_rng(4)
     draws = np.stack([random.zipf(1.3, 30_000) % 997, *random.integers(0, 90, (2, 30_000))], axis=1)
     events = [(f"Zoë {user}", f"item {item}", time) for user, item, time in draws.tolist()]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import shuffled
-from pipelines.shuffled import ShuffledRecords
+from pipelines.stages import shuffle
+from pipelines.stages.shuffle import ShuffledRecords
 
 RECORDS = st.lists(st.lists(st.tuples(st.sampled_from([0, 1, 7, 2**63, 2**64 - 1]), st.binary(max_size=9)), max_size=5))
 
@@ -17,7 +17,7 @@ RECORDS = st.lists(st.lists(st.tuples(st.sampled_from([0, 1, 7, 2**63, 2**64 - 1
 @given(RECORDS, st.integers(0, 30))
 def test_the_order_is_that_of_a_stable_sort(chunks: list[list[tuple[int, bytes]]], run_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        patch.setattr(shuffled, "_RUN_BYTES", run_bytes)
+        patch.setattr(shuffle, "_RUN_BYTES", run_bytes)
         records = ShuffledRecords(directory)
         for chunk in chunks:
             records.add(np.array([key for key, _ in chunk], np.uint64), [record for _, record in chunk])
@@ -27,7 +27,7 @@ def test_the_order_is_that_of_a_stable_sort(chunks: list[list[tuple[int, bytes]]
 
 
 def test_what_waits_is_not_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    monkeypatch.setattr(shuffled, "_RUN_BYTES", 1000)
+    monkeypatch.setattr(shuffle, "_RUN_BYTES", 1000)
     records, most = ShuffledRecords(tmp_path), 0
     for number in range(100):
         records.add(np.array([number % 7], np.uint64), [b"x" * 90])

@@ -12,9 +12,9 @@ import pytest
 
 from bert4rec_tf.config import Config
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
-from pipelines.sequences import ShardSequences
-from pipelines.synthetic import MarkovLog
+from pipelines.engines.base import ShardSequences
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
 
 pyspark = pytest.importorskip(
@@ -27,7 +27,7 @@ pytestmark = [
 
 
 def engine(spill_dir: pathlib.Path) -> Any:
-    from pipelines.spark_engine import SparkEngine
+    from pipelines.engines.spark_engine import SparkEngine
 
     return SparkEngine(spill_dir, num_workers=2)
 
@@ -91,7 +91,7 @@ def test_a_log_of_few_users_leaves_shards_empty(tmp_path: pathlib.Path) -> None:
 
 def use_in_tasks(monkeypatch: pytest.MonkeyPatch, around: Callable[[Any, Any], Any]) -> None:
     """Has `around(function, shard)` called in the tasks, and `function(shard)` here as before."""
-    from pipelines.spark_engine import SparkEngine
+    from pipelines.engines.spark_engine import SparkEngine
 
     map_shards = SparkEngine.map_shards
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ragged_lists import lists, ragged
 
-from pipelines.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out, split_sequences, temporal
+from pipelines.stages.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out, split_sequences, temporal
 from tfrecords.config import DataConfig
 from tfrecords.hashed_random import hashed_bits
 from tfrecords.ragged import take_slices

@@ -7,9 +7,8 @@ import pathlib
 
 import pytest
 
-from tfrecords.config import RecordsConfig
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
-from tfrecords.config import DataConfig
+from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest
 from tfrecords.vocabulary import VOCABULARY_FILE

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
 
 LOG = MarkovLog(num_users=200, num_items=60, num_themes=6, min_events=3, max_events=60)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pipelines.tfds_log import _table
+from pipelines.sources.tfds_log import _table
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import Vocabulary
 

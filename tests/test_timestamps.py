@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert4rec_tf.config import Config
-from pipelines import timestamps
 from pipelines.build import Built, build_records
-from pipelines.interactions import create_events, load_file
-from pipelines.log_formats import LogSource
-from pipelines.timestamps import END, infer_unit, seconds, shown
+from pipelines.sources import timestamps
+from pipelines.sources.load_events import create_events, load_file
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.timestamps import END, infer_unit, seconds, shown
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 

@@ -19,8 +19,8 @@ from bert4rec_tf.steps import StepSums
 from bert4rec_tf.training import train
 from bert4rec_tf.user_ranks import Ranks
 from pipelines.build import build_records
-from pipelines.log_formats import LogSource
-from pipelines.synthetic import MarkovLog
+from pipelines.sources.log_source import LogSource
+from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError, Stopped
 from tfrecords.manifest import Manifest
 

@@ -1,4 +1,4 @@
-"""Masks drawn anew at training time: the same law as `pipelines.masking`, as a graph over a padded batch.
+"""Masks drawn anew at training time: the same law as `pipelines.stages.masking`, as a graph over a padded batch.
 
 The numbers are those of `tfrecords.hashed_random`, bit for bit, so what a record is masked with is a function of the
 seed, the epoch and the record's place in the files, whatever the order in which records are read.
@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfrecords.config import MaskingConfig
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
-# What a draw is for: those of `pipelines.masking`, whether only the last item is masked, and where a window is cut.
+# What a draw is for: those of `pipelines.stages.masking`, whether only the last item is masked, where a window is cut.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT = 1, 2, 3, 4, 5, 6
 
 

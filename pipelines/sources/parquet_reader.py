@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from pipelines import timestamps
-from pipelines.log_formats import Layout, unreadable
+from pipelines.sources import timestamps
+from pipelines.sources.log_source import Layout, unreadable
 from tfrecords.errors import InputError
 
 BATCH_ROWS = 1 << 16
@@ -24,13 +24,12 @@ _NAMES = {"user": "a user", "item": "an item", "timestamp": "a timestamp", "rati
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS_A_DAY = 86_400
 _EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}  # above, not every whole number is a float
-
 _Converted = tuple[pa.Array, pa.Array]  # a column as text, and for each value its fault or null
 _Converter = Callable[[pa.Array], _Converted]
 
 
 def read_batches(layout: Layout, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
-    """The rows of a Parquet file as `interactions.load_batches` takes them; of a list, a row for each element.
+    """The rows of a Parquet file as `load_events.load_batches` takes them; of a list, a row for each element.
 
     Raises:
         InputError: a column of a type that does not fit, or a damaged file.

@@ -29,7 +29,6 @@ _1980 = 10 * _YEAR  # an earlier time in a finer unit is rather a later one in a
 _KINDS = {"date": "a date", "counter": "a counter", "s": "seconds"}
 _NANOSECOND = Decimal("1e-9")
 _EXACT = decimal.Context(prec=80, rounding=decimal.ROUND_HALF_UP)
-
 _NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,5})?"
 _number = re.compile(_NUMBER)
 _iso = re.compile(

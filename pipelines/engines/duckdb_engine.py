@@ -10,27 +10,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
-from typing import TypeVar
 
 import duckdb
 
-from pipelines.interactions import Loaded, create_events, load_batches, load_file
-from pipelines.log_files import LogFile
-from pipelines.log_formats import LogSource
+from pipelines.engines.base import Prepared, ShardSequences, Source, T
+from pipelines.engines.duckdb_connection import connect, reword
+from pipelines.engines.duckdb_sequences import prepare_sequences, stream_shards
 from pipelines.progress import Progress
-from pipelines.sequences import Prepared, ShardSequences, prepare_sequences, stream_shards
-from pipelines.synthetic import MarkovLog
-from pipelines.tfds_log import TfdsLog
+from pipelines.sources.load_events import Loaded, create_events, load_batches, load_file
+from pipelines.sources.log_file import LogFile
+from pipelines.sources.log_source import LogSource
 from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.interruption import deferred
 
-Source = LogSource | MarkovLog | TfdsLog
-T = TypeVar("T")
-
 
 class DuckDBEngine:
-    """See `pipelines.build.Engine`. Use it in a `with` block."""
+    """See `pipelines.engines.base.Engine`. Use it in a `with` block."""
 
     def __init__(self, spill_dir: pathlib.Path, num_workers: int = 1, memory_limit: str | None = None):
         """Opens an engine.
@@ -141,38 +137,3 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills into `spill_dir`.
-
-    Raises:
-        InputError: `memory_limit` is no size.
-    """
-    connection = duckdb.connect()
-    connection.execute("SET preserve_insertion_order = true")
-    connection.execute("SET enable_progress_bar = true")  # for query_progress
-    connection.execute("SET enable_progress_bar_print = false")
-    connection.execute("SET temp_directory = ?", [str(spill_dir)])
-    if memory_limit:
-        try:
-            connection.execute("SET memory_limit = ?", [memory_limit])
-        except duckdb.Error:
-            connection.close()
-            raise InputError(f"--memory_limit must be a size such as 4GB. Received: {memory_limit!r}") from None
-    return connection
-
-
-def reword(error: duckdb.Error, memory_limit: str | None) -> None:
-    """Raises the engine's error as one that says what to do, where the user can do something."""
-    first_line = str(error).splitlines()[0]
-    if isinstance(error, duckdb.OutOfMemoryException):
-        raise InputError(
-            f"--memory_limit must leave the engine room. Received: {memory_limit or 'none'} ({first_line}). "
-            "Fix: raise it, or free disk space beside --output_dir where it spills"
-        ) from None
-    if isinstance(error, duckdb.IOException):
-        raise InputError(
-            f"Disk and inputs must stay readable and writable, and beside --output_dir there must be room to sort. "
-            f"Received: {first_line}"
-        ) from None

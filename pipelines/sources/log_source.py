@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipelines.delimited import Dialect, Line, read_records, split_header
-from pipelines.log_files import LogFile
-from pipelines.text_streams import open_text
-from pipelines.whitespace_format import recognise
+from pipelines.sources.delimited import Dialect, Line, read_records, split_header
+from pipelines.sources.log_file import LogFile
+from pipelines.sources.text_streams import open_text
+from pipelines.sources.whitespace_format import recognise
 from tfrecords.errors import InputError, check_local
 
 FORMATS = (

@@ -3,8 +3,8 @@
 import contextlib
 import pathlib
 
-from pipelines.delimited import Dialect, Line, read_records, split_header
-from pipelines.exact_rows import read_lines
+from pipelines.sources.delimited import Dialect, Line, read_records, split_header
+from pipelines.sources.line_reader import read_lines
 from tfrecords.errors import InputError, check_local
 
 _COLUMNS = ("item_id", "title")

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import duckdb
 import pyarrow as pa
 
-from pipelines import exact_rows, parquet_rows, timestamps
-from pipelines.bad_rows import BadRow, check_bad_rows, set_aside
-from pipelines.engine_rows import all_there, may_read, relation
-from pipelines.exact_rows import Row, read_rows
-from pipelines.log_formats import Layout, LogSource, lay_out, quoted
+from pipelines.sources import line_reader, parquet_reader, timestamps
+from pipelines.sources.bad_rows import BadRow, check_bad_rows, set_aside
+from pipelines.sources.duckdb_reader import all_there, may_read, relation
+from pipelines.sources.line_reader import Row, read_rows
+from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.interruption import heed
@@ -26,7 +26,6 @@ ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: n
 _BATCH_ROWS = 1 << 16
 _BATCH_CHARACTERS = 1 << 24  # of ids, where they are long
 _COLUMNS = ("line", "user_id", "item_id", "timestamp", "rating", "fault", "text")  # in the order of `Row`
-
 _SAMPLED_ROWS = 100  # of each file, to tell its unit of time
 
 
@@ -139,7 +138,7 @@ def _load(
         loaded = _insert_whole(connection, layout, first_row, min_rating, unit)
         if loaded is not None:
             return loaded
-    batches = parquet_rows.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
+    batches = parquet_reader.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
     return load_batches(
         connection,
         batches,
@@ -186,11 +185,11 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
 def _some_timestamps(layout: Layout) -> list[str | None]:
     """Those of a file's first rows; None of rows without one."""
     if layout.format == "parquet":
-        batch = next(parquet_rows.read_batches(layout, _SAMPLED_ROWS), None)
+        batch = next(parquet_reader.read_batches(layout, _SAMPLED_ROWS), None)
         if batch is None:
             return []
         return batch["timestamp"].to_pylist() if layout.timed else [None] * len(batch)
-    return [row.timestamp for row in itertools.islice(exact_rows.read_rows(layout), _SAMPLED_ROWS)]
+    return [row.timestamp for row in itertools.islice(line_reader.read_rows(layout), _SAMPLED_ROWS)]
 
 
 def load_batches(

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipelines.masking import cut_windows, mask_windows
-from pipelines.negatives import draw_negatives
-from pipelines.sequences import ShardSequences
-from pipelines.shuffled import ShuffledRecords
-from pipelines.splits import Split, Targets, split_sequences
+from pipelines.engines.base import ShardSequences
+from pipelines.stages.masking import mask_windows
+from pipelines.stages.negatives import draw_negatives
+from pipelines.stages.shuffle import ShuffledRecords
+from pipelines.stages.splits import Split, Targets, split_sequences
+from pipelines.stages.windows import cut_windows
 from tfrecords.config import RecordsConfig
 from tfrecords.manifest import LengthCount
 from tfrecords.ragged import Ragged, joined

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.duckdb_engine import Source, connect, reword
-from pipelines.interactions import Loaded, create_events, load_batches, load_file
-from pipelines.log_formats import LogSource, quoted
+from pipelines.engines.base import Prepared, ShardSequences, Source, before, nothing_left
+from pipelines.engines.duckdb_connection import connect, reword
 from pipelines.progress import Progress
-from pipelines.sequences import Prepared, ShardSequences, before, nothing_left
-from pipelines.synthetic import MarkovLog
-from pipelines.tfds_log import TfdsLog
+from pipelines.sources.load_events import Loaded, create_events, load_batches, load_file
+from pipelines.sources.log_source import LogSource, quoted
+from pipelines.sources.synthetic import MarkovLog
+from pipelines.sources.tfds_log import TfdsLog
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.hashed_random import TIES, hashed_bits
@@ -46,9 +46,8 @@ except ImportError:
         "--engine=spark needs pyspark. Received: an environment without it. "
         "Fix: pip install -r requirements-spark.txt, on Python 3.11 or later"
     ) from None
-
 T = TypeVar("T")
-_PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
+_PACKAGES = ("pipelines", "tfrecords")
 _SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # by spark-submit, which then says where to run
 _TRIES = 4
 _BATCH_ROWS = 1 << 16
@@ -61,7 +60,7 @@ appender.console.name = console
 
 
 class SparkEngine:
-    """See `pipelines.build.Engine`. Use it in a `with` block.
+    """See `pipelines.engines.base.Engine`. Use it in a `with` block.
 
     It takes the session that `spark-submit` set up, or starts one on this machine.
     """
@@ -225,11 +224,11 @@ def _cause(error: Exception) -> str:
 
 def _zipped_packages(directory: pathlib.Path) -> pathlib.Path:
     """Our packages, for the machines that run the tasks."""
-    root, path = pathlib.Path(__file__).resolve().parents[1], directory / "bert4rec_tf_packages.zip"
+    root, path = pathlib.Path(__file__).resolve().parents[2], directory / "bert4rec_tf_packages.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for package in _PACKAGES:
-            for file in sorted((root / package).glob("*.py")):
-                archive.write(file, f"{package}/{file.name}")
+            for file in sorted((root / package).rglob("*.py")):
+                archive.write(file, file.relative_to(root))
     return path
 
 

@@ -9,7 +9,6 @@ Users and items become integers here; the tables are
     met(user_index, item_index)                         what `data.min_rating` dropped, of users and items that are left
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
@@ -17,56 +16,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipelines.engines.base import Prepared, ShardSequences, before, nothing_left
 from tfrecords.config import DataConfig
-from tfrecords.errors import InputError
 from tfrecords.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
 from tfrecords.ragged import Ragged
 
 _BATCH_ROWS = 1 << 20
-_MOST_TIME = 1e29  # all that DECIMAL(38, 9) holds; no event comes later
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardSequences:
-    """The users of one shard.
-
-    Attributes:
-        shard: its number.
-        user_ids: raw ids.
-        user_keys: uint64 [users], hashes of the ids that do not depend on machine or engine.
-        sequences: for each item of each user, oldest first, its place in the list of all item ids.
-        early_events: int64 [users], how many of them came before `data.split_time`.
-        old_events: int64 [users], how many of them came before `data.train_since`; 0 without it.
-        also_met: the items of each user's dropped events, places in the same list; some may be in `sequences` too.
-    """
-
-    shard: int
-    user_ids: list[str]
-    user_keys: np.ndarray
-    sequences: Ragged
-    early_events: np.ndarray
-    old_events: np.ndarray
-    also_met: Ragged
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What is left of the events, in order.
-
-    Attributes:
-        item_ids: raw ids, sorted by code point.
-        users, events: how many.
-        duplicates_dropped, rare_dropped: events that are gone.
-        first_time, last_time: of the events.
-    """
-
-    item_ids: list[str]
-    users: int
-    events: int
-    duplicates_dropped: int
-    rare_dropped: int
-    first_time: Decimal
-    last_time: Decimal
 
 
 def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> Prepared:
@@ -184,23 +139,6 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
         )
         connection.execute("DROP TABLE low_rated")
     return events - left
-
-
-def nothing_left(config: DataConfig, events: int) -> InputError:
-    """The error for a log of which the filters leave nothing."""
-    return InputError(
-        f"A log must hold users with at least {config.min_user_events} events over items with at least "
-        f"{config.min_item_events}. Received: {events} events that are no duplicates, none of them by such a user. "
-        "Fix: lower --min_user_events, --min_item_events or --min_rating, or bring a longer log"
-    )
-
-
-def before(moment: float | None) -> str:
-    """SQL of whether an event's time is before a moment, compared exactly, to nine decimals; before None is nothing."""
-    if moment is None:
-        return "false"
-    moment = max(-_MOST_TIME, min(moment, _MOST_TIME))
-    return f"time < CAST('{moment:.9f}' AS DECIMAL(38, 9))"
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -1,7 +1,7 @@
 """Text logs read line by line in plain Python, so that of every row it is known where it stands and what is wrong.
 
 The engine reads faster, but takes some malformed rows for good ones and gives up on a file at others. It goes first
-where `engine_rows.may_read` says that both would read the same.
+where `duckdb_reader.may_read` says that both would read the same.
 """
 
 import itertools
@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pipelines.delimited import Line, read_records
-from pipelines.log_files import LogFile
-from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout
-from pipelines.text_streams import UTF8_BOM, open_text
+from pipelines.sources.delimited import Line, read_records
+from pipelines.sources.log_file import LogFile
+from pipelines.sources.log_source import DELIMITERS, MAX_LINE_BYTES, Layout
+from pipelines.sources.text_streams import UTF8_BOM, open_text
 
 BLANKS = r"[ \t\r\v\f]*"  # the same for this module's `re` and for the engine's
 _FIELD = r"([^ \t\r\v\f]+)"

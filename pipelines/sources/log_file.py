@@ -8,7 +8,7 @@ import pathlib
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipelines.text_streams import UTF8_BOM, HashingReader, TextStream, whole
+from pipelines.sources.text_streams import UTF8_BOM, HashingReader, TextStream, whole
 from tfrecords.errors import InputError
 from tfrecords.files import file_sha256
 

@@ -4,7 +4,7 @@ import pathlib
 import re
 from collections import Counter
 
-from pipelines.text_streams import UTF8_BOM, open_text
+from pipelines.sources.text_streams import UTF8_BOM, open_text
 from tfrecords.errors import InputError
 
 _MAX_LINES = 1000

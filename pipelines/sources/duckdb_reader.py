@@ -1,7 +1,7 @@
 """Text logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
 
-from pipelines.exact_rows import BLANKS, FIELDS, ROW_PATTERNS, ROW_RULES, count_blank_lines
-from pipelines.log_formats import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
+from pipelines.sources.line_reader import BLANKS, FIELDS, ROW_PATTERNS, ROW_RULES, count_blank_lines
+from pipelines.sources.log_source import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
 
 # Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
@@ -11,7 +11,7 @@ _COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # that the
 def may_read(layout: Layout) -> bool:
     """Whether the engine may be trusted with the file, as far as can be said before it is read."""
     if layout.format in ("parquet", "user_items"):
-        return False  # see parquet_rows.py; a row of user_items is several events
+        return False  # see parquet_reader.py; a row of user_items is several events
     if layout.file.compression not in _COMPRESSIONS or layout.file.encoding not in ("utf-8", ""):
         return False
     if layout.format in DELIMITERS:

@@ -1,0 +1,1 @@
+"""Where events come from: files of any format, published datasets, a synthetic process."""

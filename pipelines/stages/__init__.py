@@ -1,0 +1,1 @@
+"""What makes records of the sequences: split, windows, masks, negatives, shuffled shards."""
