@@ -23,8 +23,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from bert4rec_tf.gate import histories_of
-from bert4rec_tf.model import build_model
+from bert4rec_tf.inputs.user_histories import histories_of
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 

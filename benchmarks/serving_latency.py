@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.config import Config, ModelConfig
-from bert4rec_tf.gate import histories_of
+from bert4rec_tf.inputs.user_histories import histories_of
 
 _VERSION = flags.DEFINE_string("version", None, "an exported version", required=True)
 _DATA = flags.DEFINE_string("data_dir", None, "records whose test users are asked for", required=True)

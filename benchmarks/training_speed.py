@@ -17,8 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from absl import app, flags
 
 from bert4rec_tf.config import TrainingConfig
+from bert4rec_tf.inputs.length_buckets import choose_buckets, steps_per_pass
 from tfrecords.manifest import Manifest
-from tfrecords.reader import choose_buckets, steps_per_pass
 
 ROOT = pathlib.Path(__file__).parents[1]
 _LOG = flags.DEFINE_string("log", None, "user_item text, each user's lines in time order", required=True)

@@ -17,7 +17,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Bert4Rec": "bert4rec_tf.model",
+    "Bert4Rec": "bert4rec_tf.model.bert4rec",
     "Config": "bert4rec_tf.config",
     "Recommender": "bert4rec_tf.serving",
     "Vocabulary": "tfrecords.vocabulary",

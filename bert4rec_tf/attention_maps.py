@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.dropout import SeededDropout
-from bert4rec_tf.model import Bert4Rec
+from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.dropout import SeededDropout
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 SLOTS = 20  # the newest of the window, [MASK] the last

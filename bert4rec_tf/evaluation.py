@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.catalogue import catalogue_metrics
+from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
 from bert4rec_tf.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.ranking import best_items, full_ranks, sampled_ranks
 from bert4rec_tf.slices import slices
 from bert4rec_tf.user_ranks import Ranks
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
-from tfrecords.reader import EVALUATION_BATCH, evaluation_batches
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]

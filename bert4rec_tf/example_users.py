@@ -5,10 +5,10 @@ from collections.abc import Collection
 
 import numpy as np
 
+from bert4rec_tf.inputs.evaluation_batches import evaluation_batches
 from bert4rec_tf.metrics import MISSED_RANK
 from bert4rec_tf.user_ranks import Ranks
 from tfrecords.manifest import Manifest
-from tfrecords.reader import evaluation_batches
 from tfrecords.vocabulary import PAD_ID
 
 EXAMPLES = 10

@@ -3,18 +3,16 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.comparison import paired_bootstrap
+from bert4rec_tf.inputs.user_histories import histories_of
 from bert4rec_tf.metrics import MISSED_RANK, ranking_gains
 from tfrecords.errors import InputError
-from tfrecords.manifest import Manifest, VerifiedRecords
-from tfrecords.reader import evaluation_batches
-from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 _USERS = 10_000  # at the most: the first ones of the split, the same for both versions
 _BATCH_USERS = 64
@@ -103,23 +101,6 @@ def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str, drop_s
     a, b = ({_METRIC: ranking_gains(np.concatenate(found))[_METRIC]} for found in reversed(ranks))
     row = paired_bootstrap(a, b)[_METRIC]
     return Comparison(len(a[_METRIC]), row["b"], row["a"], row["difference"], row["ci95"], served.name)
-
-
-def histories_of(
-    data_dir: str, split: str, batch_users: int, max_users: int
-) -> Iterator[tuple[list[list[str]], list[str]]]:
-    """Histories and targets of a split's users, as raw ids, the histories padded with "".
-
-    Raises:
-        InputError: damaged records, none of this split, or records that were replaced while they were read.
-    """
-    manifest = Manifest.load(data_dir)
-    records = VerifiedRecords(data_dir, manifest, "run the same command again when the records are complete")
-    with records.unchanged():
-        names = [""] * NUM_SPECIAL_IDS + list(Vocabulary.load(data_dir).item_ids)
-        for batch in evaluation_batches(data_dir, manifest, split, batch_users, max_users):
-            rows = [[names[item] for item in row] for row in batch["item_ids"].numpy()]
-            yield rows, [names[item] for item in batch["target_item_id"].numpy()]
 
 
 @dataclasses.dataclass(frozen=True)

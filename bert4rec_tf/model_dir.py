@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import write_whole
 from tfrecords.manifest import MANIFEST_FILE, Manifest

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from bert4rec_tf.gate import compare, histories_of
+from bert4rec_tf.gate import compare
+from bert4rec_tf.inputs.user_histories import histories_of
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.provenance import provenance

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from bert4rec_tf.inverted_file import InvertedFileIndex
-from bert4rec_tf.model import Bert4Rec
+from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, top_of
 from bert4rec_tf.row_blocks import in_blocks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary

@@ -5,7 +5,8 @@ import time
 
 import tensorflow as tf
 
-from bert4rec_tf.model import Batch, Bert4Rec
+from bert4rec_tf.model.batch import Batch
+from bert4rec_tf.model.bert4rec import Bert4Rec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SynchronousSteps:
     Args:
         model: compiled, made in the strategy's scope.
         strategy: any but a parameter server's.
-        batches: of all replicas together, see `tfrecords.reader.training_batches`.
+        batches: of all replicas together, see `bert4rec_tf.inputs.training_batches.training_batches`.
     """
 
     def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):

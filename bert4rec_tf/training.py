@@ -13,28 +13,21 @@ import tensorflow as tf
 from bert4rec_tf.bookkeeping import Books
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation import Ranker, Ranks, evaluate, make_ranker
+from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
+from bert4rec_tf.inputs.objectives import Asked, lengths_of, predicted_slots, windows_of_one_item
+from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.interruption import StopSignals
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
+from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
 from bert4rec_tf.optimizer import make_optimizer
 from bert4rec_tf.projector import write_projector
-from bert4rec_tf.sampled_loss import SampledLoss
 from bert4rec_tf.steps import Agreement, ParameterServerSteps, SynchronousSteps
 from bert4rec_tf.strategy import is_chief
 from bert4rec_tf.validation import is_validated
 from bert4rec_tf.warm_start import check_alike, warm_start
 from tfrecords.errors import InputError, PeerLost, Stopped, check_local, full_disk, writing
 from tfrecords.manifest import Manifest, VerifiedRecords
-from tfrecords.reader import (
-    Asked,
-    Bucket,
-    choose_buckets,
-    lengths_of,
-    predicted_slots,
-    steps_per_pass,
-    training_batches,
-    windows_of_one_item,
-)
 from tfrecords.settings import check_settings_match
 from tfrecords.vocabulary import Vocabulary
 

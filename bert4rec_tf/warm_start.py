@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.model import Bert4Rec
+from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.model_dir import TrainedModel
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary

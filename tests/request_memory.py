@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.serving import Recommender
 from tfrecords.vocabulary import Vocabulary
 

@@ -16,10 +16,10 @@ import tensorflow as tf
 from command_line import ROOT, run
 
 from bert4rec_tf.evaluation import evaluate, make_ranker
+from bert4rec_tf.inputs.evaluation_batches import evaluation_batches
 from bert4rec_tf.model_dir import load_model
 from bert4rec_tf.user_ranks import read_users, users_file
 from tfrecords.manifest import Manifest
-from tfrecords.reader import evaluation_batches
 
 SETTINGS = [
     "--set=model.hidden_size=16",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.dropout import SeededDropout
+from bert4rec_tf.model.dropout import SeededDropout
 
 SEED = tf.constant([3, 5, 0])
 

@@ -25,9 +25,9 @@ from test_model import (
 )
 
 from bert4rec_tf.config import ModelConfig, TrainingConfig
-from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.optimizer import LazyAdamW, SelectiveAdamW, make_optimizer
-from bert4rec_tf.sampled_loss import SampledLoss
 from tfrecords.errors import InputError
 
 LOG_POPULARITY = np.log(np.arange(1, VOCABULARY_SIZE + 1) / 105).astype(np.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from numpy_bert4rec import log_softmax
 
-from bert4rec_tf.losses import masked_item_loss
+from bert4rec_tf.model.losses import masked_item_loss
 
 GENERATOR = np.random.default_rng(1)
 LOGITS = GENERATOR.normal(0, 3, [4, 3, 9])

@@ -13,8 +13,8 @@ from numpy_bert4rec import Weights, log_softmax, masked_logits
 from ring_log import next_item_ring_batch, ring_batch
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.losses import masked_item_loss
-from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from bert4rec_tf.model.losses import masked_item_loss
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
 
 VOCABULARY_SIZE, MAX_SEQ_LENGTH = 14, 8

@@ -8,6 +8,7 @@ import pytest
 from ragged_lists import lists, ragged
 
 from bert4rec_tf.config import Config
+from bert4rec_tf.inputs.evaluation_batches import evaluation_batches
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.stages.negatives import draw_negatives
@@ -15,7 +16,6 @@ from tfrecords.config import DataConfig, MaskingConfig
 from tfrecords.hashed_random import NEGATIVES, RARE_NEGATIVES, TIES, hashed_bits
 from tfrecords.manifest import Manifest
 from tfrecords.ragged import Ragged
-from tfrecords.reader import evaluation_batches
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 NUM_ITEMS = 60

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig, TrainingConfig
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.optimizer import WarmupThenDecay, make_optimizer
 
 

@@ -22,9 +22,10 @@ import bert4rec_tf
 from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation import evaluate, make_ranker
-from bert4rec_tf.gate import Comparison, compare, histories_of
+from bert4rec_tf.gate import Comparison, compare
+from bert4rec_tf.inputs.user_histories import histories_of
 from bert4rec_tf.metrics import MISSED_RANK, ranking_metrics
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
 from bert4rec_tf.provenance import git_state, provenance
 from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
@@ -336,7 +337,7 @@ def test_the_gate_needs_a_hit_and_users(
     def users(*_: object) -> Iterator[tuple[list[list[str]], list[str]]]:
         yield from found
 
-    monkeypatch.setattr("bert4rec_tf.gate.histories_of", users)
+    monkeypatch.setattr("bert4rec_tf.inputs.user_histories.histories_of", users)
     found: list[tuple[list[list[str]], list[str]]] = [([["a"], ["b"]], ["unknown", "unknown"])]
     nothing = compare(exported, exported, str(data_dir))
     assert (nothing.users, nothing.candidate, nothing.served) == (2, 0, 0)

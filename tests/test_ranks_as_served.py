@@ -13,7 +13,7 @@ import tensorflow as tf
 from bert4rec_tf.config import Config, EvaluationConfig, ModelConfig
 from bert4rec_tf.evaluation import Ranker, evaluate, make_ranker
 from bert4rec_tf.metrics import NO_RANK, ranking_metrics
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from bert4rec_tf.publishing import Publishing, export
 from bert4rec_tf.serving import Recommender

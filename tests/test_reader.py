@@ -13,21 +13,14 @@ from hypothesis import strategies as st
 from masked_instances import instances_of
 
 from bert4rec_tf.config import Config
+from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
+from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
+from bert4rec_tf.inputs.objectives import Asked, lengths_of
+from bert4rec_tf.inputs.training_batches import training_batches
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
-from tfrecords import reader
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.ragged import Ragged
-from tfrecords.reader import (
-    EVALUATION_BATCH,
-    Asked,
-    Bucket,
-    choose_buckets,
-    evaluation_batches,
-    lengths_of,
-    steps_per_pass,
-    training_batches,
-)
 from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, encode, parse
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 from tfrecords.writer import write_shard
@@ -289,7 +282,7 @@ def test_one_long_history_pads_no_other_one(
     manifest: Manifest, tmp_path: pathlib.Path, max_items: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches follow the items that they hold: 20 users of 70 items, and one of 20,000 over 1,000 items."""
-    monkeypatch.setattr(reader, "_MAX_FULL_BATCH_LENGTH", 64)
+    monkeypatch.setattr("bert4rec_tf.inputs.evaluation_batches._MAX_FULL_BATCH_LENGTH", 64)
     histories = [np.arange(70) + NUM_SPECIAL_IDS] * 20 + [np.arange(20_000) % 1000 + NUM_SPECIAL_IDS]
     users, lengths = len(histories), np.array(list(map(len, histories)))
     columns = {
@@ -364,7 +357,7 @@ def test_a_turn_holds_every_window_once(data_dir: pathlib.Path, manifest: Manife
     """Unshuffled and in one bucket: the first part of a pass has one instance of each window, the next part another."""
     buckets, windows = choose_buckets(manifest.length_histogram, 1), manifest.records("train")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "_SHUFFLE_RECORDS", 1)
+        patch.setattr("bert4rec_tf.inputs.training_batches._SHUFFLE_RECORDS", 1)
         rows = records_of(read(data_dir, manifest, buckets, steps_per_pass(buckets, BATCH_SIZE)))
     copies = len(rows) // windows
     assert copies == 3

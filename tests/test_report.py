@@ -19,7 +19,7 @@ from bert4rec_tf.item_map import item_map, principal_plane, read_item_groups
 from bert4rec_tf.learning_curves import learning_curves, read_history
 from bert4rec_tf.markup import Markup, element, together
 from bert4rec_tf.metrics import NO_RANK
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from bert4rec_tf.report import Evaluation, write_report
 from bert4rec_tf.report_page import page

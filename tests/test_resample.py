@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert4rec_tf.inputs.hashed_random import hashed_bits, hashed_uniform
+from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, most_predictions
 from pipelines.stages import masking
 from tfrecords import hashed_random
 from tfrecords.config import MaskingConfig
 from tfrecords.ragged import Ragged
-from tfrecords.resample import draw_cut, draw_masks, hashed_bits, hashed_uniform, most_predictions
 from tfrecords.vocabulary import MASK_ID, PAD_ID
 
 KEYS = np.random.default_rng(3).integers(0, 2**64, 500, np.uint64, endpoint=False)

@@ -9,10 +9,10 @@ from numpy_bert4rec import log_softmax
 from ring_log import next_item_ring_batch, ring_batch
 
 from bert4rec_tf.config import ModelConfig, TrainingConfig
-from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
-from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from bert4rec_tf.model.losses import gbce_beta, gbce_loss, sampled_softmax_loss
+from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.optimizer import make_optimizer
-from bert4rec_tf.sampled_loss import SampledLoss
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 WEIGHTS = np.array([1, 1, 0, 1], np.float32)

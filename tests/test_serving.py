@@ -17,7 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bert4rec_tf import row_blocks
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.inverted_file import InvertedFileIndex
-from bert4rec_tf.model import Bert4Rec, build_model
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.retrieval import MISSING_SCORE
 from bert4rec_tf.serving import DEFAULT_MAX_K, Recommender, item_scores
 from tfrecords.config import DataConfig

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.config import Config, ModelConfig
-from bert4rec_tf.model import build_model
+from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.warm_start import WarmStart, check_alike, warm_start
 from tfrecords.config import DataConfig

@@ -1,115 +1,24 @@
 """From shards to batches: instances for training in a fixed small set of shapes, users for evaluation."""
 
-import collections
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
-from tfrecords.manifest import LengthCount, Manifest
-from tfrecords.resample import draw_cut, draw_masks, hashed_bits, most_predictions
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, parse
+from bert4rec_tf.inputs.hashed_random import hashed_bits
+from bert4rec_tf.inputs.length_buckets import Bucket, steps_per_pass
+from bert4rec_tf.inputs.objectives import Asked, instances_per_window
+from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, most_predictions
+from tfrecords.manifest import Manifest
+from tfrecords.schema import MASKED_WINDOW, parse
 from tfrecords.vocabulary import MASK_ID, PAD_ID
 
 _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8
-_MAX_FULL_BATCH_LENGTH = 1 << 13  # longer histories are evaluated in smaller batches
 _PLACES_IN_A_FILE = 1 << 30
 _PLACES_IN_A_TURN = _PLACES_IN_A_FILE << 17  # more files than there may be
-
-# What a window is asked for: "masked" items; the "next" item at every slot, for causal attention; or the "last" item of
-# what is left of it once it is cut at random.
-Asked = Literal["masked", "next", "last"]
-
-# What `evaluation_batches` yields: batches of any size and length.
-EVALUATION_BATCH = {
-    "history_length": tf.TensorSpec([None], tf.int32),
-    "item_ids": tf.TensorSpec([None, None], tf.int32),
-    "negative_item_ids": tf.TensorSpec([None, None], tf.int32),
-    "seen_item_ids": tf.TensorSpec([None, None], tf.int32),
-    "target_item_id": tf.TensorSpec([None], tf.int32),
-    "trained_items": tf.TensorSpec([None], tf.int32),
-    "user_id": tf.TensorSpec([None], tf.string),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Bucket:
-    """One batch shape: instances up to `length` items are padded to it, their masked slots to `predictions`."""
-
-    length: int
-    predictions: int
-    instances: int
-
-
-def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket]:
-    """The at most `number` batch shapes that leave the least padding, by dynamic programming over the lengths."""
-    lengths = np.array([row.length for row in histogram])
-    records = np.concatenate([[0], np.cumsum([row.instances for row in histogram])])
-    # cost[i]: slots of the records up to the i-th length, with the buckets used so far; cut[i]: where the last starts.
-    cost = np.concatenate([[0.0], np.full(len(lengths), np.inf)])
-    cuts = []
-    for _ in range(min(number, len(lengths))):
-        # [i, j]: a last bucket that holds the lengths j to i - 1, all padded to the (i - 1)-th
-        slots = np.concatenate([[0], lengths])[:, None] * (records[:, None] - records[None, :])
-        total = np.where(np.tri(len(cost), k=0, dtype=bool), cost[None, :] + slots, np.inf)
-        cuts.append(np.argmin(total, axis=1))
-        cost = np.min(total, axis=1)
-    buckets, end = [], len(lengths)
-    for cut in reversed(cuts):
-        start = int(cut[end])
-        if start < end:
-            rows = histogram[start:end]
-            predictions = max(row.max_predictions for row in rows)
-            buckets.append(Bucket(rows[-1].length, predictions, sum(row.instances for row in rows)))
-        end = start
-    return buckets[::-1]
-
-
-def lengths_of(manifest: Manifest, asked: Asked) -> Sequence[LengthCount]:
-    """How many instances there are of each length, by what windows are asked for; for `choose_buckets`."""
-    if asked == "masked":
-        return manifest.length_histogram
-    found: collections.Counter[int] = collections.Counter()
-    for row in manifest.length_histogram:
-        if asked == "next":
-            # One a window, a slot shorter, all of it predicted; a window of one item stays as an empty row.
-            found[max(row.length - 1, 1)] += row.instances // _instances_of_a_window(manifest)
-        else:
-            # As many of each length, as far as they go round, from two items to all.
-            cuts = max(row.length - 1, 1)
-            for cut in range(cuts):
-                found[row.length - cut] += row.instances // cuts + (cut < row.instances % cuts)
-    return [
-        LengthCount(length, found[length], length if asked == "next" else 1)
-        for length in sorted(found)
-        if found[length]
-    ]
-
-
-def predicted_slots(manifest: Manifest, asked: Asked) -> int:
-    """An upper bound of the slots that one pass predicts; 0 where a pass has nothing to predict."""
-    if asked == "next":
-        windows = _instances_of_a_window(manifest)
-        return sum((row.length - 1) * (row.instances // windows) for row in manifest.length_histogram)
-    if asked == "last":
-        return manifest.instances()
-    return sum(row.max_predictions * row.instances for row in manifest.length_histogram)
-
-
-def windows_of_one_item(manifest: Manifest) -> int:
-    """Training windows that ask for no next item."""
-    lone = sum(row.instances for row in manifest.length_histogram if row.length == 1)
-    return lone // _instances_of_a_window(manifest)
-
-
-def steps_per_pass(buckets: Sequence[Bucket], batch_size: int) -> int:
-    """Batches in one pass over the records: each bucket's last one is filled up with padding."""
-    return sum(-(-bucket.instances // batch_size) for bucket in buckets)
 
 
 def training_batches(
@@ -161,7 +70,7 @@ def training_batches(
         most_predictions(bucket.length, masking) if redrawn else bucket.predictions for bucket in buckets
     ]
     predictions = tf.constant(widths, tf.int64)
-    copies = 1 if asked == "next" else _instances_of_a_window(manifest)
+    copies = 1 if asked == "next" else instances_per_window(manifest)
     turns = copies
     if asked == "last":  # and enough to fill a pass's batches whatever the cuts: all shapes' last ones, and begun ones
         turns += -(-2 * len(buckets) * batch_size // manifest.records("train"))
@@ -253,61 +162,3 @@ def training_batches(
     options = tf.data.Options()
     options.deterministic = True
     return batches.with_options(options).prefetch(4)
-
-
-def _instances_of_a_window(manifest: Manifest) -> int:
-    return manifest.config.masking.duplicate_factor + manifest.config.masking.last_item_instances
-
-
-def evaluation_batches(
-    data_dir: str | pathlib.Path,
-    manifest: Manifest,
-    split: str,
-    batch_size: int,
-    max_users: int | None = None,
-    max_items: int | None = None,
-) -> tf.data.Dataset:
-    """The users of "validation" or "test", in the order of the files, those of similar history length together.
-
-    A batch has at most `batch_size` users, and fewer where histories are longer than 8,192 items: it never has more
-    slots than `batch_size` histories of that length, or than the next power of two above one longer history.
-
-    Args:
-        data_dir: of `manifest`.
-        manifest: names the shards.
-        split: "validation" or "test".
-        batch_size: B at most.
-        max_users: the first so many users; None: all.
-        max_items: how many items of a history, the newest ones, `item_ids` keeps; None: all. A model of N items needs
-            N - 1.
-
-    Returns:
-        Dicts of item_ids int32 [B, L], the histories, and seen_item_ids int32 [B, S], each item of the whole history
-        once, both padded with PAD_ID; history_length int32 [B], of the whole history; target_item_id int32 [B];
-        negative_item_ids int32 [B, M] padded with PAD_ID; trained_items int32 [B]; user_id string [B].
-    """
-
-    def read_user(record: tf.Tensor) -> dict[str, tf.Tensor]:
-        user = parse(EVALUATION_USER, record)
-        history = user["item_ids"]
-        return user | {
-            "item_ids": history if max_items is None else history[-max_items:],
-            "seen_item_ids": tf.unique(history).y,
-            "history_length": tf.size(history),
-        }
-
-    files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards(split) if shard.records]
-    users = tf.data.TFRecordDataset(files).map(read_user, num_parallel_calls=2)
-    if max_users is not None:
-        users = users.take(max_users)
-    boundaries = [2**power for power in range(4, 31)]
-    batches = users.bucket_by_sequence_length(
-        lambda user: user["history_length"],
-        bucket_boundaries=boundaries,
-        # As many users as histories of `_MAX_FULL_BATCH_LENGTH` items have slots.
-        bucket_batch_sizes=[
-            *(min(batch_size, max(1, batch_size * _MAX_FULL_BATCH_LENGTH // boundary)) for boundary in boundaries),
-            1,
-        ],
-    )
-    return batches.prefetch(2)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import Config, TrainingConfig
-from bert4rec_tf.losses import gbce_beta, gbce_loss, sampled_softmax_loss
+from bert4rec_tf.model.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _FIRST_STEP = 2**30  # sets the draws of the items apart from those of the dropout, which count steps from 0

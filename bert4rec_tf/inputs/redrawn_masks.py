@@ -4,9 +4,9 @@ The numbers are those of `tfrecords.hashed_random`, bit for bit, so what a recor
 seed, the epoch and the record's place in the files, whatever the order in which records are read.
 """
 
-import numpy as np
 import tensorflow as tf
 
+from bert4rec_tf.inputs.hashed_random import draw_below, hashed_bits, hashed_uniform, sorted_bits
 from tfrecords.config import MaskingConfig
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
@@ -42,7 +42,7 @@ def draw_masks(
     lengths = tf.reduce_sum(tf.cast(item_ids != PAD_ID, tf.int32), axis=1, keepdims=True)
     # In double precision, as NumPy does: where a number of slots ends in .5, single precision may round otherwise.
     rates = tf.gather(
-        tf.constant(masking.masking_rates, tf.float64), _draw_below(len(masking.masking_rates), keys, _RATE)
+        tf.constant(masking.masking_rates, tf.float64), draw_below(len(masking.masking_rates), keys, _RATE)
     )
     numbers = tf.maximum(tf.cast(tf.math.rint(tf.cast(lengths, tf.float64) * rates), tf.int32), 1)
     if masking.max_predictions is not None:
@@ -50,9 +50,9 @@ def draw_masks(
 
     slot_keys = hashed_bits(keys, _SLOT, places)
     slots = tf.where(places < lengths, slot_keys, tf.uint64.max)
-    kth = tf.gather(_sorted(slots), numbers - 1, batch_dims=1)
+    kth = tf.gather(sorted_bits(slots), numbers - 1, batch_dims=1)
     copies = masking.duplicate_factor + masking.last_item_instances
-    last_only = _draw_below(copies, keys, _LAST_ONLY) >= masking.duplicate_factor
+    last_only = draw_below(copies, keys, _LAST_ONLY) >= masking.duplicate_factor
     masked = tf.where(last_only, places == lengths - 1, (slots <= kth) & (places < lengths))
 
     nowhere = tf.shape(item_ids)[1]
@@ -65,7 +65,7 @@ def draw_masks(
     replacement = tf.fill(tf.shape(item_ids), MASK_ID)
     if masking.random_item_rate or masking.kept_item_rate:
         draw = hashed_uniform(slot_keys, _REPLACEMENT)
-        random_items = NUM_SPECIAL_IDS + _draw_below(vocabulary_size - NUM_SPECIAL_IDS, slot_keys, _RANDOM_ITEM)
+        random_items = NUM_SPECIAL_IDS + draw_below(vocabulary_size - NUM_SPECIAL_IDS, slot_keys, _RANDOM_ITEM)
         replacement = tf.where(draw < masking.random_item_rate + masking.kept_item_rate, item_ids, replacement)
         replacement = tf.where(draw < masking.random_item_rate, random_items, replacement)
     return {
@@ -77,47 +77,4 @@ def draw_masks(
 
 def draw_cut(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """How many of a window's items are left, int32: from two (or one, of one) to `length`, any number as likely."""
-    return length - _draw_below(tf.maximum(length - 1, 1), key, _CUT)[0]
-
-
-def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
-    """`tfrecords.hashed_random.hashed_bits` in the graph: uint64, of the parts' broadcast shape."""
-    bits = tf.zeros([1], tf.uint64)
-    for part in parts:
-        value = tf.constant(part, tf.uint64) if isinstance(part, int) else tf.cast(part, tf.uint64)
-        bits = tf.bitwise.bitwise_xor(*_broadcast(bits, value)) + _constant(0x9E3779B97F4A7C15)
-        bits = _shift_xor(bits, 30) * _constant(0xBF58476D1CE4E5B9)
-        bits = _shift_xor(bits, 27) * _constant(0x94D049BB133111EB)
-        bits = _shift_xor(bits, 31)
-    return bits
-
-
-def hashed_uniform(*parts: tf.Tensor | int) -> tf.Tensor:
-    """`tfrecords.hashed_random.hashed_uniform` in the graph: float64 in [0, 1)."""
-    bits = hashed_bits(*parts)
-    return tf.cast(tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(11))), tf.float64) * 2.0**-53
-
-
-def _draw_below(number: tf.Tensor | int, *parts: tf.Tensor | int) -> tf.Tensor:
-    return tf.cast(tf.math.floormod(hashed_bits(*parts), tf.cast(number, tf.uint64)), tf.int32)
-
-
-def _sorted(bits: tf.Tensor) -> tf.Tensor:
-    """Rows of uint64, rising, by way of int64: the sign bit flipped keeps the order."""
-    flip = tf.fill(tf.shape(bits), _constant(1 << 63))
-    signed = tf.bitcast(tf.bitwise.bitwise_xor(bits, flip), tf.int64)
-    return tf.bitwise.bitwise_xor(tf.bitcast(tf.sort(signed, axis=1), tf.uint64), flip)
-
-
-def _shift_xor(bits: tf.Tensor, by: int) -> tf.Tensor:
-    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(by))))
-
-
-def _broadcast(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    # Bitwise ops do not promise to broadcast.
-    shape = tf.broadcast_dynamic_shape(tf.shape(one), tf.shape(other))
-    return tf.broadcast_to(one, shape), tf.broadcast_to(other, shape)
-
-
-def _constant(value: int) -> tf.Tensor:
-    return tf.constant(np.uint64(value))
+    return length - draw_below(tf.maximum(length - 1, 1), key, _CUT)[0]

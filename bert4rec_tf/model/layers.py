@@ -1,11 +1,26 @@
-"""A dense layer, x W + b, over the last axis."""
+"""What the layers share: initial values, a dense projection, layer normalisation."""
 
+import hashlib
 from typing import Any
 
 import tensorflow as tf
 
+import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.embeddings import derived_seed, paper_initializer
+
+
+def paper_initializer(config: ModelConfig, seed: int) -> tf.keras.initializers.Initializer:
+    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations.
+
+    Departure from the authors' code: there the range is the standard deviation, and the cut is at twice the range.
+    """
+    return tf.keras.initializers.TruncatedNormal(stddev=config.initializer_range / 2, seed=seed)
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """The seed of one part of the model: weights of one shape start apart, and the same in every process."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
 
 
 class Projection(tf.keras.layers.Dense):
@@ -30,3 +45,10 @@ class Projection(tf.keras.layers.Dense):
         """float32 [..., D] -> float32 [..., units]."""
         flat = super().call(tf.reshape(inputs, [-1, inputs.shape[-1]]))
         return tf.reshape(flat, tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0))
+
+
+def layer_norm(config: ModelConfig, name: str) -> tf.keras.layers.Layer:
+    """Layer norm over D with BERT's epsilon; what it is given where `config.layer_norm` is "none"."""
+    if config.layer_norm == "none":
+        return tf.keras.layers.Activation("linear", name=name)
+    return tf.keras.layers.LayerNormalization(epsilon=1e-12, name=name)

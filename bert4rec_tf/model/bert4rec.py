@@ -8,15 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config, ModelConfig
-from bert4rec_tf.embeddings import ItemAndPositionEmbedding
-from bert4rec_tf.encoder import Encoder
-from bert4rec_tf.losses import masked_item_loss
-from bert4rec_tf.masked_item_head import MaskedItemHead
-from bert4rec_tf.sampled_loss import SampledLoss
+from bert4rec_tf.model.batch import ENCODER_INPUTS, Batch, pack_slots
+from bert4rec_tf.model.embeddings import ItemAndPositionEmbedding
+from bert4rec_tf.model.encoder import Encoder
+from bert4rec_tf.model.losses import masked_item_loss
+from bert4rec_tf.model.masked_item_head import MaskedItemHead
+from bert4rec_tf.model.sampled_loss import SampledLoss
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
-Batch = dict[str, tf.Tensor]
 _INPUT_SPECS = {
     "item_ids": tf.TensorSpec([None, None], tf.int32),
     "valid_mask": tf.TensorSpec([None, None], tf.bool),
@@ -271,7 +271,7 @@ class Bert4Rec(tf.keras.Model):
         """
         batch = self._checked(_inputs_alone(data), _LABELLED)
         drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(tf.constant(-1))  # no step of a training
-        loss, weight = self._compiled_loss(_packed(batch) | drawn | {"dropout_seed": None})
+        loss, weight = self._compiled_loss(pack_slots(batch) | drawn | {"dropout_seed": None})
         loss, weight = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight])
         return self._compiled.add(loss / tf.maximum(weight, 1.0), weight)
 
@@ -306,7 +306,7 @@ class Bert4Rec(tf.keras.Model):
         first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32), first_row])
         drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(self.optimizer.iterations)
-        loss, weight, gradients = self._compiled_gradients(_packed(batch) | drawn | {"dropout_seed": seed})
+        loss, weight, gradients = self._compiled_gradients(pack_slots(batch) | drawn | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
         divisor = tf.maximum(weight, 1.0)
@@ -325,7 +325,7 @@ class Bert4Rec(tf.keras.Model):
 
     def _loss(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Summed over the masked items of a packed batch, and their weights' sum."""
-        hidden = self.encode(*(batch.get(name) for name in _ENCODED))
+        hidden = self.encode(*(batch.get(name) for name in ENCODER_INPUTS))
         if self._sampled_loss is None:
             logits = self.head(hidden, self.embedding.item_table)
             return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
@@ -398,29 +398,6 @@ def _assert_below(limit: tf.Tensor | int, name: str, values: tf.Tensor) -> tf.Op
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise InputError(message)
-
-
-_ENCODED = ("item_ids", "valid_mask", "masked_positions", "dropout_seed", "slots")
-_PACKINGS = 8  # numbers of slots that a batch shape is computed with, for XLA compiles each
-
-
-def _packed(batch: Batch) -> Batch:
-    """Adds `slots`, int32 [M], and gives the masked items and weights of these alone, [1, M] instead of [B, P].
-
-    Rows mask few or many items and are all padded to the most, P; what follows the last attention is computed for what
-    is masked. M is rounded up, so that it takes few values; on a TPU, which takes but one, it is B x P.
-    """
-    weights = tf.reshape(batch["masked_weights"], [-1])
-    all_slots = tf.range(tf.size(weights))
-    on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
-    slots = all_slots if on_tpu else tf.boolean_mask(all_slots, weights > 0)
-    step = -(-tf.size(weights) // _PACKINGS)
-    padding = [[0, tf.maximum(-(-tf.size(slots) // step), 1) * step - tf.size(slots)]]
-    return batch | {
-        "slots": tf.pad(slots, padding),
-        "masked_item_ids": tf.pad(tf.gather(tf.reshape(batch["masked_item_ids"], [-1]), slots), padding)[None],
-        "masked_weights": tf.pad(tf.gather(weights, slots), padding)[None],
-    }
 
 
 def _divided(gradient: tf.Tensor | tf.IndexedSlices, by: tf.Tensor) -> tf.Tensor | tf.IndexedSlices:

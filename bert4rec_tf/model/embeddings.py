@@ -1,13 +1,12 @@
 """Input embeddings: what the item is and where it stands (paper section 3.4)."""
 
-import hashlib
 from typing import Any
 
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.dropout import SeededDropout
-from bert4rec_tf.layer_norm import layer_norm
+from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.model.layers import derived_seed, layer_norm, paper_initializer
 
 
 class ItemAndPositionEmbedding(tf.keras.layers.Layer):
@@ -61,17 +60,3 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
     def _add_table(self, name: str, shape: list[int]) -> tf.Variable:
         return self.add_weight(name, shape, initializer=paper_initializer(self.config, derived_seed(self._seed, name)))
-
-
-def paper_initializer(config: ModelConfig, seed: int) -> tf.keras.initializers.Initializer:
-    """The truncated normal within +-`initializer_range` (paper section 4.3): Keras cuts at two standard deviations.
-
-    Departure from the authors' code: there the range is the standard deviation, and the cut is at twice the range.
-    """
-    return tf.keras.initializers.TruncatedNormal(stddev=config.initializer_range / 2, seed=seed)
-
-
-def derived_seed(seed: int, name: str) -> int:
-    """The seed of one part of the model: weights of one shape start apart, and the same in every process."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1

@@ -4,12 +4,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from bert4rec_tf.attention import MultiHeadAttention
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.dropout import SeededDropout
-from bert4rec_tf.embeddings import derived_seed
-from bert4rec_tf.layer_norm import layer_norm
-from bert4rec_tf.projection import Projection
+from bert4rec_tf.model.attention import MultiHeadAttention
+from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.model.layers import Projection, derived_seed, layer_norm
 
 _SALTS_OF_A_BLOCK = 10
 

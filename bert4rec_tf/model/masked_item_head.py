@@ -5,8 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.embeddings import derived_seed
-from bert4rec_tf.projection import Projection
+from bert4rec_tf.model.layers import Projection, derived_seed
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 # The softmax is over items: [PAD], [MASK] and [UNK] never take part.

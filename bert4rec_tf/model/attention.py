@@ -5,9 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.dropout import SeededDropout
-from bert4rec_tf.embeddings import derived_seed
-from bert4rec_tf.projection import Projection
+from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.model.layers import Projection, derived_seed
 
 # Added to the scores of what a slot must not see: padding, and with causal attention what comes later. Its weight after
 # the softmax is 0 to the last bit, and a row of padding stays finite.

@@ -1,0 +1,1 @@
+"""What training, evaluation and serving read: batches out of TFRecords."""

@@ -1,0 +1,47 @@
+"""Random numbers in TensorFlow as hashes of what they are for."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
+    """`tfrecords.hashed_random.hashed_bits` in the graph: uint64, of the parts' broadcast shape."""
+    bits = tf.zeros([1], tf.uint64)
+    for part in parts:
+        value = tf.constant(part, tf.uint64) if isinstance(part, int) else tf.cast(part, tf.uint64)
+        bits = tf.bitwise.bitwise_xor(*_broadcast(bits, value)) + _constant(0x9E3779B97F4A7C15)
+        bits = _shift_xor(bits, 30) * _constant(0xBF58476D1CE4E5B9)
+        bits = _shift_xor(bits, 27) * _constant(0x94D049BB133111EB)
+        bits = _shift_xor(bits, 31)
+    return bits
+
+
+def hashed_uniform(*parts: tf.Tensor | int) -> tf.Tensor:
+    """`tfrecords.hashed_random.hashed_uniform` in the graph: float64 in [0, 1)."""
+    bits = hashed_bits(*parts)
+    return tf.cast(tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(11))), tf.float64) * 2.0**-53
+
+
+def draw_below(number: tf.Tensor | int, *parts: tf.Tensor | int) -> tf.Tensor:
+    return tf.cast(tf.math.floormod(hashed_bits(*parts), tf.cast(number, tf.uint64)), tf.int32)
+
+
+def sorted_bits(bits: tf.Tensor) -> tf.Tensor:
+    """Rows of uint64, rising, by way of int64: the sign bit flipped keeps the order."""
+    flip = tf.fill(tf.shape(bits), _constant(1 << 63))
+    signed = tf.bitcast(tf.bitwise.bitwise_xor(bits, flip), tf.int64)
+    return tf.bitwise.bitwise_xor(tf.bitcast(tf.sort(signed, axis=1), tf.uint64), flip)
+
+
+def _shift_xor(bits: tf.Tensor, by: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(by))))
+
+
+def _broadcast(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    # Bitwise ops do not promise to broadcast.
+    shape = tf.broadcast_dynamic_shape(tf.shape(one), tf.shape(other))
+    return tf.broadcast_to(one, shape), tf.broadcast_to(other, shape)
+
+
+def _constant(value: int) -> tf.Tensor:
+    return tf.constant(np.uint64(value))

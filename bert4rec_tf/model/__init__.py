@@ -1,0 +1,1 @@
+"""The Transformer (paper section 3): embeddings, encoder, output layer and losses."""
