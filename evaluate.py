@@ -10,30 +10,28 @@ about a model in one page.
 import json
 import os
 import pathlib
-import platform
-from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import tensorflow as tf
 from absl import app, flags
 
-from bert4rec_tf.catalogue import TOP_K
 from bert4rec_tf.command_line import command
-from bert4rec_tf.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.config import Config, EvaluationConfig, read_settings
-from bert4rec_tf.evaluation import Scorer, evaluate, last_item_scorer, make_ranker, metrics_json, popularity_scorer
-from bert4rec_tf.item_map import read_item_groups
-from bert4rec_tf.metrics import METRICS
+from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
+from bert4rec_tf.evaluation.comparison import PROTOCOLS, compare_runs
+from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
+from bert4rec_tf.evaluation.metrics import TOP_K
+from bert4rec_tf.evaluation.results import hardware, print_metrics, print_slices, metrics_json
+from bert4rec_tf.evaluation.user_ranks import users_file, write_users
 from bert4rec_tf.model_dir import TrainedModel, load_model
-from bert4rec_tf.report import Evaluation, write_report
-from bert4rec_tf.user_ranks import users_file, write_users
+from bert4rec_tf.report.evaluated_model import Evaluation
+from bert4rec_tf.report.item_map import read_item_groups
+from bert4rec_tf.report.report import write_report
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.vocabulary import Vocabulary
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
 _BASELINE = flags.DEFINE_enum(
     "baseline", None, ["popularity", "optimum"], "instead of --model_dir; optimum: of --dataset=synthetic"
@@ -80,7 +78,7 @@ def main() -> None:
     with records.unchanged():
         ranks = evaluate(ranker, _DATA.value, manifest, _SPLIT.value, max_items=max_items)
     metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value, drop_seen)
-    metrics["hardware"] = _hardware()
+    metrics["hardware"] = hardware()
     if _OUTPUT.value:
         pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         write_users(users_file(_OUTPUT.value), ranks, vocabulary)
@@ -90,10 +88,10 @@ def main() -> None:
         evaluation = Evaluation(*directories, trained, manifest, vocabulary, ranks, metrics)
         with records.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
-    _print_metrics(_SPLIT.value, metrics, manifest)
+    print_metrics(_SPLIT.value, metrics, manifest)
     if "unseen_users" in metrics:
-        _print_metrics(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
-    _print_slices(metrics)
+        print_metrics(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
+    print_slices(metrics)
 
 
 def _compare(metrics_files: list[str]) -> None:
@@ -115,42 +113,6 @@ def _compare(metrics_files: list[str]) -> None:
             low, high = row["ci95"]
             shown = f"{row['a']:>8.4f} {row['b']:>8.4f} {row['difference']:>+8.4f}   [{low:+.4f}, {high:+.4f}]"
             print(f"{protocol + ' ' + name:<16}{shown} {row['p']:>8.4f} {row['p_holm']:>9.4f}")
-
-
-def _print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
-    among = f"{manifest.config.data.num_negatives} negatives"
-    for protocol, says in (("full", "all items"), ("sampled", among)):
-        values = metrics[protocol]
-        users = values.get("users", metrics["users"])
-        shown = "  ".join(f"{name} {values[name]:.4f}" for name in METRICS) if users else "-"
-        print(f"{who}, {users:,} users, {says + ':':<15} {shown}")
-    if left_out := metrics["sampled"]["users_left_out"]:
-        print(f"{who}, {left_out:,} users left out of the ranking among {among}: they have fewer")
-
-
-def _print_slices(metrics: dict[str, Any]) -> None:
-    repeats = metrics["repeats"]
-    if repeats["users"]:
-        rule = "and count as missed" if metrics["drop_seen"] else "and are ranked"
-        print(
-            f"repeats: {repeats['users']:,} of {metrics['users']:,} targets ({repeats['share']:.1%}) stand in their "
-            f"user's own history {rule} (evaluation.drop_seen={str(metrics['drop_seen']).lower()})"
-        )
-        _print_repeats(metrics["slices"]["repeats"])
-    for name, says in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
-        shown = "  ".join(
-            f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} {group['full']['ndcg@10']:.4f}"
-            for group in metrics["slices"][name]
-        )
-        print(f"NDCG@10 of all items by {says}: {shown}")
-    print("  ".join(f"{name} {value:.4f}" for name, value in metrics["catalogue"].items() if value is not None))
-
-
-def _print_repeats(groups: list[dict[str, Any]]) -> None:
-    shown = "  ".join(
-        f"{'repeat' if group['repeat'] else 'no repeat'} {group['full']['ndcg@10']:.4f}" for group in groups
-    )
-    print(f"NDCG@10 of all items by repeats: {shown}")
 
 
 def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:
@@ -186,18 +148,6 @@ def _scorer(
         return popularity_scorer(vocabulary), {"baseline": "popularity"}
     log = MarkovLog.from_description(manifest.source)
     return last_item_scorer(log.transitions(), vocabulary, log.item_ids()), {"baseline": "optimum"}
-
-
-def _hardware() -> dict[str, object]:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    return {
-        "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "gpus": len(tf.config.list_physical_devices("GPU")),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from bert4rec_tf.inputs.user_histories import histories_of
+from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
@@ -49,7 +49,7 @@ def main(_: list[str]) -> None:
         command += [f"--data_dir={_DATA.value}", f"--top_k={_K}"]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         (versions[index],) = exports.glob("[0-9]*")
-    rows = [row for rows, _ in histories_of(_DATA.value, "test", _USERS, _USERS) for row in rows]
+    rows = [row for rows, _ in iterate_raw_histories(_DATA.value, "test", _USERS, _USERS) for row in rows]
     requests = [("serving_default", {"item_ids": [[item_id for item_id in row if item_id]]}) for row in rows]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     program, found, times = cpp_runner.build(work), {}, {}

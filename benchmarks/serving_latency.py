@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.config import Config, ModelConfig
-from bert4rec_tf.inputs.user_histories import histories_of
+from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 
 _VERSION = flags.DEFINE_string("version", None, "an exported version", required=True)
 _DATA = flags.DEFINE_string("data_dir", None, "records whose test users are asked for", required=True)
@@ -63,7 +63,7 @@ def main(_: list[str]) -> None:
     version = pathlib.Path(_VERSION.value)
     config = Config.from_dict(json.loads((version / "assets.extra" / "metadata.json").read_text())["config"])
     length = config.data.max_seq_length
-    histories = [row for rows, _ in histories_of(_DATA.value, "test", 64, _USERS) for row in rows]
+    histories = [row for rows, _ in iterate_raw_histories(_DATA.value, "test", 64, _USERS) for row in rows]
     histories = [[item_id for item_id in row if item_id] for row in histories]
     whole = [row[-(length - 1) :] for row in histories if len(row) >= length - 1][:25]
     with tempfile.TemporaryDirectory() as work:

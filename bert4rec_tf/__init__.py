@@ -21,7 +21,7 @@ _PUBLIC = {
     "Config": "bert4rec_tf.config",
     "Recommender": "bert4rec_tf.serving",
     "Vocabulary": "tfrecords.vocabulary",
-    "evaluate": "bert4rec_tf.evaluation",
+    "evaluate": "bert4rec_tf.evaluation.evaluate",
     "export": "bert4rec_tf.publishing",
     "load_model": "bert4rec_tf.model_dir",
     "train": "bert4rec_tf.training",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from bert4rec_tf.config import TrainingConfig
-from bert4rec_tf.evaluation import Ranks
+from bert4rec_tf.evaluation.evaluate import Ranks
 from bert4rec_tf.model_dir import Checkpoints, Progress
 from bert4rec_tf.progress_bar import Profiler, ProgressBar
 from bert4rec_tf.run_clock import RunClock

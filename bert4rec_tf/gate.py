@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.comparison import paired_bootstrap
-from bert4rec_tf.inputs.user_histories import histories_of
-from bert4rec_tf.metrics import MISSED_RANK, ranking_gains
+from bert4rec_tf.evaluation.comparison import paired_bootstrap
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_gains
+from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from tfrecords.errors import InputError
 
 _USERS = 10_000  # at the most: the first ones of the split, the same for both versions
@@ -90,7 +90,7 @@ def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str, drop_s
     loaded = [_load(version, drop_seen) for version in (candidate, served)]
     cutoff = min(_CUTOFF, *(version.top_k for version in loaded))
     ranks: list[list[np.ndarray]] = [[], []]
-    for rows, targets in histories_of(data_dir, "validation", _BATCH_USERS, _USERS):
+    for rows, targets in iterate_raw_histories(data_dir, "validation", _BATCH_USERS, _USERS):
         for version, found in zip(loaded, ranks, strict=True):
             found.append(_ranks(version, rows, targets, cutoff))
     if not ranks[0]:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from bert4rec_tf.gate import compare
-from bert4rec_tf.inputs.user_histories import histories_of
+from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.provenance import provenance
@@ -257,7 +257,7 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
 
 def _known_histories(trained: TrainedModel, data_dir: str) -> list[tf.Tensor]:
     """Of validation users, int32 [B, L] a batch."""
-    batches = [rows for rows, _ in histories_of(data_dir, "validation", _BATCH_USERS, _SAMPLE_USERS)]
+    batches = [rows for rows, _ in iterate_raw_histories(data_dir, "validation", _BATCH_USERS, _SAMPLE_USERS)]
     # At once: each call goes through the whole vocabulary.
     ids = iter(trained.vocabulary.ids_of([item_id for rows in batches for row in rows for item_id in row]))
     return [tf.constant([[next(ids) for _ in row] for row in rows], tf.int32) for rows in batches]

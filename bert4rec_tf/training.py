@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bert4rec_tf.bookkeeping import Books
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation import Ranker, Ranks, evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import Ranker, Ranks, evaluate, make_ranker
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
 from bert4rec_tf.inputs.objectives import Asked, lengths_of, predicted_slots, windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import TrainingConfig
-from bert4rec_tf.evaluation import Ranks
-from bert4rec_tf.metrics import METRICS, MISSED_RANK
+from bert4rec_tf.evaluation.evaluate import Ranks
+from bert4rec_tf.evaluation.metrics import METRICS, MISSED_RANK
 from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress
 from bert4rec_tf.progress_bar import ProgressBar
 from bert4rec_tf.run_clock import RunClock

@@ -6,8 +6,8 @@ import tensorflow as tf
 from numpy_bert4rec import attention_of_blocks
 from test_model import CAUSAL, DISTANCES, NEWEST, PRE, SMALL, TWO_LAYERS, paper_weights, random_model
 
-from bert4rec_tf.attention_maps import attention_maps, attention_weights
 from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.report.attention_maps import attention_maps, attention_weights
 from tfrecords.vocabulary import MASK_ID, PAD_ID, UNK_ID
 
 # The model's windows have at most 8 slots: of the second history the newest 7 items count, of the third the known ones.

@@ -15,10 +15,10 @@ import pytest
 import tensorflow as tf
 from command_line import ROOT, run
 
-from bert4rec_tf.evaluation import evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
+from bert4rec_tf.evaluation.user_ranks import read_users, users_file
 from bert4rec_tf.inputs.evaluation_batches import evaluation_batches
 from bert4rec_tf.model_dir import load_model
-from bert4rec_tf.user_ranks import read_users, users_file
 from tfrecords.manifest import Manifest
 
 SETTINGS = [

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from user_ranks_by_hand import ranks_of_users
 
-from bert4rec_tf import comparison
-from bert4rec_tf.comparison import compare_runs, holm, paired_bootstrap
-from bert4rec_tf.metrics import NO_RANK, ranking_gains, ranking_metrics
-from bert4rec_tf.user_ranks import Ranks, read_users, users_file, write_users
+from bert4rec_tf.evaluation import comparison
+from bert4rec_tf.evaluation.comparison import compare_runs, holm, paired_bootstrap
+from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_gains, ranking_metrics
+from bert4rec_tf.evaluation.user_ranks import Ranks, read_users, users_file, write_users
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import PAD_ID, Vocabulary
 

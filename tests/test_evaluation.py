@@ -10,16 +10,11 @@ import tensorflow as tf
 from user_ranks_by_hand import ranks_of_users
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation import (
-    Scorer,
-    evaluate,
-    last_item_scorer,
-    make_ranker,
-    metrics_json,
-    popularity_scorer,
-)
-from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_metrics
-from bert4rec_tf.user_ranks import Ranks
+from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
+from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK, ranking_metrics
+from bert4rec_tf.evaluation.results import metrics_json
+from bert4rec_tf.evaluation.user_ranks import Ranks
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog

@@ -5,8 +5,9 @@ import pathlib
 import pytest
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation import evaluate, last_item_scorer, make_ranker, popularity_scorer
-from bert4rec_tf.metrics import ranking_metrics
+from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
+from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
+from bert4rec_tf.evaluation.metrics import ranking_metrics
 from bert4rec_tf.strategy import make_strategy
 from bert4rec_tf.training import train
 from pipelines.build import build_records

@@ -8,8 +8,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert4rec_tf.metrics import MISSED_RANK, NO_RANK, ranking_gains, ranking_metrics, sampled_metrics
-from bert4rec_tf.ranking import full_ranks
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK, ranking_gains, ranking_metrics, sampled_metrics
+from bert4rec_tf.evaluation.ranking_ops import full_ranks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 NAMES = ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]

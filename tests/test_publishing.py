@@ -21,10 +21,10 @@ from tiny_version import ask_for_no_items
 import bert4rec_tf
 from bert4rec_tf import publishing
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation import evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_metrics
 from bert4rec_tf.gate import Comparison, compare
-from bert4rec_tf.inputs.user_histories import histories_of
-from bert4rec_tf.metrics import MISSED_RANK, ranking_metrics
+from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
 from bert4rec_tf.provenance import git_state, provenance
@@ -337,7 +337,7 @@ def test_the_gate_needs_a_hit_and_users(
     def users(*_: object) -> Iterator[tuple[list[list[str]], list[str]]]:
         yield from found
 
-    monkeypatch.setattr("bert4rec_tf.inputs.user_histories.histories_of", users)
+    monkeypatch.setattr("bert4rec_tf.gate.iterate_raw_histories", users)
     found: list[tuple[list[list[str]], list[str]]] = [([["a"], ["b"]], ["unknown", "unknown"])]
     nothing = compare(exported, exported, str(data_dir))
     assert (nothing.users, nothing.candidate, nothing.served) == (2, 0, 0)
@@ -354,7 +354,7 @@ def test_users_of_replaced_records_are_refused(tmp_path: pathlib.Path) -> None:
         build_records(log, {}, CONFIG, str(tmp_path / "data"), overwrite=True)
 
     build(1)
-    users = histories_of(str(tmp_path / "data"), "validation", 10, 60)
+    users = iterate_raw_histories(str(tmp_path / "data"), "validation", 10, 60)
     next(users)
     build(2)
     with pytest.raises(InputError, match="run the same command again when the records are complete"):

@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf.ranking import best_items, full_ranks, items_in, sampled_ranks
+from bert4rec_tf.evaluation.ranking_ops import best_items, full_ranks, items_in, sampled_ranks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID
 
 VOCABULARY_SIZE = 9

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from user_ranks_by_hand import ranks_of_users
 
-from bert4rec_tf.charts import Measured, bars, curve, dots, heat_map, short_number, whiskers
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation import evaluate, make_ranker, metrics_json
-from bert4rec_tf.example_users import histories_of, spread_over_ranks, with_long_histories
-from bert4rec_tf.item_map import item_map, principal_plane, read_item_groups
-from bert4rec_tf.learning_curves import learning_curves, read_history
-from bert4rec_tf.markup import Markup, element, together
-from bert4rec_tf.metrics import NO_RANK
+from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
+from bert4rec_tf.evaluation.metrics import NO_RANK
+from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
-from bert4rec_tf.report import Evaluation, write_report
-from bert4rec_tf.report_page import page
+from bert4rec_tf.report.charts import Measured, bars, curve, dots, heat_map, whiskers
+from bert4rec_tf.report.evaluated_model import Evaluation
+from bert4rec_tf.inputs.user_histories import read_histories
+from bert4rec_tf.report.example_users import spread_over_ranks, with_long_histories
+from bert4rec_tf.report.html import Markup, element, page, short_number, together
+from bert4rec_tf.report.item_map import item_map, principal_plane, read_item_groups
+from bert4rec_tf.report.learning_curves import learning_curves, read_history
+from bert4rec_tf.report.report import write_report
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
@@ -204,7 +206,7 @@ def test_settings_that_differ_stand_apart(report: str) -> None:
 def test_users_have_their_history_their_truth_and_hits(report: str, evaluation: Evaluation) -> None:
     ranks, vocabulary = evaluation.ranks, evaluation.vocabulary
     rows = spread_over_ranks(ranks)
-    histories = histories_of(set(ranks.user_ids), evaluation.data_dir, evaluation.manifest, "test")
+    histories = read_histories(set(ranks.user_ids), evaluation.data_dir, evaluation.manifest, "test")
     assert len(histories) == len(ranks.user_ids)
     cards = re.findall(r"<article.*?</article>", report, re.DOTALL)
 

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from user_ranks_by_hand import ranks_of_users
 
-from bert4rec_tf.catalogue import catalogue_metrics
-from bert4rec_tf.metrics import ranking_metrics
-from bert4rec_tf.slices import popularity_groups, slices
+from bert4rec_tf.evaluation.metrics import catalogue_metrics, ranking_metrics
+from bert4rec_tf.evaluation.slices import popularity_groups, slices
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 BUCKETS = [(1, 4), (5, 9), (10, 19), (20, 49), (50, 99), (100, 199), (200, None)]

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from bert4rec_tf import training
 from bert4rec_tf.config import Config
+from bert4rec_tf.evaluation.user_ranks import Ranks
 from bert4rec_tf.steps import StepSums
 from bert4rec_tf.training import train
-from bert4rec_tf.user_ranks import Ranks
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bert4rec_tf.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import Ranks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bert4rec_tf.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import Ranks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 HISTORY_LENGTHS = (1, 5, 10, 20, 50, 100, 200)  # where a bucket begins

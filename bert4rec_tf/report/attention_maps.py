@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.report.charts import heat_map
+from bert4rec_tf.report.html import Markup, element, together
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 SLOTS = 20  # the newest of the window, [MASK] the last
@@ -111,3 +113,32 @@ def _window(history: np.ndarray, model: Bert4Rec) -> np.ndarray:
     items = np.asarray(history)
     items = items[items >= NUM_SPECIAL_IDS][-(model.max_seq_length - 1) :]
     return items if model.config.attention == "causal" and len(items) else np.append(items, MASK_ID)
+
+
+_LABELLED_SLOTS = 5  # every so many, from the newest
+
+
+def attention_section(maps: AttentionMaps) -> Markup:
+    """A heat map for each head, by layer."""
+    size, last = maps.weights.shape[-1], "0" if maps.causal else "M"
+    names = [f"-{back}" if back and back % _LABELLED_SLOTS == 0 else "" for back in range(size - 1, 0, -1)] + [last]
+    shown = []
+    for layer, heads in enumerate(maps.weights, start=1):
+        figures = []
+        for head, weights in enumerate(heads, start=1):
+            share = maps.shown[layer - 1, head - 1]
+            caption = (
+                f"Head {head}: {weights.min():.4f} to {weights.max():.4f}; {last} has {share:.0%} of its weight here"
+            )
+            drawn = heat_map(weights, names, f"attention of layer {layer}, head {head}")
+            figures.append(element("figure", element("figcaption", caption), drawn))
+        shown += [element("h3", f"Layer {layer}"), element("div", *figures, class_="heads")]
+    users = f"{maps.users:,} user{'' if maps.users == 1 else 's'}"
+    asks = "0 is the newest item, which asks" if maps.causal else "M is [MASK] in the place of the next item"
+    says = (
+        f"Mean attention weights over {users} of at least {size - 1} items, from the slot that asks (row) to the slot "
+        f"attended to (column), for the newest {size} slots. {asks}, -5 the fifth "
+        "item before it. Each map has its own scale; its smallest and largest mean stand above it, and where they "
+        "hardly differ it has one shade."
+    )
+    return together(element("p", says, class_="soft"), *shown)

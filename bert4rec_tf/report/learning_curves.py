@@ -5,9 +5,10 @@ import math
 import pathlib
 from typing import Any
 
-from bert4rec_tf.charts import Measured, curve
-from bert4rec_tf.markup import Markup, element
 from bert4rec_tf.model_dir import HISTORY_FILE
+from bert4rec_tf.report.charts import Measured, curve
+from bert4rec_tf.report.evaluated_model import Evaluation
+from bert4rec_tf.report.html import Markup, chart_row, counted, element, together
 from tfrecords.errors import InputError
 
 
@@ -69,3 +70,15 @@ def _points(entry: dict[str, Any]) -> dict[str, Measured]:
         value, low, high = (math.nan if number is None else float(number) for number in numbers)
         found[protocol] = Measured(where, value, low, high)
     return found
+
+
+def learning_section(history: list[dict[str, Any]], evaluation: Evaluation) -> Markup:
+    if not history:
+        return element("p", "The model directory has no history.jsonl.")
+    step = evaluation.trained.state["step"]
+    says = (
+        f"{counted(len(history), 'validation')}. The dashed line marks the weights of this report, of step {step:,}; "
+        "the bands are 95% intervals over the validation users. The loss is the mean since the validation "
+        "before, or since the run was taken up."
+    )
+    return together(element("p", says, class_="soft"), chart_row(learning_curves(history, evaluation.protocols(), step)))

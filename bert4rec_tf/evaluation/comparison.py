@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bert4rec_tf.metrics import NO_RANK, ranking_gains, sampled_metrics
-from bert4rec_tf.user_ranks import read_users, users_file
+from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_gains, sampled_metrics
+from bert4rec_tf.evaluation.user_ranks import read_users, users_file
 from tfrecords.errors import InputError, check_local
 
 RESAMPLES = 10_000

@@ -1,8 +1,80 @@
-"""The page around a report: one HTML file that needs nothing beside it, in light and in dark."""
+"""HTML and SVG elements as text: what is not an element is escaped."""
 
+import html
+import re
 from collections.abc import Sequence
+from typing import Any
 
-from bert4rec_tf.markup import Markup, element, together
+_VOID = {"meta"}  # elements that have no end tag
+# HTML has no way to write these, and a lone surrogate cannot be saved as UTF-8.
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+class Markup(str):
+    """HTML. A plain str is text, and becomes this by `together` or inside an `element` alone."""
+
+    __slots__ = ()
+
+
+def together(*parts: object) -> Markup:
+    """Parts one after the other; those that are no `Markup` are escaped, None is left out."""
+    return Markup("".join(part if isinstance(part, Markup) else _escaped(part) for part in parts if part is not None))
+
+
+def element(tag: str, /, *children: object, **attributes: object) -> Markup:
+    """An element around its children.
+
+    Args:
+        tag: its name.
+        *children: as for `together`.
+        **attributes: any values, escaped; None leaves one out. `class_` is written class, `aria_label` aria-label.
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if tag in _VOID:
+        return Markup(f"<{tag}{written}>")
+    return Markup(f"<{tag}{written}>{together(*children)}</{tag}>")
+
+
+def _escaped(value: object) -> str:
+    return html.escape(_UNWRITABLE.sub("\ufffd", str(value)), quote=True)
+
+
+def short_number(value: float) -> str:
+    """At most some five characters: 0.05, 250, 40k, 2.5M."""
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{grouped_number(number)} {what}{'' if number == 1 else 's'}"
+
+
+def grouped_number(number: int) -> str:
+    return f"{number:,}" if number < 10_000 else short_number(number)
+
+
+def name_value_table(rows: list[tuple[str, Any]], kind: str | None = None) -> Markup:
+    written = (element("tr", element("th", name), element("td", _text(value))) for name, value in rows)
+    return element("table", element("tbody", *written), class_=kind)
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def figure(caption: str, drawn: Markup) -> Markup:
+    return element("figure", element("figcaption", caption), drawn)
+
+
+def chart_row(figures: list[Markup]) -> Markup:
+    return element("div", *figures, class_="charts")
+
 
 # The page may load nothing at all, whatever its text says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -1,21 +1,18 @@
 """Ranks each user's target by both protocols, over all users."""
 
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.catalogue import catalogue_metrics
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
+from bert4rec_tf.evaluation.ranking_ops import best_items, full_ranks, sampled_ranks
+from bert4rec_tf.evaluation.user_ranks import Ranks
 from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
-from bert4rec_tf.metrics import MISSED_RANK, NO_RANK
-from bert4rec_tf.ranking import best_items, full_ranks, sampled_ranks
-from bert4rec_tf.slices import slices
-from bert4rec_tf.user_ranks import Ranks
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
-from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
+from tfrecords.vocabulary import PAD_ID
 
 Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
 Ranker = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
@@ -96,58 +93,3 @@ def evaluate(
         row = (found["full"], sampled, *known, found["repeats"], found["recommended"])
         columns.append([values.numpy() for values in row])
     return Ranks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))
-
-
-def popularity_scorer(vocabulary: Vocabulary) -> Scorer:
-    """POP of the paper: every user gets the items by falling training count."""
-    log_popularity = tf.constant(vocabulary.log_popularity())
-    return lambda histories: tf.tile(log_popularity[None, :], [tf.shape(histories)[0], 1])
-
-
-def last_item_scorer(law: np.ndarray, vocabulary: Vocabulary, item_ids: Iterable[str]) -> Scorer:
-    """Scores by the known law of the item after the last one.
-
-    Args:
-        law: float [items, items], row i that of the item after item i.
-        vocabulary: of the records.
-        item_ids: the raw id of each row and column.
-    """
-    ids = np.array(vocabulary.ids_of(list(item_ids)))
-    known = ids >= NUM_SPECIAL_IDS
-    scores = np.full([vocabulary.size, vocabulary.size], np.log(1e-30), np.float32)
-    scores[np.ix_(ids[known], ids[known])] = np.log(np.maximum(law[np.ix_(known, known)], 1e-30))
-    table = tf.constant(scores)
-
-    def score(histories: tf.Tensor) -> tf.Tensor:
-        lengths = tf.reduce_sum(tf.cast(histories != PAD_ID, tf.int32), axis=1)
-        return tf.gather(table, tf.gather(histories, lengths - 1, batch_dims=1))
-
-    return score
-
-
-def metrics_json(
-    ranks: Ranks,
-    model: dict[str, Any],
-    manifest: Manifest,
-    vocabulary: Vocabulary,
-    split: str,
-    drop_seen: bool = True,
-) -> dict[str, Any]:
-    """The content of metrics.json.
-
-    `repeats` counts the users whose target stands in their own history, and `drop_seen` tells how they were ranked.
-    `unseen_users`, those of whom nothing was trained on, are there where there are any, and `catalogue` where the best
-    items were asked for.
-    """
-    unseen = ranks.of(ranks.trained_items == 0)
-    return {
-        "split": split,
-        "drop_seen": drop_seen,
-        **ranks.metrics(),
-        "repeats": {"users": int(ranks.repeats.sum()), "share": float(ranks.repeats.mean())},
-        **({"unseen_users": unseen.metrics()} if unseen.user_ids else {}),
-        "slices": slices(ranks, vocabulary.counts),
-        **({"catalogue": catalogue_metrics(ranks.recommended, vocabulary)} if ranks.recommended.shape[1] else {}),
-        "model": model,
-        "data": {"manifest_sha256": manifest.sha256(), "source": manifest.source, "counts": manifest.counts},
-    }

@@ -7,7 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from bert4rec_tf.slices import popularity_groups
+from bert4rec_tf.evaluation.slices import popularity_groups
+from bert4rec_tf.report.charts import dots
+from bert4rec_tf.report.html import Markup, element, together
 from tfrecords.errors import InputError, check_local
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
@@ -110,3 +112,39 @@ def read_item_groups(path: str, vocabulary: Vocabulary) -> dict[str, str]:
             "known. Fix: take the item ids of the log"
         )
     return groups
+
+
+def items_section(places: ItemMap, vocabulary: Vocabulary, by_popularity: bool) -> Markup:
+    """The items as dots, with a legend."""
+    number = len(places.places)
+    counted = np.bincount(places.group_of, minlength=len(places.groups)).tolist()
+    colours = "p" if by_popularity else "g"
+    # The rest is always grey.
+    kinds = [8 if group == places.rest else index for index, group in enumerate(places.groups)]
+    legend = [
+        element("li", element("i", class_=f"{colours}{kind}"), f"{name} ({count:,})")
+        for kind, name, count in zip(kinds, places.groups, counted, strict=True)
+        if count
+    ]
+    titles = [
+        f"{item_name(vocabulary, item)}, {places.groups[group]}, {count:,} events"
+        for item, group, count in zip(
+            range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + number), places.group_of.tolist(), vocabulary.counts, strict=False
+        )
+    ]
+    drawn = dots(places.places, [kinds[group] for group in places.group_of], titles, colours, "map of the items")
+    first, second = places.variance
+    says = (
+        f"The embeddings of the {number:,} most popular items in the plane of their two principal axes, which hold "
+        f"{first:.1%} and {second:.1%} of the variance; colours by {'popularity' if by_popularity else 'genre'}. "
+        "A dot under the pointer tells its title."
+    )
+    return together(
+        element("p", says, class_="soft"), element("ul", *legend, class_="legend"), element("div", drawn, class_="map")
+    )
+
+
+def item_name(vocabulary: Vocabulary, item: int) -> str:
+    if item < NUM_SPECIAL_IDS:
+        return "unknown item"
+    return vocabulary.titles[item - NUM_SPECIAL_IDS] or vocabulary.item_ids[item - NUM_SPECIAL_IDS]

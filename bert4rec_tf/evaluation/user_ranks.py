@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bert4rec_tf.metrics import NO_RANK, ranking_metrics, sampled_metrics
+from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics, sampled_metrics
 from tfrecords.errors import InputError, writing
 from tfrecords.files import open_new
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary

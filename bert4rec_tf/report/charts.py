@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert4rec_tf.markup import Markup, element, together
+from bert4rec_tf.report.html import Markup, element, short_number, together
 
 _WIDTH = 340  # drawn at about this many pixels, so that text has its size
 _LEFT = 46
@@ -161,14 +161,6 @@ def dots(places: np.ndarray, group_of: Sequence[int], titles: Sequence[str], col
         for (x, y), group, title in zip(points.tolist(), group_of, titles, strict=True)
     ]
     return _svg(width, height, says, *drawn[::-1])
-
-
-def short_number(value: float) -> str:
-    """At most some five characters: 0.05, 250, 40k, 2.5M."""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
-    return f"{value:.4g}"
 
 
 class _Scale:

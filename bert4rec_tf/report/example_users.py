@@ -1,0 +1,90 @@
+"""A few users to look at, from those the model serves best to those it serves worst."""
+
+import numpy as np
+
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
+from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.report.html import Markup, element, together
+from bert4rec_tf.report.item_map import item_name
+from tfrecords.vocabulary import PAD_ID, Vocabulary
+
+EXAMPLES = 10
+
+
+def spread_over_ranks(ranks: Ranks, number: int = EXAMPLES) -> list[int]:
+    """Rows of users whose full ranks are spread evenly on a logarithmic scale, best first.
+
+    Each is the user nearest to a rank, of several the one of the lowest user id, so the choice is a function of the
+    ranks alone; no user is chosen twice. Missed targets count as just behind the worst rank.
+    """
+    missed = ranks.full == MISSED_RANK
+    worst = ranks.full[~missed].max(initial=1)
+    logs = np.log(np.where(missed, 1 + worst, ranks.full))
+    left = sorted(range(len(logs)), key=lambda row: ranks.user_ids[row])
+    chosen = []
+    for wanted in np.linspace(logs.min(), logs.max(), min(number, len(left))):
+        nearest = int(np.argmin(np.abs(logs[left] - wanted)))
+        chosen.append(left.pop(nearest))
+    return sorted(chosen, key=lambda row: (ranks.full[row], ranks.user_ids[row]))
+
+
+def with_long_histories(ranks: Ranks, number: int, items: int) -> list[int]:
+    """Rows of so many users with at least so many items of history, evenly among them by user id.
+
+    Where fewer have that many, the quarter of all users with the longest histories is taken instead, if it is smaller
+    than `number`.
+    """
+    lengths = np.sort(ranks.history_lengths)[::-1]
+    least = min(items, lengths[min(number, -(-len(lengths) // 4)) - 1])
+    order = sorted(np.flatnonzero(ranks.history_lengths >= least).tolist(), key=lambda row: ranks.user_ids[row])
+    return [order[place] for place in np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)]
+
+
+HISTORY_SHOWN = 10
+
+
+def users_section(rows: list[int], ranks: Ranks, histories: dict[str, np.ndarray], vocabulary: Vocabulary) -> Markup:
+    """A card for each of some users.
+
+    Args:
+        rows: of the users, in `ranks`.
+        ranks: with the best items.
+        histories: the newest items at least, int [any], ids, oldest first, by raw user id.
+        vocabulary: of the ids.
+    """
+    cards = []
+    for row in rows:
+        among = "too few" if ranks.sampled[row] == NO_RANK else f"{ranks.sampled[row]:,} among the"
+        history, target = histories[ranks.user_ids[row]], ranks.targets[row]
+        recommended = [item for item in ranks.recommended[row] if item != PAD_ID]
+        newest, length = history[-HISTORY_SHOWN:], ranks.history_lengths[row]
+        rank = f"rank {ranks.full[row]:,} of all items, {among} negatives"
+        if ranks.full[row] == MISSED_RANK:
+            rank = "missed: the target stands in the history, and items of the history are not recommended"
+        cards.append(
+            element(
+                "article",
+                element("h3", "User ", element("span", ranks.user_ids[row], class_="title")),
+                element("p", "Next was ", _titled(vocabulary, target, hit=target in recommended)),
+                element("p", rank),
+                element("h4", f"The last {len(newest)} of {length:,} items, newest last"),
+                _listed([_titled(vocabulary, item) for item in newest], start=int(length) - len(newest) + 1),
+                element("h4", "Recommended"),
+                _listed([_titled(vocabulary, item, hit=item == target) for item in recommended]),
+                class_="user",
+            )
+        )
+    says = (
+        f"{len(rows)} users whose ranks are spread evenly on a logarithmic scale, from the best to the worst served: "
+        "no fair sample, but one of everything. A hit is marked."
+    )
+    return together(element("p", says, class_="soft"), element("div", *cards, class_="users"))
+
+
+def _listed(items: list[Markup], start: int = 1) -> Markup:
+    return element("ol", *(element("li", item) for item in items), start=None if start == 1 else start)
+
+
+def _titled(vocabulary: Vocabulary, item: int, hit: bool = False) -> Markup:
+    shown = element("span", item_name(vocabulary, item), class_="title")
+    return element("mark", shown, " ✓") if hit else shown
