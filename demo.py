@@ -30,7 +30,7 @@ def main() -> None:
     run(f"evaluate.py --baseline=optimum --data_dir={DATA} --output={OUTPUT}/optimum.json")
     run(f"export.py --model_dir={MODEL} --export_dir={EXPORT}")
     history, came_next = a_history()
-    run(f"serving/client.py --export_dir={EXPORT} " + " ".join(f"--item_id={item_id}" for item_id in history))
+    run(f"deploy/client.py --export_dir={EXPORT} " + " ".join(f"--item_id={item_id}" for item_id in history))
     print(f"what this user took next: {came_next}\n")
     print_table()
     print(f"\nall of it in {(time.monotonic() - started) / 60:.1f} minutes; the files are in {OUTPUT}/")

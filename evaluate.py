@@ -19,7 +19,7 @@ from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
 from bert4rec_tf.evaluation.comparison import PROTOCOLS, compare_runs
 from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import TOP_K
-from bert4rec_tf.evaluation.results import hardware, print_metrics, print_slices, metrics_json
+from bert4rec_tf.evaluation.results import hardware, metrics_json, print_metrics, print_slices
 from bert4rec_tf.evaluation.user_ranks import users_file, write_users
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.report.evaluated_model import Evaluation

@@ -12,8 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 
 from bert4rec_tf.command_line import command
-from bert4rec_tf.publishing import Publishing, export, rollback
-from bert4rec_tf.serving import DEFAULT_MAX_K
+from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.recommender import DEFAULT_MAX_K
+from bert4rec_tf.serving.versions import rollback
 from tfrecords.errors import InputError, check_local
 
 _MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")

@@ -7,18 +7,18 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from bert4rec_tf.host_memory import keep_freed_memory
+from bert4rec_tf.training.host_memory import keep_freed_memory
 
 keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
 
 from absl import app, flags
 
-from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.command_line import command
 from bert4rec_tf.config import read_settings
-from bert4rec_tf.publishing import Publishing, export
-from bert4rec_tf.strategy import STRATEGIES, make_strategy
-from bert4rec_tf.training import train
+from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.training.cluster import DEFAULT_TIMEOUT_MINUTES
+from bert4rec_tf.training.strategy import STRATEGIES, make_strategy
+from bert4rec_tf.training.trainer import train
 from tfrecords.errors import check_local
 
 _DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py", required=True)

@@ -48,7 +48,7 @@ def measure(loss: str, items: int) -> tuple[float, float, float]:
     from bert4rec_tf.config import ModelConfig, TrainingConfig
     from bert4rec_tf.model.bert4rec import build_model
     from bert4rec_tf.model.sampled_loss import SampledLoss
-    from bert4rec_tf.optimizer import make_optimizer
+    from bert4rec_tf.training.optimizer import make_optimizer
     from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
     size, random = items + NUM_SPECIAL_IDS, np.random.default_rng(1)

@@ -23,9 +23,10 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.model_dir import load_model, open_model_dir
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from absl import app, flags
 from serving_double import ServingDouble
 from tiny_version import write_version
 
-from serving import client
+from deploy import client
 
 _WORK = flags.DEFINE_string("work_dir", None, "for the versions; must be new", required=True)
 _SWAPS = flags.DEFINE_integer("swaps", 100, "how many")

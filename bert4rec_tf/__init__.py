@@ -19,12 +19,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Bert4Rec": "bert4rec_tf.model.bert4rec",
     "Config": "bert4rec_tf.config",
-    "Recommender": "bert4rec_tf.serving",
+    "Recommender": "bert4rec_tf.serving.recommender",
     "Vocabulary": "tfrecords.vocabulary",
     "evaluate": "bert4rec_tf.evaluation.evaluate",
-    "export": "bert4rec_tf.publishing",
+    "export": "bert4rec_tf.serving.export",
     "load_model": "bert4rec_tf.model_dir",
-    "train": "bert4rec_tf.training",
+    "train": "bert4rec_tf.training.trainer",
 }
 __all__ = ["__version__", *_PUBLIC]
 

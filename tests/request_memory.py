@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.serving import Recommender
+from bert4rec_tf.serving.recommender import Recommender
 from tfrecords.vocabulary import Vocabulary
 
 NUM_ITEMS, ROWS = 200_000, 400

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bert4rec_tf.cluster import Cluster, Task, read_cluster, wait_for_peers
-from bert4rec_tf.strategy import make_strategy
+from bert4rec_tf.training.cluster import Cluster, Task, read_cluster, wait_for_peers
+from bert4rec_tf.training.strategy import make_strategy
 from tfrecords.errors import InputError, PeerLost, Stopped
 from tfrecords.interruption import stopped_at_once
 

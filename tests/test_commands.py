@@ -389,7 +389,7 @@ def test_what_is_served_is_what_was_evaluated(
             assert (answer.index(names[target]) + 1 if names[target] in answer else top_k + 1) == min(rank, top_k + 1)
             seen_at_least_once += rank <= top_k
     assert seen_at_least_once > 10
-    asked = run("serving/client.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
+    asked = run("deploy/client.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
     assert "top 10" in asked
     assert "item-0001" not in asked.split("top 10")[1]
     newer = shutil.copytree(version, version.with_name("99999999999"))

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tiny_version import write_version
 
-from bert4rec_tf.warm_up import WARM_UP_FILE
+from bert4rec_tf.serving.warmup import WARM_UP_FILE
 
 pytestmark = pytest.mark.skipif(not cpp_runner.compiler(), reason="g++ is not installed")
 

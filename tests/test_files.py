@@ -10,7 +10,8 @@ from command_line import ROOT
 
 from bert4rec_tf.config import Config, read_settings
 from bert4rec_tf.model_dir import load_model
-from bert4rec_tf.publishing import Publishing, export, rollback
+from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.versions import rollback
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
@@ -67,7 +68,7 @@ FLAGS = [
     ("evaluate.py", ["--compare=a.json,s3://b/b.json"], "compare"),
     ("export.py", ["--model_dir=m", "--export_dir=gs://b/e"], "export_dir"),
     ("export.py", ["rollback", "--export_dir=gs://b/e"], "export_dir"),
-    ("serving/client.py", ["--export_dir=gs://b/e", "--item_id=1"], "export_dir"),
+    ("deploy/client.py", ["--export_dir=gs://b/e", "--item_id=1"], "export_dir"),
 ]
 
 

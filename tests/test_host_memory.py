@@ -7,7 +7,7 @@ import pytest
 
 _FAULTS = """
 import ctypes, resource, threading
-from bert4rec_tf.host_memory import keep_freed_memory
+from bert4rec_tf.training.host_memory import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 if {keep}:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
-SCRIPTS = {"train", "evaluate", "export", "demo", "pipelines.make_tfrecords", "serving", "serving.client"}
+SCRIPTS = {"train", "evaluate", "export", "demo", "pipelines.make_tfrecords", "deploy", "deploy.client"}
 # The longest name that fits a module says what of ours it may import.
 _GROUND = "tfrecords."
 _INPUTS, _MODEL, _EVALUATION = (f"bert4rec_tf.{wing}." for wing in ("inputs", "model", "evaluation"))
@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "bert4rec_tf.config": (_GROUND,),
     "bert4rec_tf.inputs": (_INPUTS, _GROUND),
     "bert4rec_tf.model": (_MODEL, _CONFIG, _LEGACY_KERAS, _GROUND),
-    "bert4rec_tf.evaluation.evaluate": (_EVALUATION, _INPUTS, _GROUND),
+    "bert4rec_tf.evaluation": (_EVALUATION, _INPUTS, _GROUND),
     "bert4rec_tf.checkpoints": (_MODEL, _CONFIG, _GROUND),
     "bert4rec_tf.model_dir": (_MODEL, _CONFIG, *_MODEL_DIR, _GROUND),
     **{
@@ -49,7 +49,8 @@ def imports(path: pathlib.Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            whole = node.module in (*PACKAGES, "absl", "tensorflow")
+            of_package = (ROOT / str(node.module).replace(".", "/")).is_dir()
+            whole = of_package or node.module in ("absl", "tensorflow")
             found |= {f"{node.module}.{alias.name}" for alias in node.names} if whole else {node.module}
     return found
 
@@ -120,7 +121,8 @@ def test_another_keras_is_refused_with_the_fix() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "module", ["bert4rec_tf.model.bert4rec", "bert4rec_tf.optimizer", "bert4rec_tf.model.bert4rec.layers"]
+    "module",
+    ["bert4rec_tf.model.bert4rec", "bert4rec_tf.training.optimizer", "bert4rec_tf.model.layers"],
 )
 def test_the_order_of_imports_decides_which_keras_it_is(first: str, ok: bool, module: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}

@@ -27,7 +27,7 @@ from test_model import (
 from bert4rec_tf.config import ModelConfig, TrainingConfig
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model.sampled_loss import SampledLoss
-from bert4rec_tf.optimizer import LazyAdamW, SelectiveAdamW, make_optimizer
+from bert4rec_tf.training.optimizer import LazyAdamW, SelectiveAdamW, make_optimizer
 from tfrecords.errors import InputError
 
 LOG_POPULARITY = np.log(np.arange(1, VOCABULARY_SIZE + 1) / 105).astype(np.float32)
@@ -243,7 +243,7 @@ def test_keras_exports_windows_of_any_length(tmp_path: pathlib.Path) -> None:
 ON_TWO_DEVICES = """
 import json, sys
 import tensorflow as tf
-from bert4rec_tf.strategy import make_strategy
+from bert4rec_tf.training.strategy import make_strategy
 from test_keras_interface import DROPPING, MAX_SEQ_LENGTH, VOCABULARY_SIZE, batches, build_model, ring_batch
 
 strategy, batch = make_strategy(sys.argv[1]), ring_batch()

@@ -16,8 +16,8 @@ import pytest
 import serving_double
 from serving_double import ServingDouble
 
-from bert4rec_tf import publishing
-from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
+from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.versions import rollback, versions, write_models_config
 from tfrecords.errors import InputError
 
 POLL_SECONDS = 0.05
@@ -53,9 +53,9 @@ def quick_versions(monkeypatch: pytest.MonkeyPatch) -> None:
         return {}
 
     monkeypatch.setattr(serving_double, "Version", Stub)
-    monkeypatch.setattr(publishing, "load_model", lambda _: None)
-    monkeypatch.setattr(publishing, "_write", write)
-    monkeypatch.setattr(publishing, "provenance", lambda *_: {})
+    monkeypatch.setattr("bert4rec_tf.serving.export.load_model", lambda _: None)
+    monkeypatch.setattr("bert4rec_tf.serving.export._write", write)
+    monkeypatch.setattr("bert4rec_tf.serving.export.provenance", lambda *_: {})
 
 
 class Callers:
@@ -96,7 +96,7 @@ def serving(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tup
         enough = server.config_reads + 2
         wait_until(lambda: server.config_reads >= enough)
 
-    monkeypatch.setattr(publishing, "time", types.SimpleNamespace(time=time.time, sleep=sleep))
+    monkeypatch.setattr("bert4rec_tf.serving.versions.time", types.SimpleNamespace(time=time.time, sleep=sleep))
     callers = Callers(server)
     try:
         yield server, callers
@@ -179,7 +179,7 @@ def test_two_loaded_versions_leave_callers_by_label_without_an_answer(
 def test_only_a_version_with_a_label_is_waited_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     root = stubs(tmp_path / "shop", 1, 2, 3, 4)
-    monkeypatch.setattr(publishing, "time", types.SimpleNamespace(time=time.time, sleep=waited.append))
+    monkeypatch.setattr("bert4rec_tf.serving.versions.time", types.SimpleNamespace(time=time.time, sleep=waited.append))
     export("model", str(root), Publishing(keep_versions=2))  # no models.config before: no server reads labels
     export("model", str(root), Publishing())
     export("model", str(root), Publishing(keep_versions=3))

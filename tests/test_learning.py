@@ -8,8 +8,8 @@ from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
 from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import ranking_metrics
-from bert4rec_tf.strategy import make_strategy
-from bert4rec_tf.training import train
+from bert4rec_tf.training.strategy import make_strategy
+from bert4rec_tf.training.trainer import train
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.vocabulary import Vocabulary

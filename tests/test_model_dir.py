@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config, ModelConfig, TrainingConfig
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
-from bert4rec_tf.optimizer import make_optimizer
+from bert4rec_tf.model_dir import load_model, open_model_dir
+from bert4rec_tf.training.optimizer import make_optimizer
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.files import write_whole

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig, TrainingConfig
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.optimizer import WarmupThenDecay, make_optimizer
+from bert4rec_tf.training.optimizer import WarmupThenDecay, make_optimizer
 
 
 def rates(schedule: str, steps: list[int], warmup_steps: int = 4, total_steps: int = 12) -> list[float]:

@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from bert4rec_tf import projector
-from bert4rec_tf.projector import write_projector
+from bert4rec_tf.training import tensorboard
+from bert4rec_tf.training.tensorboard import write_projector
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 
@@ -25,7 +25,7 @@ def test_rows_are_items(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     ]
     config = (tmp_path / "projector_config.pbtxt").read_text()
     assert all((tmp_path / name).name in config for name in ("items.tsv", "items_metadata.tsv"))
-    monkeypatch.setattr(projector, "MOST_ITEMS", 2)
+    monkeypatch.setattr(tensorboard, "MOST_ITEMS", 2)
     write_projector(tmp_path, table, vocabulary)
     assert len((tmp_path / "items.tsv").read_text().splitlines()) == 2
     assert len((tmp_path / "items_metadata.tsv").read_text().splitlines()) == 3

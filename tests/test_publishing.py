@@ -19,17 +19,18 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 from tiny_version import ask_for_no_items
 
 import bert4rec_tf
-from bert4rec_tf import publishing
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_metrics
-from bert4rec_tf.gate import Comparison, compare
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, load_model, open_model_dir
-from bert4rec_tf.provenance import git_state, provenance
-from bert4rec_tf.publishing import Publishing, export, rollback, versions, write_models_config
-from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
+from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
+from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.provenance import git_state, provenance
+from bert4rec_tf.serving.quality_gate import Comparison, compare
+from bert4rec_tf.serving.versions import rollback, versions, write_models_config
+from bert4rec_tf.serving.warmup import BATCH_SIZES, WARM_UP_FILE, replay_warm_up
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
@@ -87,14 +88,14 @@ def copies(exported: pathlib.Path) -> Callable[[TrainedModel, pathlib.Path, Publ
 
     def copy(trained: TrainedModel, building: pathlib.Path, publishing: Publishing) -> dict[str, Any]:
         shutil.copytree(exported, building)
-        return {"top_k": publishing.top_k}
+        return {"top_k": export.top_k}
 
     return copy
 
 
 @pytest.fixture
 def quick(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "_write", copies(exported))
+    monkeypatch.setattr("bert4rec_tf.serving.export._write", copies(exported))
 
 
 def exports_with(exported: pathlib.Path, root: pathlib.Path, *numbers: int) -> pathlib.Path:
@@ -190,7 +191,7 @@ def test_warm_up_asks_every_signature_at_every_batch_size(exported: pathlib.Path
         asked |= {(request.model_spec.signature_name, max(sizes))}
     signatures = tf.saved_model.load(str(exported)).signatures
     assert asked == {(signature, size) for signature in signatures for size in BATCH_SIZES}
-    batching = (ROOT / "serving" / "batching_parameters.txt").read_text()
+    batching = (ROOT / "deploy" / "batching_parameters.txt").read_text()
     for size in BATCH_SIZES:
         assert f"allowed_batch_sizes: {size}\n" in batching
 
@@ -203,7 +204,7 @@ def test_a_version_that_cannot_answer_is_not_published(
         ask_for_no_items(version)
         replay_warm_up(version)
 
-    monkeypatch.setattr(publishing, "replay_warm_up", asked_for_no_items)
+    monkeypatch.setattr("bert4rec_tf.serving.export.replay_warm_up", asked_for_no_items)
     with pytest.raises(InputError, match=r"warm-up requests.*must be at least 1.*nothing was published"):
         export(str(good), str(tmp_path / "shop"), Publishing())
     assert names(tmp_path / "shop") == []
@@ -260,7 +261,7 @@ def test_labels_never_name_what_is_gone(
 
     root = exports_with(exported, tmp_path / "shop", 5, 6)
     with monkeypatch.context() as killed:
-        killed.setattr("bert4rec_tf.publishing._remove", die)
+        killed.setattr("bert4rec_tf.serving.export.remove_version", die)
         with pytest.raises(KeyboardInterrupt):
             export(str(good), str(root), Publishing(keep_versions=1, poll_seconds=0.0))
     newest = versions(root)[-1].name
@@ -310,7 +311,7 @@ def test_the_gate_refuses_a_worse_model(
     ):
         export(str(bad), str(root), gated)
     assert names(root) == ["5"]
-    monkeypatch.setattr(publishing, "_write", copies(exported))
+    monkeypatch.setattr("bert4rec_tf.serving.export._write", copies(exported))
     equal = export(str(good), str(root), gated)
     gate = json.loads((equal / "assets.extra" / "metadata.json").read_text())["gate"]
     assert gate["candidate"] == gate["served"] > 0
@@ -337,7 +338,7 @@ def test_the_gate_needs_a_hit_and_users(
     def users(*_: object) -> Iterator[tuple[list[list[str]], list[str]]]:
         yield from found
 
-    monkeypatch.setattr("bert4rec_tf.gate.iterate_raw_histories", users)
+    monkeypatch.setattr("bert4rec_tf.serving.quality_gate.iterate_raw_histories", users)
     found: list[tuple[list[list[str]], list[str]]] = [([["a"], ["b"]], ["unknown", "unknown"])]
     nothing = compare(exported, exported, str(data_dir))
     assert (nothing.users, nothing.candidate, nothing.served) == (2, 0, 0)

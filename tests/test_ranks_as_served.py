@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config, EvaluationConfig, ModelConfig
 from bert4rec_tf.evaluation.evaluate import Ranker, evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics
 from bert4rec_tf.evaluation.user_ranks import Ranks
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
-from bert4rec_tf.publishing import Publishing, export
-from bert4rec_tf.serving import Recommender
+from bert4rec_tf.model_dir import load_model, open_model_dir
+from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.recommender import Recommender
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from user_ranks_by_hand import ranks_of_users
 
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import NO_RANK
 from bert4rec_tf.evaluation.results import metrics_json
+from bert4rec_tf.inputs.user_histories import read_histories
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.model_dir import Checkpoints, Progress, load_model, open_model_dir
+from bert4rec_tf.model_dir import load_model, open_model_dir
 from bert4rec_tf.report.charts import Measured, bars, curve, dots, heat_map, whiskers
 from bert4rec_tf.report.evaluated_model import Evaluation
-from bert4rec_tf.inputs.user_histories import read_histories
 from bert4rec_tf.report.example_users import spread_over_ranks, with_long_histories
 from bert4rec_tf.report.html import Markup, element, page, short_number, together
 from bert4rec_tf.report.item_map import item_map, principal_plane, read_item_groups

@@ -7,9 +7,10 @@ import tensorflow_recommenders as tfrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert4rec_tf import retrieval
-from bert4rec_tf.inverted_file import InvertedFileIndex
-from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, contains, top_of
+from bert4rec_tf.serving import exact_index
+from bert4rec_tf.serving.exact_index import ExactIndex
+from bert4rec_tf.serving.item_scores import MISSING_SCORE, ItemScores, contains, top_of
+from bert4rec_tf.serving.ivf_index import InvertedFileIndex
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 NUM_ITEMS, D = 200, 8
@@ -75,8 +76,8 @@ def test_every_search_equals_a_sort(rows: tuple[list[int], ...], k: int) -> None
 def blocked_index(scores: ItemScores) -> ExactIndex:
     """The exact index as it is for a large catalogue, in blocks of 16."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(retrieval, "_FEW_ITEMS", 0)
-        patched.setattr(retrieval, "_BLOCK", 16)
+        patched.setattr(exact_index, "_FEW_ITEMS", 0)
+        patched.setattr(exact_index, "_BLOCK", 16)
         return ExactIndex(scores)
 
 

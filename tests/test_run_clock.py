@@ -5,11 +5,11 @@ import pathlib
 
 import pytest
 
+from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.config import TrainingConfig
-from bert4rec_tf.model_dir import Progress
-from bert4rec_tf.progress_bar import Profiler
-from bert4rec_tf.run_clock import RunClock
-from bert4rec_tf.steps import StepSums
+from bert4rec_tf.training.run_clock import RunClock
+from bert4rec_tf.training.steps import StepSums
+from bert4rec_tf.training.tensorboard import Profiler
 
 
 class Seconds:

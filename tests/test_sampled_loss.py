@@ -12,7 +12,7 @@ from bert4rec_tf.config import ModelConfig, TrainingConfig
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from bert4rec_tf.model.sampled_loss import SampledLoss
-from bert4rec_tf.optimizer import make_optimizer
+from bert4rec_tf.training.optimizer import make_optimizer
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 WEIGHTS = np.array([1, 1, 0, 1], np.float32)

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
-from bert4rec_tf import row_blocks
 from bert4rec_tf.config import Config, ModelConfig
-from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
-from bert4rec_tf.retrieval import MISSING_SCORE
-from bert4rec_tf.serving import DEFAULT_MAX_K, Recommender, item_scores
+from bert4rec_tf.serving import row_blocks
+from bert4rec_tf.serving.item_scores import MISSING_SCORE, item_scores
+from bert4rec_tf.serving.ivf_index import InvertedFileIndex
+from bert4rec_tf.serving.recommender import DEFAULT_MAX_K, Recommender
 from tfrecords.config import DataConfig
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 

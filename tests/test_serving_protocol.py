@@ -32,14 +32,14 @@ from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tiny_version import TOP_K, ask_for_no_items, write_version
 
-from bert4rec_tf.publishing import versions, write_models_config
-from bert4rec_tf.retrieval import MISSING_SCORE
-from bert4rec_tf.warm_up import BATCH_SIZES, WARM_UP_FILE
-from serving import client
+from bert4rec_tf.serving.item_scores import MISSING_SCORE
+from bert4rec_tf.serving.versions import versions, write_models_config
+from bert4rec_tf.serving.warmup import BATCH_SIZES, WARM_UP_FILE
+from deploy import client
 
 ROOT = pathlib.Path(__file__).parents[1]
 IMAGE = "tensorflow/serving"
-BATCHING = ROOT / "serving" / "batching_parameters.txt"
+BATCHING = ROOT / "deploy" / "batching_parameters.txt"
 
 
 class Started:
@@ -75,7 +75,7 @@ def free_port() -> int:
 
 
 def start(kind: str, root: pathlib.Path, batching: bool = False) -> ServingDouble | Started:
-    """A server of the versions in `root`, by its `models.config`, started as serving/compose.yaml does."""
+    """A server of the versions in `root`, by its `models.config`, started as deploy/compose.yaml does."""
     if kind == "double":
         return ServingDouble(
             root,
@@ -566,7 +566,7 @@ def test_the_double_refuses_a_damaged_warm_up(shop: pathlib.Path, tmp_path: path
 
 
 def run_client(*flags: str, code: int = 0) -> str:
-    command = [sys.executable, "serving/client.py", "--timeout_seconds=30", *flags]
+    command = [sys.executable, "deploy/client.py", "--timeout_seconds=30", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     printed = done.stderr if code else done.stdout
     assert done.returncode == code, done.stdout + done.stderr
@@ -788,7 +788,7 @@ def test_the_client_names_flags_that_do_not_fit() -> None:
 
 
 def test_configuration_files_name_what_there_is() -> None:
-    compose = (ROOT / "serving" / "compose.yaml").read_text()
+    compose = (ROOT / "deploy" / "compose.yaml").read_text()
     assert "\t" not in compose
     assert {"serving", "prometheus"} == set(re.findall(r"^  (\w+):$", compose.split("\nvolumes:")[0], re.MULTILINE))
     for service in re.split(r"^  \w+:$", compose.split("\nvolumes:")[0], flags=re.MULTILINE)[1:]:
@@ -807,6 +807,6 @@ def test_configuration_files_name_what_there_is() -> None:
         assert f"      - --{flag}\n" in compose
     for file in ("batching_parameters.txt", "monitoring.txt", "prometheus.yml"):
         assert f"./{file}:" in compose
-        assert (ROOT / "serving" / file).is_file()
+        assert (ROOT / "deploy" / file).is_file()
     assert "models.config" in compose
-    assert json.dumps("/monitoring/prometheus/metrics") in (ROOT / "serving" / "monitoring.txt").read_text()
+    assert json.dumps("/monitoring/prometheus/metrics") in (ROOT / "deploy" / "monitoring.txt").read_text()

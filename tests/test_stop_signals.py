@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bert4rec_tf.interruption import StopSignals
+from bert4rec_tf.training.interruption import StopSignals
 from tfrecords.errors import Stopped
 
 

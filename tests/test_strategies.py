@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.strategy import is_chief, make_strategy
+from bert4rec_tf.training.coordination import is_chief
+from bert4rec_tf.training.strategy import make_strategy
 from tfrecords.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]

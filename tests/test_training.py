@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf import training
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.user_ranks import Ranks
-from bert4rec_tf.steps import StepSums
-from bert4rec_tf.training import train
+from bert4rec_tf.training import trainer
+from bert4rec_tf.training.steps import StepSums
+from bert4rec_tf.training.trainer import train
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
@@ -99,9 +99,9 @@ class CheapSteps:
 def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Steps and validations that cost nothing, so that a test is about what goes on around them."""
     monkeypatch.setattr(CheapSteps, "made", 0)
-    monkeypatch.setattr(training, "SynchronousSteps", CheapSteps)
-    monkeypatch.setattr(training, "evaluate", lambda *_, **__: made_up_ranks())
-    monkeypatch.setattr("bert4rec_tf.run_clock._CALL_SECONDS", 1e-9)  # a call makes one step
+    monkeypatch.setattr(trainer, "SynchronousSteps", CheapSteps)
+    monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: made_up_ranks())
+    monkeypatch.setattr("bert4rec_tf.training.run_clock._CALL_SECONDS", 1e-9)  # a call makes one step
     return monkeypatch
 
 
@@ -170,7 +170,7 @@ def test_the_same_records_built_again_are_no_change(
 def test_records_that_change_during_a_validation_are_refused(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
 ) -> None:
-    cheap.setattr(training, "evaluate", lambda *_, **__: build(data_dir, seed=2, overwrite=True))
+    cheap.setattr(trainer, "evaluate", lambda *_, **__: build(data_dir, seed=2, overwrite=True))
     with pytest.raises(InputError, match="records must not change"):
         train_here(data_dir, tmp_path / "model")
     assert not saved_steps(tmp_path / "model")
@@ -182,17 +182,17 @@ def test_a_run_resumes_exactly_when_its_records_are_back(
     built: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_here(built, tmp_path / "unbroken")
-    checked = training.VerifiedRecords.check
+    checked = trainer.VerifiedRecords.check
     with monkeypatch.context() as while_training:
         calls = []
 
-        def rebuild_late(self: training.VerifiedRecords) -> None:
+        def rebuild_late(self: trainer.VerifiedRecords) -> None:
             calls.append(1)
             if len(calls) == 6:
                 build(data_dir, seed=2, overwrite=True)
             checked(self)
 
-        while_training.setattr(training.VerifiedRecords, "check", rebuild_late)
+        while_training.setattr(trainer.VerifiedRecords, "check", rebuild_late)
         with pytest.raises(InputError, match="records must not change"):
             train_here(data_dir, tmp_path / "model")
     assert saved_steps(tmp_path / "model") == [2]
@@ -217,8 +217,8 @@ def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
             ranker({})
         return made_up_ranks()
 
-    cheap.setattr(training, "make_ranker", lambda *_, **__: lambda _: {})
-    cheap.setattr(training, "evaluate", evaluate)
+    cheap.setattr(trainer, "make_ranker", lambda *_, **__: lambda _: {})
+    cheap.setattr(trainer, "evaluate", evaluate)
 
 
 def history_of(model_dir: pathlib.Path) -> list[tuple[int, Any]]:
@@ -261,7 +261,7 @@ def test_a_validation_whose_checkpoint_was_never_written_is_run_again(
         with pytest.raises(Stopped):
             train_here(built, tmp_path / "model")
     with cheap.context() as killed:
-        killed.setattr(training.Checkpoints, "save", raise_interrupt)  # after the line in history.jsonl
+        killed.setattr(trainer.Checkpoints, "save", raise_interrupt)  # after the line in history.jsonl
         with pytest.raises(KeyboardInterrupt):
             train_here(built, tmp_path / "model")
     assert [at for at, _ in history_of(tmp_path / "model")] == [2]
@@ -280,7 +280,7 @@ def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbr
 ) -> None:
     early = {"early_stopping_epochs": 3, "checkpoint_minutes": 1e-6}
     train_here(built, tmp_path / "unbroken", training=early)
-    evaluate = training.evaluate
+    evaluate = trainer.evaluate
     for _ in range(3):
         with monkeypatch.context() as stopping:
 
@@ -288,7 +288,7 @@ def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbr
                 os.kill(os.getpid(), signal.SIGTERM)
                 return evaluate(*arguments, **named)
 
-            stopping.setattr(training, "evaluate", stopped)
+            stopping.setattr(trainer, "evaluate", stopped)
             with pytest.raises(Stopped):
                 train_here(built, tmp_path / "model", training=early)
     train_here(built, tmp_path / "model", training=early)

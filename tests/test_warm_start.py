@@ -10,7 +10,7 @@ import tensorflow as tf
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import TrainedModel
-from bert4rec_tf.warm_start import WarmStart, check_alike, warm_start
+from bert4rec_tf.training.warm_start import WarmStart, check_alike, warm_start
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest

@@ -8,10 +8,11 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.serving import Recommender, item_scores
-from bert4rec_tf.warm_up import WARM_UP_FILE, write_warm_up
+from bert4rec_tf.serving.item_scores import item_scores
+from bert4rec_tf.serving.ivf_index import InvertedFileIndex
+from bert4rec_tf.serving.recommender import Recommender
+from bert4rec_tf.serving.warmup import WARM_UP_FILE, write_warm_up
 from tfrecords.vocabulary import Vocabulary
 
 NUM_ITEMS = 12

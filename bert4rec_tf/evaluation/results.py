@@ -43,6 +43,7 @@ def metrics_json(
 
 
 def print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
+    """Prints the metrics of all users under both protocols; `who` names them."""
     among = f"{manifest.config.data.num_negatives} negatives"
     for protocol, says in (("full", "all items"), ("sampled", among)):
         values = metrics[protocol]
@@ -54,6 +55,7 @@ def print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None
 
 
 def print_slices(metrics: dict[str, Any]) -> None:
+    """Prints NDCG@10 by groups of users, and the catalogue's metrics."""
     repeats = metrics["repeats"]
     if repeats["users"]:
         rule = "and count as missed" if metrics["drop_seen"] else "and are ranked"
@@ -79,6 +81,7 @@ def _print_repeats(groups: list[dict[str, Any]]) -> None:
 
 
 def hardware() -> dict[str, object]:
+    """The machine, for metrics.json."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {

@@ -23,6 +23,7 @@ def hashed_uniform(*parts: tf.Tensor | int) -> tf.Tensor:
 
 
 def draw_below(number: tf.Tensor | int, *parts: tf.Tensor | int) -> tf.Tensor:
+    """Integers from 0 to below `number`, int32, a hash of the parts."""
     return tf.cast(tf.math.floormod(hashed_bits(*parts), tf.cast(number, tf.uint64)), tf.int32)
 
 

@@ -52,14 +52,17 @@ def short_number(value: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
+    """A number with its noun: 1 user, 2,000 users."""
     return f"{grouped_number(number)} {what}{'' if number == 1 else 's'}"
 
 
 def grouped_number(number: int) -> str:
+    """A number with commas between thousands, short from 10,000 up."""
     return f"{number:,}" if number < 10_000 else short_number(number)
 
 
 def name_value_table(rows: list[tuple[str, Any]], kind: str | None = None) -> Markup:
+    """A table of two columns; `kind` is its class."""
     written = (element("tr", element("th", name), element("td", _text(value))) for name, value in rows)
     return element("table", element("tbody", *written), class_=kind)
 
@@ -69,10 +72,12 @@ def _text(value: Any) -> str:
 
 
 def figure(caption: str, drawn: Markup) -> Markup:
+    """A chart with its caption."""
     return element("figure", element("figcaption", caption), drawn)
 
 
 def chart_row(figures: list[Markup]) -> Markup:
+    """Charts side by side."""
     return element("div", *figures, class_="charts")
 
 

@@ -145,6 +145,7 @@ def items_section(places: ItemMap, vocabulary: Vocabulary, by_popularity: bool) 
 
 
 def item_name(vocabulary: Vocabulary, item: int) -> str:
+    """An item's title, or its id where it has none."""
     if item < NUM_SPECIAL_IDS:
         return "unknown item"
     return vocabulary.titles[item - NUM_SPECIAL_IDS] or vocabulary.item_ids[item - NUM_SPECIAL_IDS]

@@ -73,6 +73,7 @@ def _points(entry: dict[str, Any]) -> dict[str, Measured]:
 
 
 def learning_section(history: list[dict[str, Any]], evaluation: Evaluation) -> Markup:
+    """The curves of loss and metrics over the steps."""
     if not history:
         return element("p", "The model directory has no history.jsonl.")
     step = evaluation.trained.state["step"]
@@ -81,4 +82,6 @@ def learning_section(history: list[dict[str, Any]], evaluation: Evaluation) -> M
         "the bands are 95% intervals over the validation users. The loss is the mean since the validation "
         "before, or since the run was taken up."
     )
-    return together(element("p", says, class_="soft"), chart_row(learning_curves(history, evaluation.protocols(), step)))
+    return together(
+        element("p", says, class_="soft"), chart_row(learning_curves(history, evaluation.protocols(), step))
+    )

@@ -5,10 +5,20 @@ from typing import Any
 from bert4rec_tf.evaluation.metrics import METRICS
 from bert4rec_tf.report.charts import Measured, bars, whiskers
 from bert4rec_tf.report.evaluated_model import Evaluation
-from bert4rec_tf.report.html import Markup, chart_row, figure, counted, name_value_table, grouped_number, element, together
+from bert4rec_tf.report.html import (
+    Markup,
+    chart_row,
+    counted,
+    element,
+    figure,
+    grouped_number,
+    name_value_table,
+    together,
+)
 
 
 def metrics_section(evaluation: Evaluation) -> Markup:
+    """Metrics of all users under both protocols, with intervals."""
     metrics, protocols = evaluation.metrics, evaluation.protocols()
     head = element("tr", *(element("th", text) for text in ("", *protocols.values())))
     rows = [
@@ -52,6 +62,7 @@ def metrics_section(evaluation: Evaluation) -> Markup:
 
 
 def slices_section(evaluation: Evaluation) -> Markup:
+    """NDCG@10 by groups of users."""
     slices, catalogue = evaluation.metrics["slices"], evaluation.metrics["catalogue"]
     charts = []
     for name, subject in (

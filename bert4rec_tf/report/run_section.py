@@ -2,10 +2,11 @@
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.report.evaluated_model import Evaluation
-from bert4rec_tf.report.html import Markup, counted, name_value_table, element
+from bert4rec_tf.report.html import Markup, counted, element, name_value_table
 
 
 def run_section(evaluation: Evaluation) -> Markup:
+    """What was trained, on what, where, and which settings differ from the defaults."""
     trained, metrics = evaluation.trained, evaluation.metrics
     state, hardware, counts = trained.state, metrics["hardware"], metrics["data"]["counts"]
     ndcg = state["validation_ndcg@10"]
@@ -27,6 +28,10 @@ def run_section(evaluation: Evaluation) -> Markup:
         "div",
         element("h3", "Settings that are not the defaults"),
         name_value_table(differ, "settings") if differ else element("p", "None."),
-        element("details", element("summary", f"{len(equal)} settings at their defaults"), name_value_table(equal, "settings")),
+        element(
+            "details",
+            element("summary", f"{len(equal)} settings at their defaults"),
+            name_value_table(equal, "settings"),
+        ),
     )
     return element("div", element("div", name_value_table(facts)), settings_shown, class_="columns")

@@ -1,7 +1,6 @@
 """What a run shows while it goes on: a line, TensorBoard's training curves, and on request a trace."""
 
 import math
-import pathlib
 import sys
 import time
 from collections.abc import Callable
@@ -9,9 +8,9 @@ from collections.abc import Callable
 import tensorflow as tf
 from tqdm import tqdm
 
-from bert4rec_tf.model_dir import Progress
-from bert4rec_tf.run_clock import RunClock
-from bert4rec_tf.steps import StepSums
+from bert4rec_tf.checkpoints import Progress
+from bert4rec_tf.training.run_clock import RunClock
+from bert4rec_tf.training.steps import StepSums
 
 _SCALAR_STEPS = 50  # between two points of TensorBoard's training curves
 _LOG_SECONDS = 15.0
@@ -101,32 +100,3 @@ class ProgressBar:
             f"{self.items_per_second():,.0f} items/s, "
             f"{self.input_wait_share():.1%} waiting for input{seen}{ends}"
         )
-
-
-class Profiler:
-    """Writes a trace of some steps for TensorBoard's profiler, once the first steps have compiled what they need.
-
-    Args:
-        directory: of the TensorBoard logs.
-    """
-
-    _FIRST, _NUMBER = 20, 10
-
-    def __init__(self, directory: pathlib.Path):
-        self._directory, self._steps, self._runs = str(directory), 0, False
-        self._last: int | None = None
-
-    def after_steps(self, sums: StepSums) -> None:
-        """Starts once 20 steps are made, and stops 10 later or with the call that holds the tenth."""
-        self._steps += sums.steps
-        if self._last is None and self._steps >= self._FIRST:
-            tf.profiler.experimental.start(self._directory)
-            self._runs, self._last = True, self._steps + self._NUMBER
-        elif self._runs and self._last is not None and self._steps >= self._last:
-            self.close()
-
-    def close(self) -> None:
-        """Writes what there is."""
-        if self._runs:
-            tf.profiler.experimental.stop()
-            self._runs = False

@@ -6,10 +6,11 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from bert4rec_tf.inverted_file import InvertedFileIndex
 from bert4rec_tf.model.bert4rec import Bert4Rec
-from bert4rec_tf.retrieval import MISSING_SCORE, ExactIndex, ItemScores, top_of
-from bert4rec_tf.row_blocks import in_blocks
+from bert4rec_tf.serving.exact_index import ExactIndex
+from bert4rec_tf.serving.item_scores import MISSING_SCORE, item_scores, knows_an_item, top_of
+from bert4rec_tf.serving.ivf_index import InvertedFileIndex
+from bert4rec_tf.serving.row_blocks import in_blocks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
 
 Answer = dict[str, tf.Tensor]
@@ -302,11 +303,6 @@ class _IdsInVariable(tf.lookup.KeyValueTensorInitializer):
         return tf.raw_ops.LookupTableImportV2(table_handle=table.resource_handle, keys=keys, values=values)
 
 
-def item_scores(model: Bert4Rec, vocabulary: Vocabulary) -> ItemScores:
-    """What the items of a model score."""
-    return ItemScores(model.embedding.item_table, model.head.output_bias, vocabulary.log_popularity())
-
-
 def _is_ragged(ids: Ids) -> bool:
     return isinstance(ids, tf.RaggedTensor)
 
@@ -337,8 +333,3 @@ def _bounded(scores: tf.Tensor) -> tf.Tensor:
     """Scores as JSON can hold them, also where huge weights make a sum overflow: finite, `MISSING_SCORE` for NaN."""
     bounded = tf.clip_by_value(scores, MISSING_SCORE, -MISSING_SCORE)
     return tf.where(tf.math.is_nan(scores), MISSING_SCORE, bounded)
-
-
-def knows_an_item(histories: tf.Tensor) -> tf.Tensor:
-    """Which histories, int32 [B, L], hold an item of the vocabulary. Returns bool [B]."""
-    return tf.reduce_any(histories >= NUM_SPECIAL_IDS, axis=1)

@@ -23,7 +23,7 @@ def provenance(model_dir: str | pathlib.Path, trained: TrainedModel) -> dict[str
     known = {
         "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "package_version": __version__,
-        **git_state(pathlib.Path(__file__).resolve().parents[1]),
+        **git_state(pathlib.Path(__file__).resolve().parents[2]),
         "manifest_sha256": trained.manifest.sha256(),
     }
     validation = _validation(pathlib.Path(model_dir) / HISTORY_FILE, trained.state["step"])

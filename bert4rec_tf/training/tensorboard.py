@@ -1,12 +1,44 @@
-"""The item embeddings for TensorBoard's projector, with titles."""
+"""What TensorBoard shows besides scalars: the item embeddings, and a profile of the steps."""
 
 import csv
 import json
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 
+from bert4rec_tf.training.steps import StepSums
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+
+
+class Profiler:
+    """Writes a trace of some steps for TensorBoard's profiler, once the first steps have compiled what they need.
+
+    Args:
+        directory: of the TensorBoard logs.
+    """
+
+    _FIRST, _NUMBER = 20, 10
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory, self._steps, self._runs = str(directory), 0, False
+        self._last: int | None = None
+
+    def after_steps(self, sums: StepSums) -> None:
+        """Starts once 20 steps are made, and stops 10 later or with the call that holds the tenth."""
+        self._steps += sums.steps
+        if self._last is None and self._steps >= self._FIRST:
+            tf.profiler.experimental.start(self._directory)
+            self._runs, self._last = True, self._steps + self._NUMBER
+        elif self._runs and self._last is not None and self._steps >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        """Writes what there is."""
+        if self._runs:
+            tf.profiler.experimental.stop()
+            self._runs = False
+
 
 MOST_ITEMS = 10_000  # the most popular; the projector runs in a browser
 _CONFIG = """embeddings {

@@ -10,7 +10,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 from tfrecords.vocabulary import Vocabulary
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-# The batches that a server with serving/batching_parameters.txt runs.
+# The batches that a server with deploy/batching_parameters.txt runs.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 

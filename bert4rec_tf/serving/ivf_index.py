@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.retrieval import MISSING_SCORE, ItemScores, contains
+from bert4rec_tf.serving.item_scores import MISSING_SCORE, ItemScores, contains
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _ROUNDS = 10  # of k-means

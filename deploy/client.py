@@ -1,8 +1,8 @@
 """Asks TF Serving, over gRPC or REST, or an exported SavedModel without a server. Needs nothing of the project.
 
-python serving/client.py --server=localhost:8500 --model=ml-1m --item_id=161 --item_id=378           gRPC
-python serving/client.py --server=http://localhost:8501 --model=ml-1m --item_id=161 --item_id=378    REST
-python serving/client.py --export_dir=exports/ml-1m --item_id=161 --item_id=378                      no server
+python deploy/client.py --server=localhost:8500 --model=ml-1m --item_id=161 --item_id=378           gRPC
+python deploy/client.py --server=http://localhost:8501 --model=ml-1m --item_id=161 --item_id=378    REST
+python deploy/client.py --export_dir=exports/ml-1m --item_id=161 --item_id=378                      no server
 
 TLS: --tls for gRPC, https:// for REST, and --ca_cert, --client_cert, --client_key where they are needed. What a proxy
 wants, such as a token, is sent along by --metadata=authorization:'Bearer …'.

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.evaluation.evaluate import Ranks
 from bert4rec_tf.evaluation.metrics import METRICS, MISSED_RANK
-from bert4rec_tf.model_dir import HISTORY_FILE, Checkpoints, Progress
-from bert4rec_tf.progress_bar import ProgressBar
-from bert4rec_tf.run_clock import RunClock
+from bert4rec_tf.model_dir import HISTORY_FILE
+from bert4rec_tf.training.progress_bar import ProgressBar
+from bert4rec_tf.training.run_clock import RunClock
 from tfrecords.files import write_whole
 
 _SET_ASIDE = 1.2  # times what a validation took is kept for the last one

@@ -10,22 +10,30 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from bert4rec_tf.bookkeeping import Books
+from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.evaluate import Ranker, Ranks, evaluate, make_ranker
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Asked, lengths_of, predicted_slots, windows_of_one_item
+from bert4rec_tf.inputs.objectives import Asked, lengths_of, windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
-from bert4rec_tf.interruption import StopSignals
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model.sampled_loss import SampledLoss
-from bert4rec_tf.model_dir import Checkpoints, Progress, TrainedModel, has_checkpoint, load_model, open_model_dir
-from bert4rec_tf.optimizer import make_optimizer
-from bert4rec_tf.projector import write_projector
-from bert4rec_tf.steps import Agreement, ParameterServerSteps, SynchronousSteps
-from bert4rec_tf.strategy import is_chief
-from bert4rec_tf.validation import is_validated
-from bert4rec_tf.warm_start import check_alike, warm_start
+from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
+from bert4rec_tf.training.coordination import Agreement, is_chief
+from bert4rec_tf.training.interruption import StopSignals
+from bert4rec_tf.training.monitor import Books
+from bert4rec_tf.training.optimizer import make_optimizer
+from bert4rec_tf.training.prepare import (
+    _check_something_to_predict,
+    _check_strategy,
+    _first_asked,
+    _is_finished,
+    _on_parameter_servers,
+)
+from bert4rec_tf.training.steps import ParameterServerSteps, SynchronousSteps
+from bert4rec_tf.training.tensorboard import write_projector
+from bert4rec_tf.training.validation import is_validated
+from bert4rec_tf.training.warm_start import check_alike, warm_start
 from tfrecords.errors import InputError, PeerLost, Stopped, check_local, full_disk, writing
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.settings import check_settings_match
@@ -312,61 +320,3 @@ class _Run:
         except Stopped:
             number = 1
         return [number, int(self._progress.total_steps.numpy()), int(self._progress.last_stage_from.numpy())]
-
-
-def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
-    batch_size, buckets = config.training.batch_size, config.training.num_length_buckets
-    if batch_size % strategy.num_replicas_in_sync:
-        raise InputError(
-            f"`training.batch_size` must be a multiple of the replicas. Received: {batch_size} "
-            f"over {strategy.num_replicas_in_sync} replicas"
-        )
-    if isinstance(strategy, tf.distribute.TPUStrategy) and buckets != 1:
-        raise InputError(
-            f"`training.num_length_buckets` must be 1 on a TPU, which takes batches of one shape. Received: {buckets}"
-        )
-
-
-def _first_asked(config: Config) -> Asked:
-    return "next" if config.model.attention == "causal" else "masked"
-
-
-def _check_something_to_predict(data_dir: str, manifest: Manifest, config: Config) -> None:
-    """A pass without a slot to predict would train on nothing, and report a loss of 0.
-
-    Raises:
-        InputError: no window has a slot to predict, or there is only one item, which every slot would predict.
-    """
-    items, windows = manifest.counts["items"], manifest.records("train")
-    if items < 2:
-        raise InputError(
-            f"A model needs at least two items to choose from. Received: {items} in {data_dir}. "
-            "Fix: build the records from a log with more items"
-        )
-    asked = _first_asked(config)
-    if predicted_slots(manifest, asked):
-        return
-    if asked == "next" and windows:
-        raise InputError(
-            "A causal model predicts the items after a window's first one, so it needs a window of at least two items. "
-            f"Received: {windows:,} training windows in {data_dir}, all of one item. Fix: build the records from a log "
-            "with longer histories (leave_one_out holds the last two items of a user out), or set "
-            "model.attention=bidirectional"
-        )
-    raise InputError(
-        f"Training needs at least one slot to predict. Received: {windows:,} training windows in {data_dir}, none with "
-        "a masked slot. Fix: rebuild the records with pipelines/make_tfrecords.py"
-    )
-
-
-def _on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
-
-
-def _is_finished(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:
-    patience = config.training.early_stopping_epochs
-    return (
-        int(progress.step.numpy()) >= config.training.num_steps
-        or (time_limit_seconds is not None and float(progress.elapsed_seconds.numpy()) >= time_limit_seconds)
-        or (patience is not None and int(progress.epochs_since_best.numpy()) >= patience)
-    )

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.evaluation.evaluate import Ranks
-from bert4rec_tf.model_dir import Checkpoints, Progress
-from bert4rec_tf.progress_bar import Profiler, ProgressBar
-from bert4rec_tf.run_clock import RunClock
-from bert4rec_tf.steps import StepSums
-from bert4rec_tf.validation import Validation
+from bert4rec_tf.training.progress_bar import ProgressBar
+from bert4rec_tf.training.run_clock import RunClock
+from bert4rec_tf.training.steps import StepSums
+from bert4rec_tf.training.tensorboard import Profiler
+from bert4rec_tf.training.validation import Validation
 
 
 class Books:

@@ -6,7 +6,14 @@ from typing import NoReturn
 
 import tensorflow as tf
 
-from bert4rec_tf.cluster import DEFAULT_TIMEOUT_MINUTES, Cluster, read_cluster, say, wait_for_peers, watched_start
+from bert4rec_tf.training.cluster import (
+    DEFAULT_TIMEOUT_MINUTES,
+    Cluster,
+    read_cluster,
+    say,
+    wait_for_peers,
+    watched_start,
+)
 from tfrecords.errors import InputError
 from tfrecords.interruption import stopped_at_once
 
@@ -41,16 +48,6 @@ def make_strategy(name: str, cluster_timeout_minutes: float = DEFAULT_TIMEOUT_MI
     if name == "tpu":
         return _tpu()
     return tf.distribute.get_strategy()
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process validates, saves and reports; of one process, always."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.cluster_spec():
-        return True
-    return resolver.task_type == "chief" or (
-        resolver.task_type == "worker" and resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
-    )
 
 
 def _mirrored() -> tf.distribute.Strategy:

@@ -4,9 +4,9 @@ import bisect
 import math
 import time
 
+from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.config import TrainingConfig
-from bert4rec_tf.model_dir import Progress
-from bert4rec_tf.steps import StepSums
+from bert4rec_tf.training.steps import StepSums
 
 _PACE_STEPS = 10  # steps before the pace is believed
 _PACE_MARK_SHARE = 0.01  # of the steps that the pace is of, from mark to mark: a long run keeps hundreds, not all

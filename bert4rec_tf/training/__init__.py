@@ -1,0 +1,1 @@
+"""A training run: optimizer steps, validation, checkpoints, on one device or many."""
