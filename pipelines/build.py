@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipelines.engines.base import EngineMaker, Prepared, Source
+from pipelines.engines.base import EngineMaker, PreparedLog, Source
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from pipelines.sources.bad_rows import BadRow
-from pipelines.sources.load_events import Loaded, timestamp_unit
+from pipelines.sources.load_events import LoadCounts, timestamp_unit
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.timestamps import infer_unit, shown
 from pipelines.stages.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
@@ -28,13 +28,13 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
 # What becomes of the rows that are read and are no `events`.
 DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
-_LEAST_SHARDS = 8
+_MIN_SHARDS = 8
 _EVENTS_IN_A_SHARD = 1_000_000
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Built:
+class BuildResult:
     """What `build_records` came to.
 
     Attributes:
@@ -64,7 +64,7 @@ def build_records(
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
-) -> Built:
+) -> BuildResult:
     """Makes a data directory of a log. The same source, configuration and seed give the same bytes.
 
     Args:
@@ -90,7 +90,7 @@ def build_records(
     if not overwrite and not dry_run and is_complete(place, config, described):
         sweep(place)
         manifest = Manifest.load(place)
-        return Built(manifest, False, manifest.instances())
+        return BuildResult(manifest, False, manifest.instances())
     unit = _unit(source, config.data)
     room = discarded(place) if dry_run else staged(place, overwrite)
     with writing(place), room as building, make_engine(spill_dir(building)) as engine:
@@ -117,7 +117,7 @@ def build_records(
             splits=dict.fromkeys(SPLITS, ()),
         )
         if dry_run:
-            return Built(manifest, False, counted.instances, loaded.first_bad, times if unit else None, unit)
+            return BuildResult(manifest, False, counted.instances, loaded.first_bad, times if unit else None, unit)
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
         built = []
@@ -136,7 +136,7 @@ def build_records(
             splits={split: tuple(shard.files[split] for shard in built) for split in SPLITS},
         )
         write_manifest(building, manifest)
-    return Built(manifest, True, counted.instances, loaded.first_bad, times if unit else None, unit)
+    return BuildResult(manifest, True, counted.instances, loaded.first_bad, times if unit else None, unit)
 
 
 def _unit(source: Source, config: DataConfig) -> str:
@@ -151,10 +151,10 @@ def _unit(source: Source, config: DataConfig) -> str:
 
 def _enough_shards(events: int) -> int:
     """So many that a worker, which holds one shard at a time, needs the same memory whatever the log."""
-    return min(max(_LEAST_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MAX_SHARDS)
+    return min(max(_MIN_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MAX_SHARDS)
 
 
-def _counts(loaded: Loaded, prepared: Prepared, counted: ShardCounts, data: DataConfig) -> dict[str, int]:
+def _counts(loaded: LoadCounts, prepared: PreparedLog, counted: ShardCounts, data: DataConfig) -> dict[str, int]:
     """For the manifest. `rows_read` is the sum of `DROPPED` and `events`."""
     old_windows = {} if data.train_since is None else {"old_windows_left_out": counted.old_windows}
     return {
@@ -181,7 +181,7 @@ def _few_negatives(built: list[BuiltShard]) -> dict[str, int]:
     return {name: sum(shard.few_negatives[split] for shard in built) for split, name in names.items()}
 
 
-def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: Prepared, unit: str) -> None:
+def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: PreparedLog, unit: str) -> None:
     split_time, since = shown(config.data.split_time or 0.0, unit), shown(config.data.train_since or 0.0, unit)
     log = f"the log's events run from {shown(prepared.first_time, unit)} to {shown(prepared.last_time, unit)}"
     if config.data.validation_share < 1 and counted.evaluated_users and not counted.validated_users:

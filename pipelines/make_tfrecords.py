@@ -24,7 +24,7 @@ from bert4rec_tf.config import (
     Config,
     read_settings,
 )
-from pipelines.build import DROPPED, Built, Source, build_records
+from pipelines.build import DROPPED, BuildResult, Source, build_records
 from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
@@ -195,7 +195,7 @@ def _split(values: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))
 
 
-def _report(built: Built, seconds: float) -> None:
+def _report(built: BuildResult, seconds: float) -> None:
     manifest, counts = built.manifest, built.manifest.counts
     for name in ("rows_read", *DROPPED, "events"):
         print(f"{counts[name]:>13,} {name.replace('_', ' ')}")

@@ -13,7 +13,7 @@ from user_ranks_by_hand import ranks_of_users
 from bert4rec_tf.evaluation import comparison
 from bert4rec_tf.evaluation.comparison import compare_runs, holm, paired_bootstrap
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_gains, ranking_metrics
-from bert4rec_tf.evaluation.user_ranks import Ranks, read_users, users_file, write_users
+from bert4rec_tf.evaluation.user_ranks import UserRanks, read_users, users_file, write_users
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import PAD_ID, Vocabulary
 
@@ -21,7 +21,7 @@ NAMES = ["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
 ITEMS = Vocabulary(("é", "b", "c"), np.array([5, 2, 0]), (None,) * 3)
 
 
-def write_run(path: pathlib.Path, ranks: Ranks, sha256: str = "0" * 64, split: str = "test") -> pathlib.Path:
+def write_run(path: pathlib.Path, ranks: UserRanks, sha256: str = "0" * 64, split: str = "test") -> pathlib.Path:
     metrics = {"split": split, **ranks.metrics(), "data": {"manifest_sha256": sha256}}
     path.write_text(json.dumps(metrics))
     write_users(users_file(path), ranks, ITEMS)
@@ -164,7 +164,7 @@ def test_compared_runs_are_paired_by_user_id(tmp_path: pathlib.Path) -> None:
     a = ranks_of_users(some_ranks(1, 60).tolist(), some_ranks(2, 60).tolist(), targets=[3, 4, 5] * 20)
     order = np.random.default_rng(4).permutation(60)
     columns = (a.full, a.sampled, a.trained_items, a.history_lengths, a.targets, a.repeats, a.recommended)
-    same = Ranks([a.user_ids[user] for user in order], *(column[order] for column in columns))
+    same = UserRanks([a.user_ids[user] for user in order], *(column[order] for column in columns))
     paths = [write_run(tmp_path / "a.json", a), write_run(tmp_path / "b.json", same)]
     found = compare_runs(paths)
     assert (found["users"], found["split"], found["manifest_sha256"]) == (60, "test", "0" * 64)

@@ -14,7 +14,7 @@ from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
 from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK, ranking_metrics
 from bert4rec_tf.evaluation.results import metrics_json
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
@@ -72,7 +72,7 @@ def last_item(vocabulary: Vocabulary) -> Scorer:
 
 def ranks_of(
     data_dir: pathlib.Path, scorer: Scorer, split: str = "test", max_users: int | None = None, top_k: int = 0
-) -> Ranks:
+) -> UserRanks:
     return evaluate(make_ranker(scorer, top_k), data_dir, Manifest.load(data_dir), split, max_users)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bert4rec_tf.config import Config
 from pipelines.build import DROPPED, build_records
 from pipelines.sources import line_reader, load_events
-from pipelines.sources.load_events import Loaded, create_events, load_file
+from pipelines.sources.load_events import LoadCounts, create_events, load_file
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import MAX_LINE_BYTES, LogSource, lay_out
 from tfrecords.config import DataConfig
@@ -31,7 +31,7 @@ Bad = tuple[int, str]
 
 def load(
     content: bytes, name: str, *, exactly: bool = False, min_rating: float | None = None, **columns: str
-) -> tuple[list[Event], list[Bad], Loaded]:
+) -> tuple[list[Event], list[Bad], LoadCounts]:
     """Events in their order, line and reason of each bad row, and the counts."""
     with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
         path, bad_rows = pathlib.Path(directory) / name, pathlib.Path(directory) / "bad"

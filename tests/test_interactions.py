@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sources import load_events, log_file
-from pipelines.sources.load_events import Loaded, create_events, load_batches
+from pipelines.sources.load_events import LoadCounts, create_events, load_batches
 from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
@@ -32,7 +32,7 @@ HEADERLESS = "i1\tu1\t5\t100\ni2\tu2\t3.5\t50\ni2\tu1\t1\t101\n"
 
 def load(
     source: LogSource | pa.Table, min_rating: float | None = None, bad_rows: pathlib.Path | None = None
-) -> tuple[list[Event], Loaded]:
+) -> tuple[list[Event], LoadCounts]:
     """The events in their order; without a place for `bad_rows`, the first of them is an error."""
     with duckdb.connect() as connection:
         create_events(connection)
@@ -42,7 +42,7 @@ def load(
         else:
             config = DataConfig(min_rating=min_rating)
             parts = [load_events.load_file(connection, source, n, config, aside) for n in range(len(source.files))]
-            loaded = sum(parts, Loaded())
+            loaded = sum(parts, LoadCounts())
         loaded.check(str(getattr(source, "paths", source)), max_bad_fraction=0 if bad_rows is None else 1)
         rows = connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
     assert len(rows) == loaded.events
@@ -150,7 +150,7 @@ def test_globs_and_several_inputs_are_read_one_after_the_other(tmp_path: pathlib
     expected = [f"{name}-{row}" for name in ("b.txt", "a1.txt", "a2.txt") for row in (1, 2)]
     assert [item for _, item, _ in sorted(rows, key=lambda row: row[2])] == expected
     assert [item for _, item, _ in rows] == expected
-    assert counts == Loaded(rows_read=6)
+    assert counts == LoadCounts(rows_read=6)
     described = source.description()["inputs"]
     assert [(row["name"], row["bytes"]) for row in described] == [("b.txt", 20), ("a1.txt", 22), ("a2.txt", 22)]
     assert described[0]["sha256"] == hashlib.sha256(b"u b.txt-1\nu b.txt-2\n").hexdigest()
@@ -162,7 +162,7 @@ def test_a_file_counts_once_however_it_is_spelt(tmp_path: pathlib.Path, monkeypa
     monkeypatch.chdir(tmp_path)
     source = LogSource(["log.txt", "./log.txt", str(tmp_path / "*.txt"), f"../{tmp_path.name}/log.txt"])
     assert [file.name for file in source.files] == ["log.txt"]
-    assert load(source)[1] == Loaded(rows_read=2)
+    assert load(source)[1] == LoadCounts(rows_read=2)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_low_ratings_are_dropped_and_counted(
     (tmp_path / name).write_text(content)
     rows, counts = load(LogSource([str(tmp_path / name)], **columns), min_rating=3.5)
     assert rows == EVENTS[:2]
-    assert counts == Loaded(rows_read=3, low_rated=1)
+    assert counts == LoadCounts(rows_read=3, low_rated=1)
 
 
 def test_a_table_is_a_log_too() -> None:
@@ -259,7 +259,7 @@ def test_a_table_is_a_log_too() -> None:
         {"user_id": ["u", "u"], "item_id": ["i", "j"], "timestamp": [NANOSECONDS, 3], "rating": [4.0, 2.0]}
     )
     assert load(table)[0] == [("u", "i", Decimal(NANOSECONDS)), ("u", "j", Decimal(3))]
-    assert load(table, min_rating=4.0)[1] == Loaded(rows_read=2, low_rated=1)
+    assert load(table, min_rating=4.0)[1] == LoadCounts(rows_read=2, low_rated=1)
     with pytest.raises(InputError, match="rating"):
         load(table.drop_columns("rating"), min_rating=4.0)
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from pipelines.sources import load_events, log_file, text_streams
 from pipelines.sources.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
-from pipelines.sources.load_events import Loaded, create_events
+from pipelines.sources.load_events import LoadCounts, create_events
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.titles import read_titles
 from pipelines.sources.whitespace_format import recognise
@@ -49,7 +49,7 @@ def load(
     slow = mock.patch.object(load_events, "_insert_whole", return_value=None)
     with duckdb.connect() as connection, slow if line_by_line else contextlib.nullcontext():
         create_events(connection)
-        loaded = Loaded()
+        loaded = LoadCounts()
         for number in range(len(source.files)):
             loaded += load_events.load_file(
                 connection, source, number, DataConfig(**data), bad_rows or pathlib.Path("/dev/null")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.sources.load_events import Loaded, create_events, load_file
+from pipelines.sources.load_events import LoadCounts, create_events, load_file
 from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
@@ -23,7 +23,7 @@ from tfrecords.errors import InputError
 Event = tuple[str, str, int]
 
 
-def load(path: pathlib.Path, **options: Any) -> tuple[list[Event], list[tuple[int, str]], Loaded]:
+def load(path: pathlib.Path, **options: Any) -> tuple[list[Event], list[tuple[int, str]], LoadCounts]:
     """Events in their order, row number and reason of each bad row, and the counts."""
     aside = path.with_name("bad")
     aside.unlink(missing_ok=True)
@@ -323,7 +323,7 @@ def test_a_file_without_rows_has_none(tmp_path: pathlib.Path) -> None:
             item_id=items,
             timestamp=pa.array([], pa.int64()),
         )
-        assert load(path, explode=True) == ([], [], Loaded())
+        assert load(path, explode=True) == ([], [], LoadCounts())
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])

@@ -25,7 +25,7 @@ def test_rows_are_items(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     ]
     config = (tmp_path / "projector_config.pbtxt").read_text()
     assert all((tmp_path / name).name in config for name in ("items.tsv", "items_metadata.tsv"))
-    monkeypatch.setattr(tensorboard, "MOST_ITEMS", 2)
+    monkeypatch.setattr(tensorboard, "MAX_ITEMS", 2)
     write_projector(tmp_path, table, vocabulary)
     assert len((tmp_path / "items.tsv").read_text().splitlines()) == 2
     assert len((tmp_path / "items_metadata.tsv").read_text().splitlines()) == 3

@@ -1,4 +1,4 @@
-"""Ranks and seen items against brute force in Python."""
+"""UserRanks and seen items against brute force in Python."""
 
 import numpy as np
 import tensorflow as tf

@@ -14,7 +14,7 @@ from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config, EvaluationConfig, ModelConfig
 from bert4rec_tf.evaluation.evaluate import Ranker, evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
 from bert4rec_tf.serving.export import Publishing, export
@@ -127,7 +127,7 @@ def metrics_by_hand(ranks: list[int | None]) -> dict[str, float]:
     return {name: sum(values) / len(ranks) for name, values in gains.items()}
 
 
-def check_users(ranks: Ranks, log: Log, one: Served, drop_seen: bool) -> None:
+def check_users(ranks: UserRanks, log: Log, one: Served, drop_seen: bool) -> None:
     """Full ranks from `serving_default` or `recommend`, sampled ranks from the scores of `rank`."""
     rows = [log[user] for user in ranks.user_ids]
     histories = [one.names(history) for history, _, _ in rows]

@@ -15,7 +15,7 @@ from masked_instances import instances_of
 from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Asked, lengths_of
+from bert4rec_tf.inputs.objectives import Objective, lengths_of
 from bert4rec_tf.inputs.training_batches import training_batches
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
@@ -156,7 +156,7 @@ def test_a_pass_holds_every_instance_once_in_the_shapes_of_the_buckets(
 
 @pytest.mark.parametrize(("vocabulary_size", "asked"), [(None, "masked"), (60, "masked"), (None, "next"), (60, "last")])
 def test_one_bucket_has_a_shape_that_is_known_beforehand(
-    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, asked: Asked
+    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, asked: Objective
 ) -> None:
     (bucket,) = choose_buckets(lengths_of(manifest, asked), 1)
     made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, asked)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits, hashed_uniform
-from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, most_predictions
+from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, max_predictions_of
 from pipelines.stages import masking
 from tfrecords import hashed_random
 from tfrecords.config import MaskingConfig
@@ -68,7 +68,7 @@ def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
     some = drawn(MaskingConfig(masking_rates=(1.0,), duplicate_factor=3, last_item_instances=1))
     single = Counter((some["masked_item_ids"] != PAD_ID).sum(axis=1)[LENGTHS > 1] == 1)
     assert single[True] / single.total() == pytest.approx(0.25, abs=0.08)  # four standard deviations
-    assert most_predictions(40, MaskingConfig(masking_rates=(1.0,), duplicate_factor=0)) == 1
+    assert max_predictions_of(40, MaskingConfig(masking_rates=(1.0,), duplicate_factor=0)) == 1
 
 
 @pytest.mark.parametrize(("length", "cuts"), [(1, {1}), (2, {2}), (3, {2, 3}), (9, set(range(2, 10)))])
@@ -86,5 +86,5 @@ def test_a_window_is_cut_to_any_length_from_two(length: int, cuts: set[int]) -> 
 def test_most_predictions_is_reached_and_never_passed(rates: tuple[float, ...], most: int | None) -> None:
     config = MaskingConfig(masking_rates=rates, max_predictions=most, last_item_instances=0)
     masked = np.bincount(masking.draw_masks(LENGTHS, KEYS, np.zeros(len(KEYS), bool), config).rows)
-    assert masked.max() == most_predictions(40, config)
-    assert np.all(masked <= [most_predictions(int(length), config) for length in LENGTHS])
+    assert masked.max() == max_predictions_of(40, config)
+    assert np.all(masked <= [max_predictions_of(int(length), config) for length in LENGTHS])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert4rec_tf.config import Config
-from pipelines.build import Built, build_records
+from pipelines.build import BuildResult, build_records
 from pipelines.sources import timestamps
 from pipelines.sources.load_events import create_events, load_file
 from pipelines.sources.log_source import LogSource
@@ -141,7 +141,7 @@ def write(path: pathlib.Path, times: list[object], start: int = 0) -> None:
     path.write_text(HEADER + "".join(rows))
 
 
-def build(directory: pathlib.Path, *, dry_run: bool = True, **options: object) -> Built:
+def build(directory: pathlib.Path, *, dry_run: bool = True, **options: object) -> BuildResult:
     fields = {"timestamp_unit", "timestamp_column"}
     source = LogSource([f"{directory}/log*"], **{name: options.pop(name) for name in fields & options.keys()})
     config = Config.from_dict({"data": {"min_user_events": 1, "num_shards": 1, **options}})

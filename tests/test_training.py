@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.steps import StepSums
 from bert4rec_tf.training.trainer import train
@@ -33,12 +33,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def made_up_ranks() -> Ranks:
+def made_up_ranks() -> UserRanks:
     """Of three users, whatever columns there are."""
-    names = [field.name for field in dataclasses.fields(Ranks)][1:]
+    names = [field.name for field in dataclasses.fields(UserRanks)][1:]
     columns = {name: np.array([1, 2, 3]) for name in names} | {"repeats": np.zeros(3, bool)}
     columns |= {"recommended": np.zeros([3, 0], np.int32)}
-    return Ranks(["a", "b", "c"], **columns)
+    return UserRanks(["a", "b", "c"], **columns)
 
 
 def build(directory: pathlib.Path, seed: int = 1, overwrite: bool = False, **sizes: int) -> pathlib.Path:
@@ -84,7 +84,7 @@ class CheapSteps:
         self._batches = iter(batches)
 
     @staticmethod
-    def fewest() -> int:
+    def min_steps() -> int:
         return 1
 
     def __call__(self, number: int) -> StepSums:
@@ -209,7 +209,7 @@ def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
     """SIGTERM comes while the validation after a step ranks its second batch."""
     ranked: list[int] = []
 
-    def evaluate(ranker: Callable[[dict], object], *_: object, **__: object) -> Ranks:
+    def evaluate(ranker: Callable[[dict], object], *_: object, **__: object) -> UserRanks:
         for batch in range(3):
             ranked.append(batch)
             if CheapSteps.made == step and batch == 1 and ranked.count(1) <= step:
@@ -284,7 +284,7 @@ def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbr
     for _ in range(3):
         with monkeypatch.context() as stopping:
 
-            def stopped(*arguments: Any, **named: Any) -> Ranks:
+            def stopped(*arguments: Any, **named: Any) -> UserRanks:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return evaluate(*arguments, **named)
 

@@ -1,8 +1,8 @@
-"""Ranks of made-up users, for the tests of what is made of them."""
+"""UserRanks of made-up users, for the tests of what is made of them."""
 
 import numpy as np
 
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 
@@ -14,7 +14,7 @@ def ranks_of_users(
     targets: list[int] | None = None,
     recommended: list[list[int]] | None = None,
     repeats: list[bool] | None = None,
-) -> Ranks:
+) -> UserRanks:
     """Users "u0", "u1" ... with these ranks; what is not given is 1, every target the first item, and no repeat."""
     ones = [1] * len(full)
     columns = (full, sampled or full, trained_items or ones, history_lengths or ones)
@@ -22,4 +22,4 @@ def ranks_of_users(
     best = np.array(recommended or [[]] * len(full), np.int32)
     arrays = [np.array(column, np.int32) for column in (*columns, target_ids)]
     again = np.array(repeats or [False] * len(full), bool)
-    return Ranks([f"u{number}" for number in range(len(full))], *arrays, again, best)
+    return UserRanks([f"u{number}" for number in range(len(full))], *arrays, again, best)

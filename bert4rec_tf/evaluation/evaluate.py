@@ -1,4 +1,4 @@
-"""Ranks each user's target by both protocols, over all users."""
+"""UserRanks each user's target by both protocols, over all users."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.evaluation.ranking_ops import best_items, full_ranks, sampled_ranks
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
@@ -58,8 +58,8 @@ def evaluate(
     split: str,
     max_users: int | None = None,
     max_items: int | None = None,
-) -> Ranks:
-    """Ranks the targets of a split, by the rule of the served model.
+) -> UserRanks:
+    """UserRanks the targets of a split, by the rule of the served model.
 
     Equal scores rank by the lower id, which is the more popular item. With `drop_seen` of the ranker, a target that
     stands in its own history is never recommended: it has the rank MISSED_RANK by both protocols. Users with fewer
@@ -92,4 +92,4 @@ def evaluate(
         known = (batch[name] for name in ("trained_items", "history_length", "target_item_id"))
         row = (found["full"], sampled, *known, found["repeats"], found["recommended"])
         columns.append([values.numpy() for values in row])
-    return Ranks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))
+    return UserRanks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))

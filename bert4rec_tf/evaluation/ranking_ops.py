@@ -1,4 +1,4 @@
-"""Ranks of targets, and which items a history holds: what evaluation and serving must agree on."""
+"""UserRanks of targets, and which items a history holds: what evaluation and serving must agree on."""
 
 import tensorflow as tf
 

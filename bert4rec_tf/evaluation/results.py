@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from bert4rec_tf.evaluation.metrics import METRICS, catalogue_metrics
 from bert4rec_tf.evaluation.slices import slices
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import Vocabulary
 
 
 def metrics_json(
-    ranks: Ranks,
+    ranks: UserRanks,
     model: dict[str, Any],
     manifest: Manifest,
     vocabulary: Vocabulary,

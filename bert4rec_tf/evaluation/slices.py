@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 HISTORY_LENGTHS = (1, 5, 10, 20, 50, 100, 200)  # where a bucket begins
 POPULARITY_GROUPS = 5
 
 
-def slices(ranks: Ranks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def slices(ranks: UserRanks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Metrics by history length, by the target's popularity, and by repeats; groups without a user are left out.
 
     The items, by falling training count, are cut into five groups that hold a fifth of the training events each, head
@@ -22,10 +22,11 @@ def slices(ranks: Ranks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
         counts: int64 [V - 3], training events of each item, never rising.
 
     Returns:
-        "history_length" -> groups of users by rising length, each with "from" and "to" (None: no end), items of the
-        history, and `Ranks.metrics`; "target_popularity" -> groups from head to tail, each with "items", how many the
-        group has, "from" and "to", their fewest and most training events, and `Ranks.metrics`; "repeats" -> users whose
-        target does not stand in their own history, then users whose target does, with "repeat" and `Ranks.metrics`.
+        Groups, each with its `UserRanks.metrics` and:
+        "history_length": "from" and "to" (None: no end), items of the history, by rising length.
+        "target_popularity": "items", how many the group has, "from" and "to", their fewest and most training events,
+        from head to tail.
+        "repeats": "repeat", whether the target stands in the user's own history, users without first.
     """
     return {
         "history_length": _by_history_length(ranks),
@@ -43,7 +44,7 @@ def popularity_groups(counts: np.ndarray) -> np.ndarray:
     return np.minimum(POPULARITY_GROUPS * before // max(1, counts.sum()), POPULARITY_GROUPS - 1)
 
 
-def _by_history_length(ranks: Ranks) -> list[dict[str, Any]]:
+def _by_history_length(ranks: UserRanks) -> list[dict[str, Any]]:
     groups = np.searchsorted(HISTORY_LENGTHS, ranks.history_lengths, side="right") - 1
     ends = [*(start - 1 for start in HISTORY_LENGTHS[1:]), None]
     return [
@@ -52,7 +53,7 @@ def _by_history_length(ranks: Ranks) -> list[dict[str, Any]]:
     ]
 
 
-def _by_target_popularity(ranks: Ranks, counts: np.ndarray) -> list[dict[str, Any]]:
+def _by_target_popularity(ranks: UserRanks, counts: np.ndarray) -> list[dict[str, Any]]:
     of_items = popularity_groups(counts)
     of_users = of_items[ranks.targets - NUM_SPECIAL_IDS]
     found = []

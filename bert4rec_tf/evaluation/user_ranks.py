@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranks:
+class UserRanks:
     """The target's rank for each user, from 1, and what it depends on.
 
     Attributes:
@@ -53,11 +53,11 @@ class Ranks:
     repeats: np.ndarray
     recommended: np.ndarray
 
-    def of(self, users: np.ndarray) -> "Ranks":
+    def of(self, users: np.ndarray) -> "UserRanks":
         """Those of some users, bool [users]."""
         user_ids = [user_id for user_id, kept in zip(self.user_ids, users, strict=True) if kept]
         arrays = [getattr(self, field.name)[users] for field in dataclasses.fields(self)[1:]]
-        return Ranks(user_ids, *arrays)
+        return UserRanks(user_ids, *arrays)
 
     def metrics(self) -> dict[str, Any]:
         """How many users, `ranking_metrics` over all items, and `sampled_metrics`."""
@@ -74,7 +74,7 @@ def users_file(metrics_file: str | pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name.removesuffix('.json')}.users.parquet")
 
 
-def write_users(path: pathlib.Path, ranks: Ranks, vocabulary: Vocabulary) -> None:
+def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) -> None:
     """Writes one row a user, by rename, with raw ids and the target's training count; NO_RANK becomes null.
 
     Args:

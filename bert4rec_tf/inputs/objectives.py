@@ -8,10 +8,10 @@ from tfrecords.manifest import LengthCount, Manifest
 
 # What a window is asked for: "masked" items; the "next" item at every slot, for causal attention; or the "last" item of
 # what is left of it once it is cut at random.
-Asked = Literal["masked", "next", "last"]
+Objective = Literal["masked", "next", "last"]
 
 
-def lengths_of(manifest: Manifest, asked: Asked) -> Sequence[LengthCount]:
+def lengths_of(manifest: Manifest, asked: Objective) -> Sequence[LengthCount]:
     """How many instances there are of each length, by what windows are asked for; for `choose_buckets`."""
     if asked == "masked":
         return manifest.length_histogram
@@ -32,7 +32,7 @@ def lengths_of(manifest: Manifest, asked: Asked) -> Sequence[LengthCount]:
     ]
 
 
-def predicted_slots(manifest: Manifest, asked: Asked) -> int:
+def predicted_slots(manifest: Manifest, asked: Objective) -> int:
     """An upper bound of the slots that one pass predicts; 0 where a pass has nothing to predict."""
     if asked == "next":
         windows = instances_per_window(manifest)

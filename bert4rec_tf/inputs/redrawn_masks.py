@@ -14,7 +14,7 @@ from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT = 1, 2, 3, 4, 5, 6
 
 
-def most_predictions(length: int, masking: MaskingConfig) -> int:
+def max_predictions_of(length: int, masking: MaskingConfig) -> int:
     """The most slots that a window of at most `length` items can have masked."""
     if not masking.duplicate_factor:
         return 1
@@ -32,7 +32,7 @@ def draw_masks(
         keys: uint64 [B], of each row's draws.
         masking: rates, factors and replacement.
         vocabulary_size: V, for random replacement items.
-        predictions: P, at least `most_predictions` of the longest window.
+        predictions: P, at least `max_predictions_of` of the longest window.
 
     Returns:
         item_ids int32 [B, L]; masked_positions and masked_item_ids int32 [B, P], padded with 0.

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits
 from bert4rec_tf.inputs.length_buckets import Bucket, steps_per_pass
-from bert4rec_tf.inputs.objectives import Asked, instances_per_window
-from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, most_predictions
+from bert4rec_tf.inputs.objectives import Objective, instances_per_window
+from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, max_predictions_of
 from tfrecords.manifest import Manifest
 from tfrecords.schema import MASKED_WINDOW, parse
 from tfrecords.vocabulary import MASK_ID, PAD_ID
@@ -29,7 +29,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     vocabulary_size: int | None = None,
-    asked: Asked = "masked",
+    asked: Objective = "masked",
 ) -> tf.data.Dataset:
     """Batches without end; which records the n-th one holds is a function of the seed and n.
 
@@ -37,13 +37,12 @@ def training_batches(
     Every pass has its own order (shards, then a shuffle buffer) and the same number of batches; batches have one of the
     shapes of `buckets`, filled up with empty rows at the end of a pass.
 
-    Asked for the "next" items nothing is masked: of a window x_1 ... x_n the slots hold x_1 ... x_(n-1), and each is to
-    predict the item after it: the "masked" items are x_2 ... x_n, and `masked_positions`, being all, are left out. The
+    With "next" nothing is masked: of a window x_1 ... x_n the slots hold x_1 ... x_(n-1), and each predicts the item
+    after it: the "masked" items are x_2 ... x_n, and `masked_positions`, being all, are left out. The
     instances of a window would all be the same, so a pass holds each window once. A window of one item becomes an empty
     row.
 
-    Asked for the "last" item, each instance is the window's first items, two to all of them, any number as likely, and
-    the last of these alone is masked: what serving asks, at every place of a history. Cuts are new in every pass. How
+    With "last" each instance is the window's first items, two to all of them, any number as likely, and the last of these alone is masked: what serving asks, at every place of a history. Cuts are new in every pass. How
     many fall to a batch shape is left to chance, so a pass ends after the number of batches that is expected.
 
     Args:
@@ -67,7 +66,7 @@ def training_batches(
     masking = manifest.config.masking
     redrawn = asked == "masked" and vocabulary_size is not None
     widths = [  # P of each bucket
-        most_predictions(bucket.length, masking) if redrawn else bucket.predictions for bucket in buckets
+        max_predictions_of(bucket.length, masking) if redrawn else bucket.predictions for bucket in buckets
     ]
     predictions = tf.constant(widths, tf.int64)
     copies = 1 if asked == "next" else instances_per_window(manifest)

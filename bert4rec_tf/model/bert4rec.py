@@ -330,7 +330,7 @@ class Bert4Rec(tf.keras.Model):
             logits = self.head(hidden, self.embedding.item_table)
             return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
         own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
-        logits = self.head.some_logits(hidden, self.embedding.item_table, own, sampled)
+        logits = self.head.sampled_logits(hidden, self.embedding.item_table, own, sampled)
         return self._sampled_loss(*logits, batch)
 
 

@@ -53,7 +53,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
         logits = tf.matmul(self.project(hidden), item_table, transpose_b=True) + bias
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 
-    def some_logits(
+    def sampled_logits(
         self, hidden: tf.Tensor, item_table: tf.Tensor, own_item_ids: tf.Tensor, item_ids: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits of some items alone; their gradient touches the rows of these items alone.

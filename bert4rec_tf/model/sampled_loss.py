@@ -12,7 +12,7 @@ from bert4rec_tf.model.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _FIRST_STEP = 2**30  # sets the draws of the items apart from those of the dropout, which count steps from 0
-_OWN_LOGIT = -1e9  # of a drawn item that is the masked one
+_ACCIDENTAL_HIT_LOGIT = -1e9  # of a drawn item that is the masked one
 
 
 @tf.keras.utils.register_keras_serializable("bert4rec_tf")
@@ -72,7 +72,7 @@ class SampledLoss:
             batch: masked_item_ids and masked_weights [B, P], and what `draw` gave.
         """
         own = tf.reshape(batch["masked_item_ids"], [-1, 1]) == batch["sampled_item_ids"]
-        negative_logits = tf.where(own, _OWN_LOGIT, negative_logits)
+        negative_logits = tf.where(own, _ACCIDENTAL_HIT_LOGIT, negative_logits)
         weights = tf.reshape(batch["masked_weights"], [-1])
         if self._config.loss == "gbce":
             loss = gbce_loss(positive_logits, negative_logits, self._beta, weights)

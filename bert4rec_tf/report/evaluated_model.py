@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.model_dir import TrainedModel
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ class Evaluation:
     trained: TrainedModel
     manifest: Manifest
     vocabulary: Vocabulary
-    ranks: Ranks
+    ranks: UserRanks
     metrics: dict[str, Any]
 
     def protocols(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
-from bert4rec_tf.evaluation.user_ranks import Ranks
+from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.report.html import Markup, element, together
 from bert4rec_tf.report.item_map import item_name
 from tfrecords.vocabulary import PAD_ID, Vocabulary
@@ -11,7 +11,7 @@ from tfrecords.vocabulary import PAD_ID, Vocabulary
 EXAMPLES = 10
 
 
-def spread_over_ranks(ranks: Ranks, number: int = EXAMPLES) -> list[int]:
+def spread_over_ranks(ranks: UserRanks, number: int = EXAMPLES) -> list[int]:
     """Rows of users whose full ranks are spread evenly on a logarithmic scale, best first.
 
     Each is the user nearest to a rank, of several the one of the lowest user id, so the choice is a function of the
@@ -28,7 +28,7 @@ def spread_over_ranks(ranks: Ranks, number: int = EXAMPLES) -> list[int]:
     return sorted(chosen, key=lambda row: (ranks.full[row], ranks.user_ids[row]))
 
 
-def with_long_histories(ranks: Ranks, number: int, items: int) -> list[int]:
+def with_long_histories(ranks: UserRanks, number: int, items: int) -> list[int]:
     """Rows of so many users with at least so many items of history, evenly among them by user id.
 
     Where fewer have that many, the quarter of all users with the longest histories is taken instead, if it is smaller
@@ -43,7 +43,9 @@ def with_long_histories(ranks: Ranks, number: int, items: int) -> list[int]:
 HISTORY_SHOWN = 10
 
 
-def users_section(rows: list[int], ranks: Ranks, histories: dict[str, np.ndarray], vocabulary: Vocabulary) -> Markup:
+def users_section(
+    rows: list[int], ranks: UserRanks, histories: dict[str, np.ndarray], vocabulary: Vocabulary
+) -> Markup:
     """A card for each of some users.
 
     Args:

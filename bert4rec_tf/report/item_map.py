@@ -13,7 +13,7 @@ from bert4rec_tf.report.html import Markup, element, together
 from tfrecords.errors import InputError, check_local
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
-MOST_ITEMS = 1000
+MAX_ITEMS = 1000
 _NAMED_GROUPS = 8  # as many as can be told apart by colour
 _FIFTHS = ("head", "2nd fifth", "3rd fifth", "4th fifth", "tail")  # of the training events
 _REST = "other or unknown"
@@ -49,7 +49,7 @@ def item_map(item_table: np.ndarray, vocabulary: Vocabulary, item_groups: dict[s
         vocabulary: the same V.
         item_groups: group by raw item id, from `read_item_groups`; None: the fifths of `popularity_groups`.
     """
-    number = min(MOST_ITEMS, len(vocabulary.item_ids))
+    number = min(MAX_ITEMS, len(vocabulary.item_ids))
     places, variance = principal_plane(item_table[NUM_SPECIAL_IDS : NUM_SPECIAL_IDS + number])
     if item_groups is None:
         return ItemMap(places, variance, list(_FIFTHS), popularity_groups(vocabulary.counts)[:number])

@@ -1,10 +1,10 @@
-"""What the processes of a run agree on."""
+"""Keeps the processes of a distributed run in step."""
 
 import tensorflow as tf
 
 
-class Agreement:
-    """Has all processes of a run do what the chief says; elsewhere than on many workers, there is no other.
+class Coordinator:
+    """Keeps the processes of a run in step with the chief. With any strategy but many workers it does nothing.
 
     Args:
         strategy: of the run.
@@ -15,12 +15,12 @@ class Agreement:
         self._strategy, self._chief = strategy, chief
         self._alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
-    def sum(self, values: list[int]) -> list[int]:
-        """The sum of what each process gives."""
+    def sum_over_workers(self, values: list[int]) -> list[int]:
+        """The sums of the values of all processes, position by position."""
         return values if self._alone else self._sum(tf.constant(values, tf.int64)).numpy().tolist()
 
-    def take_chiefs(self, variables: list[tf.Variable]) -> None:
-        """Gives variables the chief's values everywhere."""
+    def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:
+        """Sets variables to the chief's values in every process."""
         for variable in [] if self._alone else variables:
             value = tf.convert_to_tensor(variable)
             variable.assign(self._sum(value if self._chief else tf.zeros_like(value)))
@@ -29,9 +29,9 @@ class Agreement:
     def _sum(self, value: tf.Tensor) -> tf.Tensor:
         def summed() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
-            speaks = context.replica_id_in_sync_group % len(self._strategy.extended.worker_devices) == 0
-            mine = tf.where(speaks, value, tf.zeros_like(value))  # one replica for each process
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+            is_first_replica = context.replica_id_in_sync_group % len(self._strategy.extended.worker_devices) == 0
+            local_value = tf.where(is_first_replica, value, tf.zeros_like(value))  # so each process counts once
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, local_value)
 
         return self._strategy.experimental_local_results(self._strategy.run(summed))[0]
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import TrainingConfig
-from bert4rec_tf.evaluation.evaluate import Ranks
+from bert4rec_tf.evaluation.evaluate import UserRanks
 from bert4rec_tf.training.progress_bar import ProgressBar
 from bert4rec_tf.training.run_clock import RunClock
 from bert4rec_tf.training.steps import StepSums
@@ -15,7 +15,7 @@ from bert4rec_tf.training.tensorboard import Profiler
 from bert4rec_tf.training.validation import Validation
 
 
-class Books:
+class TrainingMonitor:
     """All that is kept of a run while it goes on.
 
     Args:
@@ -25,7 +25,7 @@ class Books:
         rank_users: ranks the validation users with the model as it is.
         learning_rate: as it is now.
         steps_per_epoch: how often to validate.
-        fewest_steps: to a call.
+        min_steps_per_call: to a call.
         time_limit_seconds: of the whole run, earlier calls counted in; None: no limit.
         finished: nothing is left to train.
         profile: writes a trace too.
@@ -37,17 +37,17 @@ class Books:
         config: TrainingConfig,
         progress: Progress,
         checkpoints: Checkpoints,
-        rank_users: Callable[[], Ranks],
+        rank_users: Callable[[], UserRanks],
         learning_rate: Callable[[], float],
         steps_per_epoch: int,
-        fewest_steps: int,
+        min_steps_per_call: int,
         time_limit_seconds: float | None,
         finished: bool,
         profile: bool,
     ):
         logs = model_dir / "tensorboard"
         self._tensorboard = tf.summary.create_file_writer(str(logs))
-        self._clock = RunClock(progress, config, steps_per_epoch, fewest_steps, time_limit_seconds, finished)
+        self._clock = RunClock(progress, config, steps_per_epoch, min_steps_per_call, time_limit_seconds, finished)
         self._bar = ProgressBar(self._clock, progress, learning_rate, self._tensorboard)
         self._validation = Validation(
             rank_users,

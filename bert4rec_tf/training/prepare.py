@@ -4,12 +4,17 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.config import Config
-from bert4rec_tf.inputs.objectives import Asked, predicted_slots
+from bert4rec_tf.inputs.objectives import Objective, predicted_slots
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 
 
-def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
+def check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
+    """Refuses a batch size or batch shapes that the strategy cannot distribute.
+
+    Raises:
+        InputError: names the setting.
+    """
     batch_size, buckets = config.training.batch_size, config.training.num_length_buckets
     if batch_size % strategy.num_replicas_in_sync:
         raise InputError(
@@ -22,11 +27,12 @@ def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
         )
 
 
-def _first_asked(config: Config) -> Asked:
+def first_objective(config: Config) -> Objective:
+    """What a run learns before its last stage."""
     return "next" if config.model.attention == "causal" else "masked"
 
 
-def _check_something_to_predict(data_dir: str, manifest: Manifest, config: Config) -> None:
+def check_something_to_predict(data_dir: str, manifest: Manifest, config: Config) -> None:
     """A pass without a slot to predict would train on nothing, and report a loss of 0.
 
     Raises:
@@ -38,7 +44,7 @@ def _check_something_to_predict(data_dir: str, manifest: Manifest, config: Confi
             f"A model needs at least two items to choose from. Received: {items} in {data_dir}. "
             "Fix: build the records from a log with more items"
         )
-    asked = _first_asked(config)
+    asked = first_objective(config)
     if predicted_slots(manifest, asked):
         return
     if asked == "next" and windows:
@@ -54,11 +60,13 @@ def _check_something_to_predict(data_dir: str, manifest: Manifest, config: Confi
     )
 
 
-def _on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:
+def on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the weights are on parameter servers."""
     return isinstance(strategy, tf.distribute.ParameterServerStrategy)
 
 
-def _is_finished(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:
+def is_finished(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:
+    """Whether no step is left: the last one is done, the time is up, or validation stopped getting better."""
     patience = config.training.early_stopping_epochs
     return (
         int(progress.step.numpy()) >= config.training.num_steps

@@ -23,7 +23,7 @@ class RunClock:
         progress: of the run.
         config: the last step, whatever the time, and the last stage's share.
         steps_per_epoch: no call goes past a validation.
-        fewest_steps: to a call.
+        min_steps_per_call: to a call.
         time_limit_seconds: of the whole run, earlier calls counted in; None: no limit.
         ended: nothing is left to do.
     """
@@ -33,7 +33,7 @@ class RunClock:
         progress: Progress,
         config: TrainingConfig,
         steps_per_epoch: int,
-        fewest_steps: int,
+        min_steps_per_call: int,
         time_limit_seconds: float | None,
         ended: bool,
     ):
@@ -42,7 +42,7 @@ class RunClock:
         self._last_stage_share = config.last_item_share
         self._last_stage_step = config.num_steps - round(config.last_item_share * config.num_steps)
         self._steps_per_epoch = steps_per_epoch
-        self._fewest_steps = fewest_steps
+        self._fewest_steps = min_steps_per_call
         self._limit = math.inf if time_limit_seconds is None else time_limit_seconds
         self.step = int(progress.step.numpy())
         self._earlier_seconds = float(progress.elapsed_seconds.numpy())

@@ -47,7 +47,7 @@ class SynchronousSteps:
         self._run = tf.function(self._steps)
 
     @staticmethod
-    def fewest() -> int:
+    def min_steps() -> int:
         """Steps to a call."""
         return 1
 
@@ -99,7 +99,7 @@ class ParameterServerSteps:
         self._step = step
 
     @staticmethod
-    def fewest() -> int:
+    def min_steps() -> int:
         """Steps to a call: every worker has some to do until the last ones."""
         return 8 * tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().num_tasks("worker")
 

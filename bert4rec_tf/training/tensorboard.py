@@ -40,7 +40,7 @@ class Profiler:
             self._runs = False
 
 
-MOST_ITEMS = 10_000  # the most popular; the projector runs in a browser
+MAX_ITEMS = 10_000  # the most popular; the projector runs in a browser
 _CONFIG = """embeddings {
   tensor_name: "item embeddings"
   tensor_path: "items.tsv"
@@ -57,7 +57,7 @@ def write_projector(directory: pathlib.Path, item_table: np.ndarray, vocabulary:
         item_table: float32 [V, D].
         vocabulary: the same V; titles stand where they are known, ids elsewhere, both escaped as in JSON.
     """
-    number = min(MOST_ITEMS, len(vocabulary.item_ids))
+    number = min(MAX_ITEMS, len(vocabulary.item_ids))
     np.savetxt(
         directory / "items.tsv", item_table[NUM_SPECIAL_IDS : NUM_SPECIAL_IDS + number], fmt="%.6g", delimiter="\t"
     )

@@ -12,23 +12,23 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation.evaluate import Ranker, Ranks, evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import Ranker, UserRanks, evaluate, make_ranker
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Asked, lengths_of, windows_of_one_item
+from bert4rec_tf.inputs.objectives import Objective, lengths_of, windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
-from bert4rec_tf.training.coordination import Agreement, is_chief
+from bert4rec_tf.training.coordination import Coordinator, is_chief
 from bert4rec_tf.training.interruption import StopSignals
-from bert4rec_tf.training.monitor import Books
+from bert4rec_tf.training.monitor import TrainingMonitor
 from bert4rec_tf.training.optimizer import make_optimizer
 from bert4rec_tf.training.prepare import (
-    _check_something_to_predict,
-    _check_strategy,
-    _first_asked,
-    _is_finished,
-    _on_parameter_servers,
+    check_something_to_predict,
+    check_strategy,
+    first_objective,
+    is_finished,
+    on_parameter_servers,
 )
 from bert4rec_tf.training.steps import ParameterServerSteps, SynchronousSteps
 from bert4rec_tf.training.tensorboard import write_projector
@@ -86,8 +86,8 @@ def train(
     )
     built_with = {name: manifest.config.to_dict()[name] for name in ("data", "masking")}
     config = Config.from_dict(settings | built_with, "--config and flags")
-    _check_strategy(strategy, config)
-    _check_something_to_predict(data_dir, manifest, config)
+    check_strategy(strategy, config)
+    check_something_to_predict(data_dir, manifest, config)
     records = VerifiedRecords(data_dir, manifest, _AFTER_A_CHANGE)
     vocabulary = Vocabulary.load(data_dir)
     records.check()
@@ -125,7 +125,7 @@ class _Run:
         self._data_dir, self._model_dir = pathlib.Path(data_dir), pathlib.Path(model_dir)
         self._config, self._manifest, self._records, self._vocabulary = config, manifest, records, vocabulary
         self._strategy, self._limit, self._profile = strategy, time_limit_seconds, profile
-        self._first_asked = _first_asked(config)
+        self._first_objective = first_objective(config)
         self.chief = is_chief(strategy)
 
     def prepare(self, warm_start_from: str | None) -> None:
@@ -148,7 +148,7 @@ class _Run:
                 training.seed,
             )
             # XLA cannot read weights that are on another machine.
-            jit_compile = training.jit_compile and not _on_parameter_servers(self._strategy)
+            jit_compile = training.jit_compile and not on_parameter_servers(self._strategy)
             self._optimizer = make_optimizer(training, self._progress.total_steps)
             self._optimizer.build(self._model.trainable_variables)
             sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
@@ -158,9 +158,11 @@ class _Run:
         self._ended = self._finished = False
         if self.chief:
             self._take_up(old)
-        self._agreement = Agreement(self._strategy, self.chief)
+        self._coordinator = Coordinator(self._strategy, self.chief)
         self._check_same_run()
-        self._agreement.take_chiefs([*self._model.variables, *self._optimizer.variables, *self._progress.variables])
+        self._coordinator.broadcast_from_chief(
+            [*self._model.variables, *self._optimizer.variables, *self._progress.variables]
+        )
 
     def _check_same_run(self) -> None:
         """Whether this process has the chief's records and settings.
@@ -170,7 +172,7 @@ class _Run:
         """
         described = json.dumps([self._manifest.sha256(), self._config.to_dict()], sort_keys=True)
         digest = int(hashlib.sha256(described.encode()).hexdigest()[:15], 16)
-        if self._agreement.sum([digest if self.chief else 0]) != [digest]:
+        if self._coordinator.sum_over_workers([digest if self.chief else 0]) != [digest]:
             raise InputError(
                 f"All workers need the same records and settings. Received: in {self._data_dir}, or in this one's "
                 "flags, others than the chief's. Fix: copy the chief's --data_dir, and start all with the same command"
@@ -184,7 +186,7 @@ class _Run:
         if self._checkpoints.restore_latest():
             if self._limit is None:
                 self._progress.total_steps.assign(self._config.training.num_steps)
-            self._ended = _is_finished(self._config, self._progress, self._limit)
+            self._ended = is_finished(self._config, self._progress, self._limit)
             self._finished = self._ended and is_validated(self._model_dir, self._progress)
             if self._finished:
                 print(
@@ -204,10 +206,10 @@ class _Run:
     def train(self) -> None:
         """Makes the steps that are left."""
         training = self._config.training
-        if self._first_asked == "next":
+        if self._first_objective == "next":
             training = dataclasses.replace(training, last_item_share=0.0)  # it asks for the last items all along
-        buckets = self._buckets(self._first_asked)
-        distribute = ParameterServerSteps if _on_parameter_servers(self._strategy) else SynchronousSteps
+        buckets = self._buckets(self._first_objective)
+        distribute = ParameterServerSteps if on_parameter_servers(self._strategy) else SynchronousSteps
         steps_per_epoch = training.steps_per_epoch or steps_per_pass(buckets, training.batch_size)
         books, signals = None, StopSignals()
         if self.chief:
@@ -217,10 +219,10 @@ class _Run:
                 f"{self._model.count_params():,} weights; batches of lengths {shapes}; "
                 f"validation every {steps_per_epoch:,} steps"
             )
-            if self._first_asked == "next" and (lone := windows_of_one_item(self._manifest)):
+            if self._first_objective == "next" and (lone := windows_of_one_item(self._manifest)):
                 print(f"{lone:,} of these are windows of one item, which have nothing to predict")
             ranker = make_ranker(self._model.score_next_item, drop_seen=self._config.evaluation.drop_seen)
-            books = Books(
+            books = TrainingMonitor(
                 self._model_dir,
                 training,
                 self._progress,
@@ -228,7 +230,7 @@ class _Run:
                 lambda: self._rank_validation_users(ranker, signals),
                 lambda: float(self._optimizer.learning_rate.numpy()),
                 steps_per_epoch,
-                distribute.fewest(),
+                distribute.min_steps(),
                 self._limit,
                 self._ended,
                 self._profile,
@@ -242,7 +244,7 @@ class _Run:
         if books is not None and not self._finished:
             write_projector(self._model_dir / "tensorboard", self._model.embedding.item_table.numpy(), self._vocabulary)
 
-    def _rank_validation_users(self, ranker: Ranker, signals: StopSignals) -> Ranks:
+    def _rank_validation_users(self, ranker: Ranker, signals: StopSignals) -> UserRanks:
         def rank(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             signals.stop_if_received()
             return ranker(batch)
@@ -251,11 +253,11 @@ class _Run:
         with self._records.unchanged():
             return evaluate(rank, self._data_dir, self._manifest, "validation", max_users, max_items)
 
-    def _asked(self) -> Asked:
+    def _asked(self) -> Objective:
         """What windows are asked for in the stage that the run is in."""
-        return self._first_asked if int(self._progress.last_stage_from.numpy()) < 0 else "last"
+        return self._first_objective if int(self._progress.last_stage_from.numpy()) < 0 else "last"
 
-    def _buckets(self, asked: Asked) -> list[Bucket]:
+    def _buckets(self, asked: Objective) -> list[Bucket]:
         return choose_buckets(lengths_of(self._manifest, asked), self._config.training.num_length_buckets)
 
     def _batches(self) -> tf.data.Dataset:
@@ -275,7 +277,7 @@ class _Run:
     def _make_steps(
         self,
         make_steps: Callable[[], SynchronousSteps | ParameterServerSteps],
-        books: Books | None,
+        books: TrainingMonitor | None,
         signals: StopSignals,
     ) -> None:
         """Rounds of steps, each as the chief says, until it says none; anew made where a stage begins."""
@@ -285,7 +287,7 @@ class _Run:
             if books is not None:
                 plan = self._plan(books)
             plan.append(int(signals.received is not None))
-            number, total_steps, last_stage_from, stopped = self._agreement.sum(plan)
+            number, total_steps, last_stage_from, stopped = self._coordinator.sum_over_workers(plan)
             if number and stopped:
                 signals.heeded()
                 if books is not None:
@@ -308,7 +310,7 @@ class _Run:
             if books is not None:
                 books.after_steps(sums)
 
-    def _plan(self, books: Books) -> list[int]:
+    def _plan(self, books: TrainingMonitor) -> list[int]:
         """What the chief tells all: how many steps come next, the schedule's last one, and where the last stage began.
 
         Validates and saves first, where that is due. A validation that is cut short by a signal is run again when the

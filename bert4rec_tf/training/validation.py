@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import TrainingConfig
-from bert4rec_tf.evaluation.evaluate import Ranks
+from bert4rec_tf.evaluation.evaluate import UserRanks
 from bert4rec_tf.evaluation.metrics import METRICS, MISSED_RANK
 from bert4rec_tf.model_dir import HISTORY_FILE
 from bert4rec_tf.training.progress_bar import ProgressBar
@@ -38,7 +38,7 @@ class Validation:
 
     def __init__(
         self,
-        rank_users: Callable[[], Ranks],
+        rank_users: Callable[[], UserRanks],
         model_dir: pathlib.Path,
         checkpoints: Checkpoints,
         progress: Progress,
@@ -113,7 +113,7 @@ class Validation:
             self._bar.say(f"no better validation in {patience} epochs: stopping early")
             self._clock.ended = True
 
-    def _report_repeats(self, ranks: Ranks) -> None:
+    def _report_repeats(self, ranks: UserRanks) -> None:
         """Tells once a call, where validation targets stand in their own history, how they are ranked."""
         if self._repeats_reported or not ranks.repeats.any():
             return

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pipelines.progress import Progress
-from pipelines.sources.load_events import Loaded
+from pipelines.sources.load_events import LoadCounts
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
@@ -49,7 +49,7 @@ class ShardSequences:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PreparedLog:
     """What is left of the events, in order.
 
     Attributes:
@@ -90,19 +90,19 @@ class Engine(Protocol):
 
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
-    ) -> Loaded:
+    ) -> LoadCounts:
         """Reads the log, its timestamps in `unit`.
 
         Rows that cannot be read go to the file `bad_rows`, in the order of the log.
         """
 
-    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
+    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
         """Drops duplicates and rare users and items, and orders what is left into sequences."""
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
         """Calls a function, anywhere, with each of the shards, and gives its results in their order.
 
-        Item ids are places in `Prepared.item_ids`.
+        Item ids are places in `PreparedLog.item_ids`.
         """
 
 

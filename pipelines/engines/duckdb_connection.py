@@ -27,7 +27,7 @@ def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBP
     return connection
 
 
-def reword(error: duckdb.Error, memory_limit: str | None) -> None:
+def raise_as_input_error(error: duckdb.Error, memory_limit: str | None) -> None:
     """Raises the engine's error as one that says what to do, where the user can do something."""
     first_line = str(error).splitlines()[0]
     if isinstance(error, duckdb.OutOfMemoryException):

@@ -13,11 +13,11 @@ from multiprocessing import forkserver, resource_tracker
 
 import duckdb
 
-from pipelines.engines.base import Prepared, ShardSequences, Source, T
-from pipelines.engines.duckdb_connection import connect, reword
+from pipelines.engines.base import PreparedLog, ShardSequences, Source, T
+from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.engines.duckdb_sequences import prepare_sequences, stream_shards
 from pipelines.progress import Progress
-from pipelines.sources.load_events import Loaded, create_events, load_batches, load_file
+from pipelines.sources.load_events import LoadCounts, create_events, load_batches, load_file
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import LogSource
 from tfrecords.config import RecordsConfig
@@ -54,11 +54,11 @@ class DuckDBEngine:
             self._pool.shutdown(cancel_futures=True)
         self._connection.close()
         if isinstance(error, duckdb.Error):
-            reword(error, self._memory_limit)
+            raise_as_input_error(error, self._memory_limit)
 
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
-    ) -> Loaded:
+    ) -> LoadCounts:
         """Reads the log, file by file."""
         create_events(self._connection)
         if not isinstance(source, LogSource):
@@ -72,7 +72,7 @@ class DuckDBEngine:
                     on_batch=lambda rows: bar.update(rows - bar.n),
                     unit=unit,
                 )
-        loaded = Loaded()
+        loaded = LoadCounts()
         with progress.stage("reading", sum(file.lines for file in source.files)) as bar:
             for number, file in enumerate(source.files):
                 by_batch: list[int] = []  # rows done, where the file is not read by one statement
@@ -84,7 +84,7 @@ class DuckDBEngine:
                     loaded += load_file(self._connection, source, number, config.data, bad_rows, by_batch.append, unit)
         return loaded
 
-    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
+    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
         """Sorts once; the rest are scans."""
         self._num_shards = num_shards
         with progress.stage("sorting", 100, unit="%") as bar, progress.watch(bar, 100, self._done):

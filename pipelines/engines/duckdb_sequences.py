@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engines.base import Prepared, ShardSequences, before, nothing_left
+from pipelines.engines.base import PreparedLog, ShardSequences, before, nothing_left
 from tfrecords.config import DataConfig
 from tfrecords.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
 from tfrecords.ragged import Ragged
@@ -24,7 +24,7 @@ from tfrecords.ragged import Ragged
 _BATCH_ROWS = 1 << 20
 
 
-def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> Prepared:
+def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> PreparedLog:
     """From the table `events` to `users`, `items` and `sequences`: order, duplicates, filters.
 
     Raises:
@@ -38,7 +38,7 @@ def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig,
         Decimal(0),
         Decimal(0),
     )
-    return Prepared(item_ids, users, events, duplicates, rare, first, last)
+    return PreparedLog(item_ids, users, events, duplicates, rare, first, last)
 
 
 def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> int:

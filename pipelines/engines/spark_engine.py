@@ -24,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.engines.base import Prepared, ShardSequences, Source, before, nothing_left
-from pipelines.engines.duckdb_connection import connect, reword
+from pipelines.engines.base import PreparedLog, ShardSequences, Source, before, nothing_left
+from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.progress import Progress
-from pipelines.sources.load_events import Loaded, create_events, load_batches, load_file
+from pipelines.sources.load_events import LoadCounts, create_events, load_batches, load_file
 from pipelines.sources.log_source import LogSource, quoted
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
@@ -78,7 +78,7 @@ class SparkEngine:
         """
         self._memory_limit, self._spill_dir = memory_limit, spill_dir
         self._num_shards, self._files_written = 0, 0
-        self._prepared = Prepared([], 0, 0, 0, 0, Decimal(0), Decimal(0))
+        self._prepared = PreparedLog([], 0, 0, 0, 0, Decimal(0), Decimal(0))
         connect(spill_dir, memory_limit).close()  # a wrong limit is named here, not in a task
         spill_dir.mkdir(parents=True, exist_ok=True)
         self._spark = _start(num_workers, spill_dir)
@@ -93,13 +93,13 @@ class SparkEngine:
         finally:
             shutil.rmtree(self._spill_dir, ignore_errors=True)
         if isinstance(error, duckdb.Error):
-            reword(error, self._memory_limit)
+            raise_as_input_error(error, self._memory_limit)
         if isinstance(error, PySparkException | Py4JError):
             raise InputError(f"Every Spark task must end well within its tries. Received: {_cause(error)}") from None
 
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
-    ) -> Loaded:
+    ) -> LoadCounts:
         """Reads each file in a task of its own; other sources here."""
         if isinstance(source, LogSource):
             files = range(len(source.files))
@@ -107,7 +107,7 @@ class SparkEngine:
             results = self._spark.sparkContext.parallelize(files, len(files)).map(read).collect()
         else:
             results = [_read_batches(source, unit, config.data, self._spill_dir, self._memory_limit)]
-        loaded = Loaded()
+        loaded = LoadCounts()
         for number, result in enumerate(results):
             if isinstance(result, str):
                 raise InputError(result)
@@ -118,7 +118,7 @@ class SparkEngine:
                     shutil.copyfileobj(rows, stream)
         return loaded
 
-    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> Prepared:
+    def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
         """One pass for duplicates, one for each round of the filters, one for the order."""
         data, self._num_shards = config.data, num_shards
         events = self._spark.read.parquet(_url(self._spill_dir / "events"))
@@ -160,7 +160,7 @@ class SparkEngine:
         ties = {"hash": ["tie", "item_id"], "item_id": ["item_id"], "input": []}
         self._order = ["shard", "user_id", "met", "time", *ties[data.tie_order], "row"]
         first, last = self._sequences.agg(F.min("time"), F.max("time")).collect()[0]
-        self._prepared = Prepared(item_ids, users, left, number - different, different - left, first, last)
+        self._prepared = PreparedLog(item_ids, users, left, number - different, different - left, first, last)
         return self._prepared
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
@@ -245,10 +245,10 @@ def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
 
 def _read_file(
     source: LogSource, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None, number: int
-) -> Loaded | str:
+) -> LoadCounts | str:
     """Reads a file into a file of events; a user's mistake is told, not raised: another try would not mend it."""
 
-    def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
+    def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> LoadCounts:
         return load_file(connection, source, number, data, bad, unit=unit)
 
     return _read(load, spill_dir, memory_limit, number)
@@ -256,8 +256,8 @@ def _read_file(
 
 def _read_batches(
     source: MarkovLog | TfdsLog, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
-) -> Loaded | str:
-    def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> Loaded:
+) -> LoadCounts | str:
+    def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> LoadCounts:
         name = source.description()["format"]
         return load_batches(connection, source.batches(), name, data.min_rating, bad, unit=unit)
 
@@ -265,11 +265,11 @@ def _read_batches(
 
 
 def _read(
-    load: Callable[[duckdb.DuckDBPyConnection, pathlib.Path], Loaded],
+    load: Callable[[duckdb.DuckDBPyConnection, pathlib.Path], LoadCounts],
     spill_dir: pathlib.Path,
     memory_limit: str | None,
     number: int,
-) -> Loaded | str:
+) -> LoadCounts | str:
     with tempfile.TemporaryDirectory(prefix=".reading-", dir=spill_dir) as directory:
         own = pathlib.Path(directory)
         try:

@@ -8,7 +8,7 @@ _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
 _COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # that the engine reads, and their names there
 
 
-def may_read(layout: Layout) -> bool:
+def is_safe_for_duckdb(layout: Layout) -> bool:
     """Whether the engine may be trusted with the file, as far as can be said before it is read."""
     if layout.format in ("parquet", "user_items"):
         return False  # see parquet_reader.py; a row of user_items is several events
@@ -73,7 +73,7 @@ def relation(layout: Layout) -> str:
     return _select(lines, fields, f"CASE WHEN NOT {good} THEN {quoted(ROW_RULES[layout.format])} END", blank)
 
 
-def all_there(layout: Layout, rows: int) -> bool:
+def row_count_matches(layout: Layout, rows: int) -> bool:
     """Whether so many rows are all that a file has: the engine passes over some malformed ones without a word."""
     file = layout.file
     if layout.format in DELIMITERS and file.delimiters != (rows + layout.has_header) * (len(layout.header) - 1):

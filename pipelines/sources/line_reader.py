@@ -1,7 +1,7 @@
 """Text logs read line by line in plain Python, so that of every row it is known where it stands and what is wrong.
 
 The engine reads faster, but takes some malformed rows for good ones and gives up on a file at others. It goes first
-where `duckdb_reader.may_read` says that both would read the same.
+where `duckdb_reader.is_safe_for_duckdb` says that both would read the same.
 """
 
 import itertools

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.sources import line_reader, parquet_reader, timestamps
 from pipelines.sources.bad_rows import BadRow, check_bad_rows, set_aside
-from pipelines.sources.duckdb_reader import all_there, may_read, relation
+from pipelines.sources.duckdb_reader import is_safe_for_duckdb, relation, row_count_matches
 from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
 from tfrecords.config import DataConfig
@@ -30,7 +30,7 @@ _SAMPLED_ROWS = 100  # of each file, to tell its unit of time
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadCounts:
     """What became of the rows of a log or of a file of it.
 
     Attributes:
@@ -45,8 +45,8 @@ class Loaded:
     bad: int = 0
     first_bad: tuple[BadRow, ...] = ()
 
-    def __add__(self, other: "Loaded") -> "Loaded":
-        return Loaded(
+    def __add__(self, other: "LoadCounts") -> "LoadCounts":
+        return LoadCounts(
             self.rows_read + other.rows_read,
             self.low_rated + other.low_rated,
             self.bad + other.bad,
@@ -84,7 +84,7 @@ def load_file(
     bad_rows: pathlib.Path,
     on_batch: Callable[[int], object] = lambda _: None,
     unit: str | None = None,
-) -> Loaded:
+) -> LoadCounts:
     """Appends a file's interactions to the table `events`.
 
     Args:
@@ -123,7 +123,7 @@ def _load(
     bad_rows: pathlib.Path,
     on_batch: Callable[[int], object],
     unit: str,
-) -> Loaded:
+) -> LoadCounts:
     min_rating = config.min_rating
     layout = lay_out(source, source.files[number], rated=min_rating is not None)
     timed_by = {"--split=temporal": config.split == "temporal", "--train_since": config.train_since is not None}
@@ -134,7 +134,7 @@ def _load(
                 f"Fix: bring a log with them, or leave {flag} out"
             )
     first_row = number * ROWS_IN_A_FILE
-    if may_read(layout):
+    if is_safe_for_duckdb(layout):
         loaded = _insert_whole(connection, layout, first_row, min_rating, unit)
         if loaded is not None:
             return loaded
@@ -203,7 +203,7 @@ def load_batches(
     on_batch: Callable[[int], object] = lambda _: None,
     unit: str = "s",
     null_values: Collection[str] = (),
-) -> Loaded:
+) -> LoadCounts:
     """Appends interactions to the table `events`, batch by batch.
 
     Args:
@@ -222,7 +222,7 @@ def load_batches(
     Raises:
         InputError: no ratings, and `min_rating` needs them.
     """
-    loaded, rows = Loaded(), 0
+    loaded, rows = LoadCounts(), 0
     for batch in batches:
         if min_rating is not None and "rating" not in batch.column_names:
             raise InputError("--min_rating needs a rating. Received: a dataset without one")
@@ -250,13 +250,13 @@ def load_batches(
         heed()
         rows += len(batch)
         on_batch(rows)
-        loaded += Loaded(len(batch), len(batch) - count - kept, count, tuple(first))
+        loaded += LoadCounts(len(batch), len(batch) - count - kept, count, tuple(first))
     return loaded
 
 
 def _insert_whole(
     connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None, unit: str
-) -> Loaded | None:
+) -> LoadCounts | None:
     """Has the engine read a file, all or nothing: the first row that is not surely a good one ends the attempt."""
     checked = _checked(relation(layout), layout.timed, layout.rated, first_row, unit, layout.null_values)
     connection.begin()
@@ -269,9 +269,9 @@ def _insert_whole(
         rows = kept
         if min_rating is not None:
             rows += _keep_low_rated(connection, f"({checked})", min_rating)
-        if all_there(layout, rows):
+        if row_count_matches(layout, rows):
             connection.commit()
-            return Loaded(rows, rows - kept)
+            return LoadCounts(rows, rows - kept)
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
         pass
     except BaseException:
