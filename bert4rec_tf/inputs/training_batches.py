@@ -42,8 +42,9 @@ def training_batches(
     instances of a window would all be the same, so a pass holds each window once. A window of one item becomes an empty
     row.
 
-    With "last" each instance is the window's first items, two to all of them, any number as likely, and the last of these alone is masked: what serving asks, at every place of a history. Cuts are new in every pass. How
-    many fall to a batch shape is left to chance, so a pass ends after the number of batches that is expected.
+    With "last" each instance is the window's first items, two to all of them, any number as likely, and the last of
+    these alone is masked: what serving asks, at every place of a history. Cuts are new in every pass. How many fall to
+    a batch shape is left to chance, so a pass ends after the number of batches that is expected.
 
     Args:
         data_dir: of `manifest`.
