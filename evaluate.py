@@ -1,4 +1,4 @@
-"""UserRanks the held-out items, or compares two such evaluations.
+"""Ranks the held-out items, or compares two such evaluations.
 
 python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json
 python evaluate.py --compare=a/metrics.json,b/metrics.json --output=comparison.json

@@ -1,4 +1,4 @@
-"""UserRanks and seen items against brute force in Python."""
+"""Ranks and seen items against brute force in Python."""
 
 import numpy as np
 import tensorflow as tf

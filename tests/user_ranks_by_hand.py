@@ -1,4 +1,4 @@
-"""UserRanks of made-up users, for the tests of what is made of them."""
+"""Ranks of made-up users, for the tests of what is made of them."""
 
 import numpy as np
 

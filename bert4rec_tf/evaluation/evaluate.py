@@ -1,4 +1,4 @@
-"""UserRanks each user's target by both protocols, over all users."""
+"""Ranks each user's target by both protocols, over all users."""
 
 import pathlib
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def evaluate(
     max_users: int | None = None,
     max_items: int | None = None,
 ) -> UserRanks:
-    """UserRanks the targets of a split, by the rule of the served model.
+    """Ranks the targets of a split, by the rule of the served model.
 
     Equal scores rank by the lower id, which is the more popular item. With `drop_seen` of the ranker, a target that
     stands in its own history is never recommended: it has the rank MISSED_RANK by both protocols. Users with fewer

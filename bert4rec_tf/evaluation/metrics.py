@@ -31,7 +31,7 @@ def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
         ValueError: no user, or a rank below 1.
     """
     if not len(ranks) or np.min(ranks) < 1:
-        raise ValueError(f"UserRanks of at least one user, from 1, are needed. Received: {len(ranks)} ranks")
+        raise ValueError(f"Ranks of at least one user, from 1, are needed. Received: {len(ranks)} ranks")
     ranks = np.asarray(ranks, np.float64)
     gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_RATE_CUTOFFS}
     gains |= {f"ndcg@{k}": np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0) for k in NDCG_CUTOFFS}

@@ -1,4 +1,4 @@
-"""UserRanks of targets, and which items a history holds: what evaluation and serving must agree on."""
+"""Ranks of targets, and which items a history holds: what evaluation and serving must agree on."""
 
 import tensorflow as tf
 
