@@ -74,17 +74,16 @@ def users_file(metrics_file: str | pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name.removesuffix('.json')}.users.parquet")
 
 
-def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) -> None:
-    """Writes one row a user, by rename, with raw ids and the target's training count; NO_RANK becomes null.
+def users_table(ranks: UserRanks, vocabulary: Vocabulary) -> pa.Table:
+    """One row a user, with raw ids and the target's training count; NO_RANK becomes null.
 
     Args:
-        path: from `users_file`.
         ranks: of the users, in their order.
         vocabulary: of the records.
     """
     item_ids = pa.array(vocabulary.item_ids, pa.string())
     kept = ranks.recommended != PAD_ID
-    places = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
     recommended = item_ids.take(pa.array(ranks.recommended[kept] - NUM_SPECIAL_IDS))
     targets = ranks.targets - NUM_SPECIAL_IDS
     columns = [
@@ -95,12 +94,23 @@ def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) ->
         pa.array(ranks.history_lengths, pa.int32()),
         item_ids.take(pa.array(targets)),
         pa.array(vocabulary.counts[targets], pa.int64()),
-        pa.ListArray.from_arrays(pa.array(places, pa.int32()), recommended),
+        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), recommended),
     ]
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) -> None:
+    """Writes `users_table` as Parquet, by rename.
+
+    Args:
+        path: from `users_file`.
+        ranks: of the users, in their order.
+        vocabulary: of the records.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         with open_new(temporary) as stream:
-            pq.write_table(pa.table(columns, schema=_SCHEMA), stream)
+            pq.write_table(users_table(ranks, vocabulary), stream)
         temporary.replace(path)
 
 
