@@ -1,9 +1,7 @@
 """A data directory that appears whole: built beside its place, moved there by one rename, the manifest last."""
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,7 +9,7 @@ from typing import Any
 
 from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
-from tfrecords.files import open_lock, open_new
+from tfrecords.files import locked, replacing
 from tfrecords.interruption import deferred, heed
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
@@ -97,28 +95,13 @@ def _remove(directories: Iterable[pathlib.Path]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _only_run(output_dir: pathlib.Path) -> Iterator[None]:
-    """Refuses a second run at the same time; a killed run's lock goes with its process."""
-    lock, ours = _lock(output_dir), False
-    with contextlib.ExitStack() as stack:
-        try:
-            with deferred():
-                stream = stack.enter_context(open_lock(lock))
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # Between opening and locking, the run before may have ended and removed the very file.
-                    ours = lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.lstat())
-            if not ours:
-                raise InputError(
-                    f"One run at a time builds a directory. Received: {output_dir}, which another run is building. "
-                    "Fix: wait for it, or name another --output_dir"
-                )
-            yield
-        finally:
-            with deferred():
-                if ours:
-                    lock.unlink(missing_ok=True)
+def _only_run(output_dir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Refuses a second run at the same time."""
+    in_use = (
+        f"One run at a time builds a directory. Received: {output_dir}, which another run is building. "
+        "Fix: wait for it, or name another --output_dir"
+    )
+    return locked(_lock(output_dir), in_use, remove=True)
 
 
 def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
@@ -160,9 +143,5 @@ def _holds_records(directory: pathlib.Path) -> bool:
 
 def write_manifest(directory: pathlib.Path, manifest: Manifest) -> None:
     """Writes the manifest by rename; from then on the directory can be read."""
-    temporary = directory / f".{MANIFEST_FILE}.tmp"
-    with open_new(temporary) as stream:
+    with replacing(directory / MANIFEST_FILE) as stream:
         stream.write(manifest.to_bytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(directory / MANIFEST_FILE)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import struct
 import uuid
 from collections.abc import Iterable
 
 import google_crc32c
+
+from tfrecords.files import replacing
 
 FRAME_BYTES = 16  # of a record: its length, and two checksums
 
@@ -43,23 +44,14 @@ def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes
     """
     path = pathlib.Path(data_dir) / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     digest, count, size = hashlib.sha256(), 0, 0
-    try:
-        with temporary.open("wb") as stream:
-            for record in records:
-                framed = _frame(record)
-                stream.write(framed)
-                digest.update(framed)
-                count, size = count + 1, size + len(framed)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            error.filename = error.filename or str(path)  # a full disk does not say where
-        raise
+    # Two tasks may write the same shard at once: Spark runs a slow task a second time.
+    with replacing(path, tag=f"{uuid.uuid4().hex}.") as stream:
+        for record in records:
+            framed = _frame(record)
+            stream.write(framed)
+            digest.update(framed)
+            count, size = count + 1, size + len(framed)
     return Shard(file, count, size, digest.hexdigest())
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics, sampled_metrics
 from tfrecords.errors import InputError, writing
-from tfrecords.files import open_new
+from tfrecords.files import replacing
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
 _SCHEMA = pa.schema(
@@ -107,11 +107,8 @@ def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) ->
         ranks: of the users, in their order.
         vocabulary: of the records.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        with open_new(temporary) as stream:
-            pq.write_table(users_table(ranks, vocabulary), stream)
-        temporary.replace(path)
+    with writing(path), replacing(path) as stream:
+        pq.write_table(users_table(ranks, vocabulary), stream)
 
 
 def read_users(path: pathlib.Path) -> pa.Table:

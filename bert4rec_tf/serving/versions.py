@@ -10,16 +10,14 @@ before a version goes the labels move to one that stays.
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator
 
 from tfrecords.errors import InputError, check_local
-from tfrecords.files import open_lock, write_whole
+from tfrecords.files import locked, write_whole
 
 MODELS_CONFIG = "models.config"
 WITHDRAWN_PREFIX = ".withdrawn-"
@@ -90,18 +88,17 @@ def withdrawn_versions(root: pathlib.Path) -> list[pathlib.Path]:
     return list(root.glob(f"{WITHDRAWN_PREFIX}*"))
 
 
-@contextlib.contextmanager
-def only_publisher(root: pathlib.Path) -> Iterator[None]:
-    """One export or rollback at a time; a killed one's lock goes with its process."""
-    with open_lock(root / ".lock") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"One command at a time publishes to a directory. Received: {root}, which another one is using. "
-                "Fix: wait for it to end"
-            ) from None
-        yield
+def only_publisher(root: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Refuses a second export or rollback of a directory at the same time.
+
+    Raises:
+        InputError: another one is running (on entering the block).
+    """
+    in_use = (
+        f"One command at a time publishes to a directory. Received: {root}, which another one is using. "
+        "Fix: wait for it to end"
+    )
+    return locked(root / ".lock", in_use)
 
 
 def write_models_config(root: pathlib.Path, served: list[pathlib.Path]) -> None:
