@@ -83,8 +83,8 @@ class MaskingConfig:
         check_field(self, "masking_rates", rates_fit, "one or several numbers from 0 to 1")
         check_field(self, "duplicate_factor", 0 <= self.duplicate_factor, "at least 0")
         check_field(self, "last_item_instances", 0 <= self.last_item_instances, "at least 0")
-        instances = self.duplicate_factor + self.last_item_instances
-        check_field(self, "duplicate_factor", 1 <= instances, "at least 1 where last_item_instances is 0")
+        some = self.instances_per_window > 0
+        check_field(self, "duplicate_factor", some, "at least 1 where last_item_instances is 0")
         check_field(self, "max_predictions", self.max_predictions is None or self.max_predictions >= 1, "at least 1")
         check_field(self, "random_item_rate", 0 <= self.random_item_rate <= 1, "from 0 to 1")
         check_field(
@@ -93,6 +93,11 @@ class MaskingConfig:
             0 <= self.kept_item_rate <= 1 - self.random_item_rate,
             "from 0 to 1 - random_item_rate",
         )
+
+    @property
+    def instances_per_window(self) -> int:
+        """How many masked instances each window has."""
+        return self.duplicate_factor + self.last_item_instances
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,4 +50,4 @@ def windows_of_one_item(manifest: Manifest) -> int:
 
 def instances_per_window(manifest: Manifest) -> int:
     """How many masked instances were made of each window."""
-    return manifest.config.masking.duplicate_factor + manifest.config.masking.last_item_instances
+    return manifest.config.masking.instances_per_window

@@ -51,7 +51,7 @@ def draw_masks(
     slot_keys = hashed_bits(keys, _SLOT, places)
     slots = tf.where(places < lengths, slot_keys, tf.uint64.max)
     kth = tf.gather(sorted_bits(slots), numbers - 1, batch_dims=1)
-    copies = masking.duplicate_factor + masking.last_item_instances
+    copies = masking.instances_per_window
     last_only = draw_below(copies, keys, _LAST_ONLY) >= masking.duplicate_factor
     masked = tf.where(last_only, places == lengths - 1, (slots <= kth) & (places < lengths))
 

@@ -52,7 +52,7 @@ def mask_windows(
         vocabulary_size: V, for random replacement items.
         seed: of the pipeline.
     """
-    copies = masking.duplicate_factor + masking.last_item_instances
+    copies = masking.instances_per_window
     window_keys = hashed_bits(seed, sequence_keys[windows.sequences], windows.starts)
     last_only = np.arange(copies) >= masking.duplicate_factor
     at_once = max(1, _CHUNK // copies)

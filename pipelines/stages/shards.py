@@ -63,7 +63,7 @@ def count_shard(users: ShardSequences, config: RecordsConfig, num_items: int) ->
     trained_on = windows.reaching(users.old_events)
     return ShardCounts(
         np.bincount(split.training.values, minlength=num_items),
-        len(trained_on) * (config.masking.duplicate_factor + config.masking.last_item_instances),
+        len(trained_on) * config.masking.instances_per_window,
         len(windows) - len(trained_on),
         len(split.validation.users),
         len(split.test.users),
