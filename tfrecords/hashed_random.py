@@ -10,9 +10,10 @@ import numpy as np
 # What a draw is for, as the second part of its key, after the seed. Users' keys have 60 bits, so no draw of another
 # kind, which has a user's key there, ever sees the same bits.
 TIES, NEGATIVES, RARE_NEGATIVES = (2**60 + number for number in range(3))
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+# SplitMix64's constants: the increment before each round, and the two multipliers in it.
+INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+FIRST_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
+SECOND_MULTIPLIER = np.uint64(0x94D049BB133111EB)
 
 
 def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
@@ -26,7 +27,7 @@ def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
     """
     bits = np.zeros(1, np.uint64)
     for part in parts:
-        bits = _mix((bits ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+        bits = _mix((bits ^ np.asarray(part).astype(np.uint64)) + INCREMENT)
     return bits
 
 
@@ -52,9 +53,9 @@ def hashed_bits_sql(query: str, columns: str) -> str:
     """
     # The engine has no product that wraps. One query around the other: each value is computed once.
     for bits, operation, constant in (
-        ("bits", "+", _GOLDEN),
-        ("xor(bits, bits >> 30)", "*", _FIRST),
-        ("xor(bits, bits >> 27)", "*", _SECOND),
+        ("bits", "+", INCREMENT),
+        ("xor(bits, bits >> 30)", "*", FIRST_MULTIPLIER),
+        ("xor(bits, bits >> 27)", "*", SECOND_MULTIPLIER),
     ):
         wrapped = f"({bits}::UHUGEINT {operation} {constant}::UHUGEINT & {2**64 - 1}::UHUGEINT)::UBIGINT"
         query = f"SELECT {columns}, {wrapped} AS bits FROM ({query})"
@@ -62,6 +63,6 @@ def hashed_bits_sql(query: str, columns: str) -> str:
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:
-    bits = (bits ^ (bits >> np.uint64(30))) * _FIRST
-    bits = (bits ^ (bits >> np.uint64(27))) * _SECOND
+    bits = (bits ^ (bits >> np.uint64(30))) * FIRST_MULTIPLIER
+    bits = (bits ^ (bits >> np.uint64(27))) * SECOND_MULTIPLIER
     return bits ^ (bits >> np.uint64(31))

@@ -3,15 +3,17 @@
 import numpy as np
 import tensorflow as tf
 
+from tfrecords.hashed_random import FIRST_MULTIPLIER, INCREMENT, SECOND_MULTIPLIER
+
 
 def hashed_bits(*parts: tf.Tensor | int) -> tf.Tensor:
     """`tfrecords.hashed_random.hashed_bits` in the graph: uint64, of the parts' broadcast shape."""
     bits = tf.zeros([1], tf.uint64)
     for part in parts:
         value = tf.constant(part, tf.uint64) if isinstance(part, int) else tf.cast(part, tf.uint64)
-        bits = tf.bitwise.bitwise_xor(*_broadcast(bits, value)) + _constant(0x9E3779B97F4A7C15)
-        bits = _shift_xor(bits, 30) * _constant(0xBF58476D1CE4E5B9)
-        bits = _shift_xor(bits, 27) * _constant(0x94D049BB133111EB)
+        bits = tf.bitwise.bitwise_xor(*_broadcast(bits, value)) + _constant(INCREMENT)
+        bits = _shift_xor(bits, 30) * _constant(FIRST_MULTIPLIER)
+        bits = _shift_xor(bits, 27) * _constant(SECOND_MULTIPLIER)
         bits = _shift_xor(bits, 31)
     return bits
 
@@ -44,5 +46,5 @@ def _broadcast(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.broadcast_to(one, shape), tf.broadcast_to(other, shape)
 
 
-def _constant(value: int) -> tf.Tensor:
+def _constant(value: int | np.uint64) -> tf.Tensor:
     return tf.constant(np.uint64(value))
