@@ -1,13 +1,12 @@
-"""Ranks the held-out items, or compares two such evaluations.
+"""Ranks the held-out items of every user, or compares two such evaluations.
 
 python evaluate.py --model_dir=models/ml-1m --data_dir=data/ml-1m --output=metrics.json
 python evaluate.py --compare=a/metrics.json,b/metrics.json --output=comparison.json
 
-Beside metrics.json it writes metrics.users.parquet, one row a user, which --compare reads. --report=report.html tells
-about a model in one page.
+--output also writes metrics.users.parquet beside metrics.json: one row for each user, which --compare reads.
+--report=report.html writes one page about the model.
 """
 
-import json
 import os
 import pathlib
 
@@ -15,126 +14,119 @@ from absl import app, flags
 
 from bert4rec_tf.command_line import command
 from bert4rec_tf.config import Config, EvaluationConfig, read_settings
-from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
-from bert4rec_tf.evaluation.comparison import PROTOCOLS, compare_runs
-from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
+from bert4rec_tf.evaluation.baselines import BASELINES, baseline_scorer
+from bert4rec_tf.evaluation.comparison import compare_runs, print_comparison
+from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker, merge_evaluation_settings
 from bert4rec_tf.evaluation.metrics import TOP_K
-from bert4rec_tf.evaluation.results import hardware, metrics_json, print_metrics, print_slices
-from bert4rec_tf.evaluation.user_ranks import users_file, write_users
+from bert4rec_tf.evaluation.results import hardware, metrics_json, print_results, write_json, write_metrics
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.item_map import read_item_groups
 from bert4rec_tf.report.report import write_report
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError, check_local
-from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.vocabulary import Vocabulary
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-_MODEL = flags.DEFINE_string("model_dir", None, "made by train.py")
+_MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _BASELINE = flags.DEFINE_enum(
-    "baseline", None, ["popularity", "optimum"], "instead of --model_dir; optimum: of --dataset=synthetic"
+    "baseline",
+    None,
+    list(BASELINES),
+    "baseline to evaluate instead of a model: `popularity`, or `optimum`, the best possible ranking of a log made by "
+    "make_tfrecords.py --dataset=synthetic",
 )
-_DATA = flags.DEFINE_string("data_dir", None, "made by pipelines/make_tfrecords.py")
-_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "what is asked")
-_SET = flags.DEFINE_multi_string("set", [], "evaluation.field=value over the model's configuration; repeatable")
+_DATA = flags.DEFINE_string("data_dir", None, "directory of records written by pipelines/make_tfrecords.py")
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "split to evaluate")
+_SET = flags.DEFINE_multi_string(
+    "set", [], "evaluation.field=value; replaces a setting of the model's configuration; repeatable"
+)
 _DROP_SEEN = flags.DEFINE_bool(
-    "drop_seen", None, "sets evaluation.drop_seen: leave out items of the user's history, as serving does by default"
+    "drop_seen",
+    None,
+    "whether items of the user's history are left out of the ranking, as in serving; sets evaluation.drop_seen",
 )
-_COMPARE = flags.DEFINE_list("compare", None, "two metrics files, A,B, written by --output: is B better than A?")
-_REPORT = flags.DEFINE_string("report", None, "a page on the model and what it does, as HTML; needs nothing beside it")
+_COMPARE = flags.DEFINE_list(
+    "compare", None, "two metrics files, A,B, written by --output; tests whether B ranks better than A"
+)
+_REPORT = flags.DEFINE_string(
+    "report", None, "HTML file to write with a report on the model; the page loads no other file"
+)
 _GROUPS = flags.DEFINE_string(
-    "item_groups", None, "TSV with a header item_id, genre: colours --report's map of the items"
+    "item_groups", None, "TSV file with the columns item_id and genre, to colour the item map of --report"
 )
-_OUTPUT = flags.DEFINE_string("output", None, "metrics, or the comparison, as JSON; users beside it as Parquet")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file to write with the metrics or the comparison; the metrics of each user go beside it"
+)
 
 
 @command
 def main() -> None:
-    """Flags to one call: an evaluation, or the comparison of two."""
+    """Evaluates one model or baseline, or compares two evaluations."""
     for flag in (_MODEL, _DATA, _COMPARE, _REPORT, _GROUPS, _OUTPUT):
         check_local(flag.name, flag.value)
     if _COMPARE.value is not None:
-        _compare(_COMPARE.value)
+        _check_compare_flags()
+        comparison = compare_runs(_COMPARE.value)
+        if _OUTPUT.value:
+            write_json(pathlib.Path(_OUTPUT.value), comparison)
+        print_comparison(comparison)
         return
-    if bool(_MODEL.value) == bool(_BASELINE.value):
-        raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
-    if not _DATA.value:
-        raise InputError("--data_dir must name the records to ask. Received: none. Fix: --data_dir=data/ml-1m")
-    if _REPORT.value and not _MODEL.value:
-        raise InputError(f"--report is on a model. Received: --baseline={_BASELINE.value}. Fix: name a --model_dir")
-    if _GROUPS.value and not _REPORT.value:
-        raise InputError(f"--item_groups colours a report. Received: {_GROUPS.value} alone. Fix: --report=report.html")
-    manifest = Manifest.load(_DATA.value)
-    records = VerifiedRecords(_DATA.value, manifest, "run the same command again when the records are complete")
-    vocabulary = Vocabulary.load(_DATA.value)
+    _check_evaluation_flags()
+    data_dir = str(_DATA.value)
+    manifest = Manifest.load(data_dir)
+    records = VerifiedRecords(data_dir, manifest, "run the same command again when the records are complete")
+    vocabulary = Vocabulary.load(data_dir)
     item_groups = read_item_groups(_GROUPS.value, vocabulary) if _GROUPS.value else None
-    trained = _trained(vocabulary) if _MODEL.value else None
-    scorer, described = _scorer(trained, manifest, vocabulary)
+    trained = _load_model(vocabulary) if _MODEL.value else None
+    scorer, description = _scorer(trained, manifest, vocabulary)
     drop_seen = _evaluation_config(trained).drop_seen
-    max_items = trained.config.data.max_seq_length - 1 if trained else 1  # a baseline reads the last item at most
+    max_items = trained.config.data.max_seq_length - 1 if trained else 1  # no baseline reads more than the last item
     ranker = make_ranker(scorer, TOP_K, drop_seen)
     with records.unchanged():
-        ranks = evaluate(ranker, _DATA.value, manifest, _SPLIT.value, max_items=max_items)
-    metrics = metrics_json(ranks, described, manifest, vocabulary, _SPLIT.value, drop_seen)
+        ranks = evaluate(ranker, data_dir, manifest, _SPLIT.value, max_items=max_items)
+    metrics = metrics_json(ranks, description, manifest, vocabulary, _SPLIT.value, drop_seen)
     metrics["hardware"] = hardware()
     if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        write_users(users_file(_OUTPUT.value), ranks, vocabulary)
-        write_whole(pathlib.Path(_OUTPUT.value), json.dumps(metrics, indent=1) + "\n")
+        write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, vocabulary)
     if _REPORT.value and trained is not None:
-        directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(_DATA.value))
+        directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(data_dir))
         evaluation = Evaluation(*directories, trained, manifest, vocabulary, ranks, metrics)
         with records.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
-    print_metrics(_SPLIT.value, metrics, manifest)
-    if "unseen_users" in metrics:
-        print_metrics(f"{_SPLIT.value}, unseen in training", metrics["unseen_users"], manifest)
-    print_slices(metrics)
+    print_results(metrics, manifest)
 
 
-def _compare(metrics_files: list[str]) -> None:
-    evaluating = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _GROUPS)
-    others = [flag.name for flag in evaluating if flag.present]
-    if others:
+def _check_compare_flags() -> None:
+    flags_of_an_evaluation = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _GROUPS)
+    given = [flag.name for flag in flags_of_an_evaluation if flag.present]
+    if given:
         raise InputError(
-            f"--compare reads two evaluations that are done. Received: --{', --'.join(others)} besides. "
+            f"--compare reads two finished evaluations. Received: --{', --'.join(given)} besides. "
             "Fix: evaluate each with --output first"
         )
-    found = compare_runs(metrics_files)
-    if _OUTPUT.value:
-        pathlib.Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(pathlib.Path(_OUTPUT.value), json.dumps(found, indent=1) + "\n")
-    print(f"A: {found['a']}\nB: {found['b']}\n{found['split']}, {found['users']:,} users")
-    print(f"{'':<16}{'A':>8}{'B':>9}{'B - A':>9}{'95% interval':>20}{'p':>9}{'p (Holm)':>10}")
-    for protocol in PROTOCOLS:
-        for name, row in found[protocol].items():
-            low, high = row["ci95"]
-            shown = f"{row['a']:>8.4f} {row['b']:>8.4f} {row['difference']:>+8.4f}   [{low:+.4f}, {high:+.4f}]"
-            print(f"{protocol + ' ' + name:<16}{shown} {row['p']:>8.4f} {row['p_holm']:>9.4f}")
 
 
-def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:
-    """The model's, or the default for a baseline, and the flags over it."""
-    own_flag = [] if _DROP_SEEN.value is None else [f"evaluation.drop_seen={str(_DROP_SEEN.value).lower()}"]
-    settings = read_settings(None, [*_SET.value, *own_flag])
-    others = sorted(settings.keys() - {"evaluation"})
-    if others:
+def _check_evaluation_flags() -> None:
+    if bool(_MODEL.value) == bool(_BASELINE.value):
+        raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
+    if not _DATA.value:
+        raise InputError("--data_dir must name the records to evaluate on. Received: none. Fix: --data_dir=data/ml-1m")
+    if _REPORT.value and not _MODEL.value:
+        raise InputError(f"--report needs a model. Received: --baseline={_BASELINE.value}. Fix: give --model_dir")
+    if _GROUPS.value and not _REPORT.value:
         raise InputError(
-            f"evaluate.py takes settings of `evaluation` alone. Received: --set={others[0]}.… Fix: give those of "
-            f"`{others[0]}` to the command that they are for, make_tfrecords.py or train.py"
+            f"--item_groups needs --report. Received: --item_groups={_GROUPS.value} only. Fix: --report=report.html"
         )
-    kept = trained.config.to_dict()["evaluation"] if trained else {}
-    return Config.from_dict({"evaluation": kept | settings.get("evaluation", {})}, "flags").evaluation
 
 
-def _trained(vocabulary: Vocabulary) -> TrainedModel:
+def _load_model(vocabulary: Vocabulary) -> TrainedModel:
     trained = load_model(str(_MODEL.value))
     if trained.vocabulary.item_ids != vocabulary.item_ids:  # titles and counts may differ
         raise InputError(
-            f"A model is evaluated on records with its own vocabulary. Received: {_MODEL.value} and "
-            f"{_DATA.value}, which differ. Fix: name the --data_dir that it was trained on"
+            f"A model must be evaluated on records with its own vocabulary. Received: {_MODEL.value} and "
+            f"{_DATA.value}, which differ. Fix: name the --data_dir that the model was trained on"
         )
     return trained
 
@@ -142,12 +134,20 @@ def _trained(vocabulary: Vocabulary) -> TrainedModel:
 def _scorer(
     trained: TrainedModel | None, manifest: Manifest, vocabulary: Vocabulary
 ) -> tuple[Scorer, dict[str, object]]:
+    """The scorer, and its description for metrics.json."""
     if trained is not None:
         return trained.model.score_next_item, {"config": trained.config.to_dict(), "training": trained.state}
-    if _BASELINE.value == "popularity":
-        return popularity_scorer(vocabulary), {"baseline": "popularity"}
-    log = MarkovLog.from_description(manifest.source)
-    return last_item_scorer(log.transitions(), vocabulary, log.item_ids()), {"baseline": "optimum"}
+    name = str(_BASELINE.value)
+    scorer = baseline_scorer(name, vocabulary, lambda: MarkovLog.from_description(manifest.source))
+    return scorer, {"baseline": name}
+
+
+def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:
+    """The model's settings, or the defaults for a baseline, with --set and --drop_seen applied."""
+    drop_seen = [] if _DROP_SEEN.value is None else [f"evaluation.drop_seen={str(_DROP_SEEN.value).lower()}"]
+    overrides = read_settings(None, [*_SET.value, *drop_seen])
+    section = merge_evaluation_settings(trained.config.to_dict()["evaluation"] if trained else {}, overrides)
+    return Config.from_dict({"evaluation": section}, "flags").evaluation
 
 
 if __name__ == "__main__":

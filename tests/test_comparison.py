@@ -1,4 +1,4 @@
-"""The paired bootstrap against what is known of it, and what may be compared."""
+"""The paired bootstrap against its known properties, and the checks of what may be compared."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def test_a_run_does_not_differ_from_itself() -> None:
         assert (row["difference"], row["ci95"], row["p"]) == (0, [0, 0], 1)
 
 
-def test_a_run_that_is_better_for_most_is_told_apart() -> None:
+def test_a_run_that_is_better_for_most_users_is_significant() -> None:
     ranks = some_ranks(1) + 1
     found = bootstrap(ranks, np.where(np.arange(400) % 4, ranks - 1, ranks))
     for name, row in found.items():
@@ -72,8 +72,8 @@ def test_interval_and_p_are_near_the_normal_approximation() -> None:
             assert 0.01 < row["p"] < 0.2
 
 
-def test_pairs_count_not_the_users_spread() -> None:
-    # Users differ by far more than the runs do; only the pairs tell the runs apart.
+def test_the_bootstrap_is_paired() -> None:
+    # Users differ far more than the runs do; only pairing shows the difference of the runs.
     ranks = np.where(np.arange(1000) % 2, 1, 1000)
     better = np.where(np.arange(1000) % 100 == 0, 1, ranks)
     row = bootstrap(ranks, better)["hr@1"]
@@ -83,14 +83,14 @@ def test_pairs_count_not_the_users_spread() -> None:
 
 
 def test_all_resamples_of_two_users() -> None:
-    # Differences 1 and -0.5, say: the means are 1, -0.5 and twice as often 0.25.
+    # The differences are 1 and -0.5, so the resampled means are 1, -0.5 and, twice as often, 0.25.
     found = paired_bootstrap({"x": np.array([0.0, 0.5])}, {"x": np.array([1.0, 0.0])}, 20_000)["x"]
     assert found["ci95"] == [-0.5, 1]
     assert found["p"] == pytest.approx(2 * 0.25, abs=0.02)
 
 
 def test_resampled_means_are_distributed_as_those_of_single_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the plain bootstrap; the second time with cells joined on the grid, as for many users."""
+    """Compares with the plain bootstrap; the second pass joins cells on the grid, as for many users."""
     generator = np.random.default_rng(1)
     a, b = (1 + (generator.pareto(0.6, 500) * 4).astype(int) for _ in range(2))
     differences = np.stack([ranking_gains(b)[name] - ranking_gains(a)[name] for name in NAMES], axis=1)
@@ -122,7 +122,7 @@ def test_joined_cells_keep_means_and_nearly_all_of_the_variance(monkeypatch: pyt
     assert np.all(kept > (1 - 4e-6) * values.var(axis=0))
 
 
-def test_many_users_take_no_longer_than_their_cells() -> None:
+def test_many_users_have_a_bounded_number_of_cells() -> None:
     a, b = some_ranks(1, 200_000), some_ranks(2, 200_000)
     differences = np.stack([ranking_gains(b)[name] - ranking_gains(a)[name] for name in NAMES], axis=1)
     assert len(comparison._cells(differences)[1]) <= comparison._MAX_CELLS
@@ -146,7 +146,7 @@ def test_p_values_of_both_protocols_are_corrected_together(tmp_path: pathlib.Pat
     assert min(row["p_holm"] for row in rows) == 12 * 2 / 10_001
 
 
-def test_runs_by_other_rules_are_refused(tmp_path: pathlib.Path) -> None:
+def test_runs_with_different_drop_seen_are_refused(tmp_path: pathlib.Path) -> None:
     paths = [write_run(tmp_path / name, ranks_of_users([1, 2, 3])) for name in ("a.json", "b.json")]
     for path, rule in zip(paths, (True, False), strict=True):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"drop_seen": rule}))
@@ -221,7 +221,7 @@ def test_users_file_keeps_every_user(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"targets": [3, 4, 4]}, "same targets. Received: for user 'u2' 'c' in .*a.json and 'b' in"),
         ({"full": [1, 2]}, "same users. Received: 3 in .* and 2 in .*; not in both: 'u2'"),
@@ -229,14 +229,14 @@ def test_users_file_keeps_every_user(tmp_path: pathlib.Path) -> None:
         ({"split": "validation"}, "same split.* Received: .*a.json of test.* b?.*of validation"),
     ],
 )
-def test_runs_that_ask_something_else_are_refused(tmp_path: pathlib.Path, change: dict, says: str) -> None:
+def test_runs_of_different_data_are_refused(tmp_path: pathlib.Path, change: dict, message: str) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     write_run(paths[0], ranks_of_users([1, 2, 3], targets=[3, 4, 5]))
     full = change.get("full", [1, 2, 3])
     targets = change.get("targets", [3, 4, 5])[: len(full)]
     other = {name: value for name, value in change.items() if name in ("sha256", "split")}
     write_run(paths[1], ranks_of_users(full, targets=targets), **other)
-    with pytest.raises(InputError, match=f"(?s){says}.*Fix: "):
+    with pytest.raises(InputError, match=f"(?s){message}.*Fix: "):
         compare_runs(paths)
 
 
@@ -244,9 +244,9 @@ def test_files_that_cannot_be_compared_are_named(tmp_path: pathlib.Path) -> None
     ranks = ranks_of_users([1, 2, 3])
     good = write_run(tmp_path / "good.json", ranks)
     for files in ([], [good], [good] * 3):
-        with pytest.raises(InputError, match=f"Two runs are compared. Received: {len(files)}. Fix: --compare="):
+        with pytest.raises(InputError, match=f"--compare takes two runs. Received: {len(files)}. Fix: --compare="):
             compare_runs(files)
-    with pytest.raises(InputError, match=r"Received: .*absent.json, which is no file"):
+    with pytest.raises(InputError, match=r"Received: .*absent.json, which is not a file"):
         compare_runs([good, tmp_path / "absent.json"])
     other = write_run(tmp_path / "other.json", ranks)
     for content in ("{", "[]", json.dumps({"split": "test"})):

@@ -1,4 +1,4 @@
-"""Evaluation over records against brute force in Python."""
+"""Evaluation of records against brute force in Python."""
 
 import json
 import pathlib
@@ -10,8 +10,8 @@ import tensorflow as tf
 from user_ranks_by_hand import ranks_of_users
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
-from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
+from bert4rec_tf.evaluation.baselines import popularity_scorer, transition_scorer
+from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker, merge_evaluation_settings
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK, ranking_metrics
 from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.evaluation.user_ranks import UserRanks
@@ -52,7 +52,7 @@ def records(data_dir: pathlib.Path, split: str) -> dict[str, tuple[list[int], in
 
 
 def rank_among(scores: np.ndarray, target: int, others: set[int]) -> int:
-    """The target's place when it and the others are sorted by falling score, then by id."""
+    """The target's rank when it and the others are sorted by falling score, then by id."""
     return sorted({target, *others}, key=lambda item: (-scores[item], item)).index(target) + 1
 
 
@@ -60,14 +60,14 @@ def popularity_by_hand(vocabulary: Vocabulary, history: list[int]) -> np.ndarray
     return np.concatenate([np.full(NUM_SPECIAL_IDS, -1), vocabulary.counts])
 
 
-def last_item_by_hand(vocabulary: Vocabulary, history: list[int]) -> np.ndarray:
+def optimum_by_hand(vocabulary: Vocabulary, history: list[int]) -> np.ndarray:
     rows = [LOG.item_ids().index(item_id) for item_id in vocabulary.item_ids]
-    law = LOG.transitions()[rows[history[-1] - NUM_SPECIAL_IDS], rows]
-    return np.concatenate([np.full(NUM_SPECIAL_IDS, -1), law])
+    probabilities = LOG.transitions()[rows[history[-1] - NUM_SPECIAL_IDS], rows]
+    return np.concatenate([np.full(NUM_SPECIAL_IDS, -1), probabilities])
 
 
-def last_item(vocabulary: Vocabulary) -> Scorer:
-    return last_item_scorer(LOG.transitions(), vocabulary, LOG.item_ids())
+def optimum(vocabulary: Vocabulary) -> Scorer:
+    return transition_scorer(LOG.transitions(), vocabulary, LOG.item_ids())
 
 
 def ranks_of(
@@ -79,8 +79,8 @@ def ranks_of(
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(
     ("make_scorer", "by_hand"),
-    [(popularity_scorer, popularity_by_hand), (last_item, last_item_by_hand)],
-    ids=["popularity", "last item"],
+    [(popularity_scorer, popularity_by_hand), (optimum, optimum_by_hand)],
+    ids=["popularity", "optimum"],
 )
 def test_ranks_equal_brute_force(
     data_dir: pathlib.Path,
@@ -102,14 +102,14 @@ def test_ranks_equal_brute_force(
         assert sampled == rank_among(scores, target, set(negatives)), user_id
         best = sorted(items - set(history), key=lambda item: (-scores[item], item))
         assert recommended == (best + [PAD_ID] * 10)[:10], user_id
-    asked = [users[user_id] for user_id in ranks.user_ids]
-    assert ranks.targets.tolist() == [target for _, target, _ in asked]
-    assert ranks.history_lengths.tolist() == [len(history) for history, _, _ in asked]
+    in_order = [users[user_id] for user_id in ranks.user_ids]
+    assert ranks.targets.tolist() == [target for _, target, _ in in_order]
+    assert ranks.history_lengths.tolist() == [len(history) for history, _, _ in in_order]
 
 
 @pytest.fixture(scope="module")
 def repeating_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A log in which about half of the targets stand in their user's own history."""
+    """A log in which about half of the targets are in their user's own history."""
     path = tmp_path_factory.mktemp("repeats")
     generator = np.random.default_rng(1)
     own = [(7 * user + generator.integers(15, size=4 + user % 20)) % 60 for user in range(80)]
@@ -121,9 +121,7 @@ def repeating_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize("drop_seen", [True, False])
-def test_a_repeat_is_missed_where_seen_items_are_dropped(
-    repeating_dir: pathlib.Path, split: str, drop_seen: bool
-) -> None:
+def test_a_repeat_is_missed_if_seen_items_are_dropped(repeating_dir: pathlib.Path, split: str, drop_seen: bool) -> None:
     vocabulary, users = Vocabulary.load(repeating_dir), records(repeating_dir, split)
     manifest = Manifest.load(repeating_dir)
     ranker = make_ranker(popularity_scorer(vocabulary), 10, drop_seen)
@@ -152,12 +150,12 @@ def test_a_repeat_is_missed_where_seen_items_are_dropped(
         (False, len(users) - number),
         (True, number),
     ]
-    of_repeats = metrics["slices"]["repeats"][1]
+    repeat_group = metrics["slices"]["repeats"][1]
     for protocol in ("full", "sampled"):
-        assert (max(of_repeats[protocol][name] for name in ("hr@10", "ndcg@10", "mrr")) == 0) == drop_seen
+        assert (max(repeat_group[protocol][name] for name in ("hr@10", "ndcg@10", "mrr")) == 0) == drop_seen
 
 
-def test_nothing_is_recommended_unless_asked_for(data_dir: pathlib.Path) -> None:
+def test_best_items_are_computed_only_with_top_k(data_dir: pathlib.Path) -> None:
     vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
     ranks = ranks_of(data_dir, popularity_scorer(vocabulary))
     assert ranks.recommended.shape == (LOG.num_users, 0)
@@ -166,7 +164,7 @@ def test_nothing_is_recommended_unless_asked_for(data_dir: pathlib.Path) -> None
     assert ["TopKV2" in {node.type for node in graph.get_operations()} for graph in graphs] == [False, True]
 
 
-def test_slices_and_catalogue_are_of_all_users(data_dir: pathlib.Path) -> None:
+def test_slices_and_catalogue_cover_all_users(data_dir: pathlib.Path) -> None:
     vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
     ranks = ranks_of(data_dir, popularity_scorer(vocabulary), top_k=10)
     metrics = metrics_json(ranks, {}, manifest, vocabulary, "test")
@@ -176,34 +174,35 @@ def test_slices_and_catalogue_are_of_all_users(data_dir: pathlib.Path) -> None:
         assert mean == pytest.approx(metrics["full"]["mrr"])
     assert [group["from"] for group in metrics["slices"]["history_length"]] == [1, 5, 10]
     head, *_, tail = metrics["slices"]["target_popularity"]
-    assert head["full"]["ndcg@10"] > 0.2, "popularity knows the head alone"
+    assert head["full"]["ndcg@10"] > 0.2, "popularity ranks only the head well"
     assert tail["full"]["ndcg@10"] == 0
     assert set(metrics["catalogue"]) == {"coverage@10", "novelty@10"}
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
-def test_records_ask_for_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
+def test_targets_are_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
     vocabulary, by_user = Vocabulary.load(data_dir), {}
     for row in LOG.interactions().sort_by("timestamp").to_pylist():
         by_user.setdefault(row["user_id"], []).append(row["item_id"])
     for split, from_end in (("validation", 2), ("test", 1)):
         for user_id, (history, target, negatives) in records(data_dir, split).items():
-            asked = vocabulary.ids_of(by_user[user_id])
-            assert (history, target) == (asked[:-from_end], asked[-from_end])
+            own = vocabulary.ids_of(by_user[user_id])
+            assert (history, target) == (own[:-from_end], own[-from_end])
             assert len(set(negatives)) == CONFIG.data.num_negatives
-            assert not set(negatives) & set(asked)
+            assert not set(negatives) & set(own)
 
 
-def test_the_law_of_the_log_beats_popularity_by_far(data_dir: pathlib.Path) -> None:
+def test_the_optimum_beats_popularity_by_far(data_dir: pathlib.Path) -> None:
     vocabulary = Vocabulary.load(data_dir)
     popular = ranking_metrics(ranks_of(data_dir, popularity_scorer(vocabulary)).full)
-    best = ranking_metrics(ranks_of(data_dir, last_item(vocabulary)).full)
+    best = ranking_metrics(ranks_of(data_dir, optimum(vocabulary)).full)
     assert popular["ndcg@10"] < 0.15
     assert best["ndcg@10"] > 0.5
 
 
 def test_users_with_too_few_negatives_are_left_out_of_the_sampled_protocol(tmp_path: pathlib.Path) -> None:
-    # Of 8 items: "all" met every one, "most" all but one, "some" leave the two negatives that are wanted, and more.
+    # Of 8 items, user "all" has seen every one and "most" all but one. The others leave at least the two negatives
+    # that `num_negatives` requires.
     items, log = [f"i{number}" for number in range(8)], tmp_path / "log.txt"
     histories = {"all": items, "most": items[:7], **{f"some{user}": items[user : user + 4] for user in range(5)}}
     log.write_text("".join(f"{user} {item}\n" for user, met in histories.items() for item in met))
@@ -220,7 +219,7 @@ def test_users_with_too_few_negatives_are_left_out_of_the_sampled_protocol(tmp_p
     assert sampled["mrr"] == pytest.approx(np.mean(1 / np.array(kept)))
 
 
-def test_max_users_takes_the_first_of_the_files(data_dir: pathlib.Path) -> None:
+def test_max_users_takes_the_first_users_of_the_files(data_dir: pathlib.Path) -> None:
     scorer = popularity_scorer(Vocabulary.load(data_dir))
     everyone = ranks_of(data_dir, scorer)
     full = dict(zip(everyone.user_ids, everyone.full.tolist(), strict=True))
@@ -241,10 +240,10 @@ def test_scores_that_are_not_finite_are_refused(data_dir: pathlib.Path, bad: flo
         ranks_of(data_dir, diverged)
 
 
-def test_law_of_unknown_items_is_passed_over() -> None:
+def test_transition_scorer_ignores_unknown_items() -> None:
     vocabulary = Vocabulary(("b", "new", "a"), np.array([3, 2, 1]), (None,) * 3)
-    law = np.array([[0.0, 0.75, 0.25], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    scorer = last_item_scorer(law, vocabulary, ["a", "b", "unknown"])
+    transition_matrix = np.array([[0.0, 0.75, 0.25], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    scorer = transition_scorer(transition_matrix, vocabulary, ["a", "b", "unknown"])
     b, new, a = range(NUM_SPECIAL_IDS, vocabulary.size)
     scores = scorer(tf.constant([[new, a, 0], [a, b, 0], [a, b, new]])).numpy()
     assert np.exp(scores[0, [b, a, new]]) == pytest.approx([0.75, 0, 0])
@@ -272,7 +271,7 @@ def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
 
 
-def test_unseen_users_are_told_apart(data_dir: pathlib.Path) -> None:
+def test_unseen_users_have_metrics_of_their_own(data_dir: pathlib.Path) -> None:
     vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
     ranks = ranks_of_users([1, 20, 1], [2, 3, 9], [0, 4, 0])
     metrics = metrics_json(ranks, {}, manifest, vocabulary, "test")
@@ -280,5 +279,12 @@ def test_unseen_users_are_told_apart(data_dir: pathlib.Path) -> None:
     assert metrics["unseen_users"]["users"] == 2
     assert metrics["unseen_users"]["full"]["hr@1"] == 1
     assert metrics["unseen_users"]["sampled"]["hr@5"] == 0.5
-    alone = metrics_json(ranks.of(np.array([True, False, False])), {}, manifest, vocabulary, "test")
-    assert json.loads(json.dumps(alone, allow_nan=False))["unseen_users"]["users"] == 1
+    one_user = metrics_json(ranks.select(np.array([True, False, False])), {}, manifest, vocabulary, "test")
+    assert json.loads(json.dumps(one_user, allow_nan=False))["unseen_users"]["users"] == 1
+
+
+def test_merged_settings_keep_what_is_not_overridden() -> None:
+    assert merge_evaluation_settings({"drop_seen": True}, {}) == {"drop_seen": True}
+    assert merge_evaluation_settings({"drop_seen": True}, {"evaluation": {"drop_seen": False}}) == {"drop_seen": False}
+    with pytest.raises(InputError, match=r"`evaluation` only. Received: --set=model.… Fix: .* make_tfrecords.py or"):
+        merge_evaluation_settings({}, {"model": {"num_layers": 1}})

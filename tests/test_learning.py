@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation.baselines import last_item_scorer, popularity_scorer
+from bert4rec_tf.evaluation.baselines import popularity_scorer, transition_scorer
 from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import ranking_metrics
 from bert4rec_tf.training.strategy import make_strategy
@@ -49,7 +49,7 @@ def learned(log: MarkovLog, path: pathlib.Path, attention: str = "bidirectional"
     scorers = {
         "model": trained.model.score_next_item,
         "popularity": popularity_scorer(vocabulary),
-        "optimum": last_item_scorer(log.transitions(), vocabulary, log.item_ids()),
+        "optimum": transition_scorer(log.transitions(), vocabulary, log.item_ids()),
     }
     return {
         name: ranking_metrics(evaluate(make_ranker(scorer), path / "data", manifest, "test").full)

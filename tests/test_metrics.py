@@ -1,4 +1,4 @@
-"""Ranking metrics by hand, by their invariants, and by TensorFlow Recommenders."""
+"""Ranking metrics against values by hand, their invariants and TensorFlow Recommenders."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_interval_by_hand() -> None:
     assert ends == pytest.approx([0.2189, 0.3959], abs=1e-4)
 
 
-def test_no_hit_and_hits_alone_leave_doubt() -> None:
+def test_intervals_have_a_width_without_hits_and_without_misses() -> None:
     none, all_ = ranking_metrics(np.array([99] * 50)), ranking_metrics(np.array([1] * 50))
     for name in ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"):
         assert none[name] == 0
@@ -51,7 +51,7 @@ def test_no_hit_and_hits_alone_leave_doubt() -> None:
         assert all_["ci95"][name] == pytest.approx([50 / (50 + 1.96**2), 1])
 
 
-def test_intervals_of_gains_are_near_the_standard_error_where_users_are_many() -> None:
+def test_intervals_of_many_users_are_near_the_standard_error() -> None:
     ranks = np.random.default_rng(1).geometric(0.1, 5000)
     metrics = ranking_metrics(ranks)
     for name, gains in ranking_gains(ranks).items():
@@ -61,7 +61,7 @@ def test_intervals_of_gains_are_near_the_standard_error_where_users_are_many() -
         )
 
 
-def test_one_user_says_nothing_of_the_others() -> None:
+def test_the_interval_of_one_user_is_everything() -> None:
     assert ranking_metrics(np.array([1]))["ci95"]["hr@1"] == [0, 1]
 
 
@@ -81,7 +81,7 @@ def test_invariants(ranks: list[int]) -> None:
 
 
 @pytest.mark.parametrize("ranks", [[], [0], [1, 2, 0], [-1]])
-def test_refuses_what_is_no_rank(ranks: list[int]) -> None:
+def test_ranks_below_1_are_refused(ranks: list[int]) -> None:
     with pytest.raises(ValueError, match="from 1"):
         ranking_metrics(np.array(ranks, np.int32))
 
@@ -106,7 +106,7 @@ def test_hit_rates_equal_those_of_tensorflow_recommenders() -> None:
     generator = np.random.default_rng(1)
     queries = generator.normal(size=[users, size]).astype(np.float32)
     candidates = generator.normal(size=[items, size]).astype(np.float32)
-    # Nearly the best item for a part of the users, any other for the rest.
+    # The best item, with noise, for 70% of the users; a random item for the rest.
     best = np.argmax(queries @ candidates.T + generator.normal(size=[users, items]), axis=1)
     targets = np.where(generator.random(users) < 0.7, best, generator.integers(0, items, users)) + NUM_SPECIAL_IDS
 
@@ -116,7 +116,7 @@ def test_hit_rates_equal_those_of_tensorflow_recommenders() -> None:
     by_tfrs.update_state(queries, candidates[targets - NUM_SPECIAL_IDS], tf.constant(targets, tf.int32))
     expected = [float(value) for value in by_tfrs.result()]
 
-    # The special ids score above all items, and are no items.
+    # The special ids score above all items, but are not items.
     scores = np.concatenate([np.full([users, NUM_SPECIAL_IDS], 1e3, np.float32), queries @ candidates.T], axis=1)
     ranks = full_ranks(tf.constant(scores), tf.zeros([users, 2], tf.int32), tf.constant(targets, tf.int32))
     metrics = ranking_metrics(ranks.numpy())

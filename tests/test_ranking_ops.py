@@ -16,14 +16,14 @@ ITEMS = range(NUM_SPECIAL_IDS, VOCABULARY_SIZE)
 def users(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Scores [B, V] with many ties, histories [B, L] and negatives [B, M] with padding anywhere, targets [B].
 
-    Targets stand in their own histories and among their own negatives at times; specials often score best.
+    A target may be in its own history and among its own negatives; special ids often score best.
     """
     batch, length, number = draw(st.integers(1, 4)), draw(st.integers(0, 5)), draw(st.integers(0, 5))
 
-    def array(of: st.SearchStrategy, *shape: int) -> list:
+    def array(values: st.SearchStrategy, *shape: int) -> list:
         if not shape:
-            return draw(of)
-        return [array(of, *shape[1:]) for _ in range(shape[0])]
+            return draw(values)
+        return [array(values, *shape[1:]) for _ in range(shape[0])]
 
     score = st.sampled_from([-1e9, -1.5, 0.0, 0.25, 7.0])
     scores = np.array(array(score, batch, VOCABULARY_SIZE), np.float32)
@@ -34,7 +34,7 @@ def users(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 
 def rank_among(row: np.ndarray, target: int, others: list[int]) -> int:
-    """The target's place when it and the others are sorted by falling score, then by id."""
+    """The target's rank when it and the others are sorted by falling score, then by id."""
     return sorted([target, *others], key=lambda item: (-row[item], item)).index(target) + 1
 
 
@@ -86,12 +86,12 @@ def test_items_in(drawn: tuple[np.ndarray, ...]) -> None:
     assert items_in(tf.constant(histories), VOCABULARY_SIZE).numpy().tolist() == expected
 
 
-def test_by_hand() -> None:
-    # Ids 0 to 2 are special; 3 is in the history; 4 and 6 score as the target, 5, and 4 is the lower id.
+def test_ranks_by_hand() -> None:
+    # Ids 0 to 2 are special; 3 is in the history; 4 and 6 have the score of the target, 5; 4 is the lower id.
     scores = tf.constant([[9.0, 9.0, 9.0, 8.0, 1.0, 1.0, 1.0, 2.0]])
     history, target = tf.constant([[3, PAD_ID]]), tf.constant([5])
     assert full_ranks(scores, history, target).numpy().tolist() == [3]
-    assert full_ranks(scores, tf.constant([[3, 5]]), target).numpy().tolist() == [3], "its own history does not drop it"
+    assert full_ranks(scores, tf.constant([[3, 5]]), target).numpy().tolist() == [3], "the target stays in the ranking"
     assert best_items(scores, history, 3).numpy().tolist() == [[7, 4, 5]]
     assert sampled_ranks(scores, target, tf.constant([[3, 6, PAD_ID]])).numpy().tolist() == [2]
     assert sampled_ranks(scores, target, tf.constant([[PAD_ID, PAD_ID]])).numpy().tolist() == [1]

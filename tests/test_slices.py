@@ -1,4 +1,4 @@
-"""Slices and what is recommended of the catalogue, against plain Python."""
+"""Slices and catalogue metrics against plain Python."""
 
 import math
 
@@ -40,18 +40,18 @@ def test_each_group_of_items_holds_a_fifth_of_the_events(counts: list[int]) -> N
     assert groups == groups_by_hand(counts)
     assert groups == sorted(groups)
     for group in range(5):
-        to_here = sum(count for count, of in zip(counts, groups, strict=True) if of <= group)
-        # An item is not cut in two: a fifth may be overdrawn by less than its last item.
-        assert 5 * to_here >= (group + 1) * sum(counts)
-        assert 5 * (to_here - counts[0]) <= (group + 1) * sum(counts)
+        events_so_far = sum(count for count, its_group in zip(counts, groups, strict=True) if its_group <= group)
+        # An item belongs to one group only: a fifth may exceed its share by less than its last item.
+        assert 5 * events_so_far >= (group + 1) * sum(counts)
+        assert 5 * (events_so_far - counts[0]) <= (group + 1) * sum(counts)
 
 
 @given(st.data(), falling_counts)
 def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> None:
     number = data.draw(st.integers(1, 12))
 
-    def drawn(of: st.SearchStrategy[int]) -> list[int]:
-        return data.draw(st.lists(of, min_size=number, max_size=number))
+    def drawn(values: st.SearchStrategy[int]) -> list[int]:
+        return data.draw(st.lists(values, min_size=number, max_size=number))
 
     full, sampled = drawn(st.integers(1, 30)), drawn(st.integers(1, 101))
     lengths = drawn(st.sampled_from([1, 4, 5, 9, 10, 19, 20, 49, 50, 99, 100, 199, 200, 5000]))
@@ -61,7 +61,9 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
 
     def row(bounds: dict, users: list[int]) -> dict:
         protocols = {"full": full, "sampled": sampled}
-        metrics = {name: ranking_metrics(np.array([of[user] for user in users])) for name, of in protocols.items()}
+        metrics = {
+            name: ranking_metrics(np.array([ranks[user] for user in users])) for name, ranks in protocols.items()
+        }
         metrics["sampled"] |= {"users": len(users), "users_left_out": 0}
         return {**bounds, "users": len(users), **metrics}
 
@@ -71,10 +73,11 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
         by_length += [row({"from": first, "to": last}, users)] if users else []
     by_popularity, groups = [], groups_by_hand(counts)
     for group in range(5):
-        held = [count for count, of in zip(counts, groups, strict=True) if of == group]
+        group_counts = [count for count, its_group in zip(counts, groups, strict=True) if its_group == group]
         users = [user for user in range(number) if groups[targets[user] - NUM_SPECIAL_IDS] == group]
         if users:
-            by_popularity.append(row({"items": len(held), "from": min(held), "to": max(held)}, users))
+            bounds = {"items": len(group_counts), "from": min(group_counts), "to": max(group_counts)}
+            by_popularity.append(row(bounds, users))
     by_repeat = []
     for repeat in (False, True):
         users = [user for user in range(number) if repeats[user] == repeat]
@@ -102,6 +105,6 @@ def test_coverage_and_novelty_equal_those_by_hand(data: st.DataObject, counts: l
 
 
 def test_catalogue_by_hand() -> None:
-    # Shares, smoothed: 8, 4 and 1 of 16, the special ids being the other 3.
+    # The smoothed shares are 8, 4 and 1 of 16; the special ids have the other 3.
     found = catalogue_metrics(np.array([[3, 4], [3, PAD_ID]]), vocabulary_of([7, 3, 0]))
     assert found == {"coverage@2": pytest.approx(2 / 3), "novelty@2": pytest.approx((1 + 2 + 1) / 3)}

@@ -1,4 +1,4 @@
-"""Ranks of made-up users, for the tests of what is made of them."""
+"""`UserRanks` of made-up users, for tests."""
 
 import numpy as np
 
@@ -15,11 +15,11 @@ def ranks_of_users(
     recommended: list[list[int]] | None = None,
     repeats: list[bool] | None = None,
 ) -> UserRanks:
-    """Users "u0", "u1" ... with these ranks; what is not given is 1, every target the first item, and no repeat."""
+    """Users "u0", "u1" ... with these ranks. Defaults: counts of 1, the first item as target, no repeats."""
     ones = [1] * len(full)
     columns = (full, sampled or full, trained_items or ones, history_lengths or ones)
     target_ids = targets or [NUM_SPECIAL_IDS] * len(full)
     best = np.array(recommended or [[]] * len(full), np.int32)
     arrays = [np.array(column, np.int32) for column in (*columns, target_ids)]
-    again = np.array(repeats or [False] * len(full), bool)
-    return UserRanks([f"u{number}" for number in range(len(full))], *arrays, again, best)
+    is_repeat = np.array(repeats or [False] * len(full), bool)
+    return UserRanks([f"u{number}" for number in range(len(full))], *arrays, is_repeat, best)

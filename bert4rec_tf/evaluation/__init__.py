@@ -1,1 +1,1 @@
-"""Ranks, metrics, and whether one model is better than another. It takes a scorer, not a model."""
+"""Ranks, metrics and the comparison of two evaluations. The package takes a scorer, not a model."""

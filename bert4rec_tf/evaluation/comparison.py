@@ -1,4 +1,4 @@
-"""Whether one run ranks better than another: the paired bootstrap over users."""
+"""Does one run rank better than another? The paired bootstrap over users."""
 
 import dataclasses
 import json
@@ -15,9 +15,9 @@ from tfrecords.errors import InputError, check_local
 RESAMPLES = 10_000
 PROTOCOLS = ("full", "sampled")
 _SEED = 1
-_BLOCK_DRAWS = 1 << 20  # at once
-_MAX_CELLS = 4096  # as many groups of users with equal differences are drawn exactly
-_GRID = 256  # past these, steps in a standard deviation within which differences are taken as equal
+_BLOCK_DRAWS = 1 << 20  # numbers drawn in one call
+_MAX_CELLS = 4096  # up to this many groups of users with equal differences are drawn exactly
+_GRID = 256  # with more groups, differences are rounded to this many steps in a standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ class _Run:
     """An evaluation, as it was written.
 
     Attributes:
-        path: of its metrics file.
-        split, manifest_sha256: what was asked.
-        drop_seen: `evaluation.drop_seen`; None where an older version wrote the file.
+        path: the metrics file.
+        split, manifest_sha256: the evaluated split, and the sha256 of the records' manifest.
+        drop_seen: `evaluation.drop_seen`; None if an older version wrote the file.
         user_ids, target_item_ids: raw ids, by rising user id.
-        ranks: int32 [users] by protocol; NO_RANK where the user is left out of it.
+        ranks: protocol -> int32 [users]; NO_RANK for a user whom the protocol leaves out.
     """
 
     path: pathlib.Path
@@ -48,20 +48,21 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         metrics_files: A and B, written by `evaluate.py --output`, each with its users beside it.
 
     Returns:
-        "a", "b", "split", "users", "sampled_users" (those whom both runs rank among negatives), "manifest_sha256",
-        "resamples", "seed", and for each protocol, metric -> `paired_bootstrap`, empty where it has no user. Each row
-        also has "p_holm", the p-value corrected for all rows of both protocols together.
+        "a", "b", "split", "users", "sampled_users" (users whom both runs rank among negatives), "manifest_sha256",
+        "resamples", "seed", and for each protocol, metric -> `paired_bootstrap`; empty if the protocol has no user.
+        Each row also has "p_holm", the p-value corrected for all rows of both protocols together.
 
     Raises:
-        InputError: not two files, files that are missing or damaged, or that do not ask the same of the same users.
+        InputError: not two files, files that are missing or damaged, or evaluations of different users, targets,
+            records or rules.
     """
     if len(metrics_files) != 2:
         raise InputError(
-            f"Two runs are compared. Received: {len(metrics_files)}. Fix: --compare=a/metrics.json,b/metrics.json"
+            f"--compare takes two runs. Received: {len(metrics_files)}. Fix: --compare=a/metrics.json,b/metrics.json"
         )
     check_local("compare", metrics_files)
-    a, b = (_read(pathlib.Path(path)) for path in metrics_files)
-    _check_same_users(a, b)
+    a, b = (_read_run(pathlib.Path(path)) for path in metrics_files)
+    _check_comparable(a, b)
     found: dict[str, Any] = {
         "a": str(a.path),
         "b": str(b.path),
@@ -76,19 +77,31 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         ranked = (a.ranks[protocol] != NO_RANK) & (b.ranks[protocol] != NO_RANK)
         found[protocol] = {}
         if ranked.any():
-            of_a, of_b = (ranking_gains(run.ranks[protocol][ranked]) for run in (a, b))
-            found[protocol] = paired_bootstrap(of_a, of_b)
+            gains_a, gains_b = (ranking_gains(run.ranks[protocol][ranked]) for run in (a, b))
+            found[protocol] = paired_bootstrap(gains_a, gains_b)
     rows = [row for protocol in PROTOCOLS for row in found[protocol].values()]
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
     return found
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down: below .05 for any true null in 5% of families at most.
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Prints the result of `compare_runs`: a row for each metric of each protocol."""
+    print(f"A: {comparison['a']}\nB: {comparison['b']}\n{comparison['split']}, {comparison['users']:,} users")
+    print(f"{'':<16}{'A':>8}{'B':>9}{'B - A':>9}{'95% interval':>20}{'p':>9}{'p (Holm)':>10}")
+    for protocol in PROTOCOLS:
+        for name, row in comparison[protocol].items():
+            low, high = row["ci95"]
+            values = f"{row['a']:>8.4f} {row['b']:>8.4f} {row['difference']:>+8.4f}   [{low:+.4f}, {high:+.4f}]"
+            print(f"{protocol + ' ' + name:<16}{values} {row['p']:>8.4f} {row['p_holm']:>9.4f}")
 
-    The smallest one is multiplied by their number, the next one by one less, and so on; none falls below the one before
-    it, or rises above 1.
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number by Holm's step-down method.
+
+    The chance that any true null hypothesis of the family gets a corrected value below .05 is at most 5%. The smallest
+    value is multiplied by the number of values n, the next one by n - 1, and so on. No corrected value is smaller than
+    the one before it, or larger than 1.
     """
     corrected, floor = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
@@ -100,23 +113,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def paired_bootstrap(
     a: dict[str, np.ndarray], b: dict[str, np.ndarray], resamples: int = RESAMPLES, seed: int = _SEED
 ) -> dict[str, dict[str, Any]]:
-    """What the difference of two means is, and how sure its sign.
+    """The difference of two means, with an interval and a p-value.
 
-    Users are drawn with replacement, as many as there are, each with both of its gains; all metrics share the draws.
-    The interval holds the middle 95% of the resampled differences; p is twice the smaller one of the shares that are
-    at most 0 and at least 0, the observed difference counted on either side: at least 2 / (resamples + 1), at most 1.
+    A resample draws as many users as there are, with replacement, each with both gains; all metrics share the draws.
+    The interval holds the middle 95% of the resampled differences. p is two-sided: twice the smaller of two shares,
+    that of differences at most 0 and that of differences at least 0. The observed difference counts in both shares, so
+    p is at least 2 / (resamples + 1); it is at most 1.
 
     Args:
-        a: for each metric, float64 [users].
+        a: metric -> float64 [users], the gain of each user.
         b: the same metrics of the same users, in the same order.
-        resamples: how often users are drawn.
-        seed: of the draws.
+        resamples: number of resamples.
+        seed: seed of the draws.
 
     Returns:
         Metric -> "a" and "b", the means, "difference", b - a, "ci95", [low, high], and "p".
     """
     differences = np.stack([b[name] - a[name] for name in a], axis=1)
-    # Gains that cancel out leave rests of 1e-18, which are neither above nor below 0.
+    # Gains that cancel out leave rounding errors of 1e-18, which must count as 0.
     resampled = np.round(_resampled_means(differences, resamples, seed), 12)
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     extreme = np.minimum(np.sum(resampled <= 0, axis=0), np.sum(resampled >= 0, axis=0))
@@ -136,8 +150,8 @@ def paired_bootstrap(
 def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Means over users drawn with replacement: float64 [users, M] -> float64 [resamples, M].
 
-    Users of equal values form a cell. How often each cell is drawn is multinomial, so that the cost follows the cells,
-    not the users.
+    Users with equal values form a cell. The number of draws of each cell is multinomial, so the cost grows with the
+    number of cells, not of users.
     """
     means, sizes = _cells(values)
     users, generator = len(values), np.random.default_rng(seed)
@@ -153,9 +167,9 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarra
 def _cells(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Groups of users with equal values, in the order of their first users.
 
-    Where they are more than `_MAX_CELLS`, values that round to the same step of a `_GRID`th of their standard deviation
-    count as equal. A cell has the mean of its users, so the resampled means keep their mean, and lose at most 4
-    millionths of their variance.
+    If there are more than `_MAX_CELLS` groups, values are rounded to steps of a `_GRID`th of their standard deviation,
+    and those of the same step count as equal. A cell has the mean of its users, so the resampled means keep their mean,
+    and lose at most 4 millionths of their variance.
 
     Returns:
         The mean of each cell, float64 [cells, M], and its number of users, int64 [cells].
@@ -176,9 +190,12 @@ def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return values, first, cell.ravel(), sizes
 
 
-def _read(path: pathlib.Path) -> _Run:
+def _read_run(path: pathlib.Path) -> _Run:
     if not path.is_file():
-        raise InputError(f"--compare takes files written by evaluate.py --output. Received: {path}, which is no file")
+        raise InputError(
+            f"--compare takes files written by evaluate.py --output. Received: {path}, which is not a file. "
+            "Fix: evaluate each run with --output first"
+        )
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         split, sha256 = metrics["split"], metrics["data"]["manifest_sha256"]
@@ -190,11 +207,11 @@ def _read(path: pathlib.Path) -> _Run:
         ) from None
     table = read_users(users_file(path))
     ranks = {protocol: table[f"{protocol}_rank"].fill_null(NO_RANK).to_numpy() for protocol in PROTOCOLS}
-    # The two files could be of different evaluations, and the comparison then of neither.
+    # The metrics and the users file may come from different evaluations.
     kept = np.array([sampled_metrics(ranks[protocol])["mrr"] for protocol in PROTOCOLS], float)
     if not len(table) or not np.allclose(kept, written, rtol=1e-9, equal_nan=True):
         raise InputError(
-            f"{users_file(path)} must hold the users of {path}. Received: other ranks than its metrics are of. "
+            f"{users_file(path)} must hold the users of {path}. Received: ranks that do not give its metrics. "
             "Fix: run evaluate.py with --output again, or copy both files"
         )
     return _Run(
@@ -202,29 +219,30 @@ def _read(path: pathlib.Path) -> _Run:
     )
 
 
-def _check_same_users(a: _Run, b: _Run) -> None:
+def _check_comparable(a: _Run, b: _Run) -> None:
     if (a.manifest_sha256, a.split) != (b.manifest_sha256, b.split):
         raise InputError(
-            f"Runs are compared on the same split of the same records. Received: {a.path} of {a.split}, manifest "
+            f"Compared runs must have the same split of the same records. Received: {a.path} of {a.split}, manifest "
             f"{a.manifest_sha256[:12]}, and {b.path} of {b.split}, manifest {b.manifest_sha256[:12]}. "
             "Fix: evaluate both with the same --data_dir and --split"
         )
     if a.drop_seen != b.drop_seen:
         rules = ["none (an older file)" if run.drop_seen is None else run.drop_seen for run in (a, b)]
         raise InputError(
-            f"Runs are compared by the same evaluation.drop_seen. Received: {rules[0]} in {a.path} and {rules[1]} in "
-            f"{b.path}. Fix: evaluate both again with the same --drop_seen"
+            f"Compared runs must have the same evaluation.drop_seen. Received: {rules[0]} in {a.path} and "
+            f"{rules[1]} in {b.path}. Fix: evaluate both again with the same --drop_seen"
         )
     fix = "Fix: evaluate both again with the same --data_dir and --split"
     if a.user_ids != b.user_ids:
         alone = sorted(set(a.user_ids) ^ set(b.user_ids))[:3]
         raise InputError(
-            f"Runs are compared over the same users. Received: {len(a.user_ids):,} in {a.path} and "
+            f"Compared runs must have the same users. Received: {len(a.user_ids):,} in {a.path} and "
             f"{len(b.user_ids):,} in {b.path}; not in both: {', '.join(map(repr, alone))}. {fix}"
         )
     if a.target_item_ids != b.target_item_ids:
-        user = next(place for place, item in enumerate(a.target_item_ids) if item != b.target_item_ids[place])
+        pairs = zip(a.target_item_ids, b.target_item_ids, strict=True)
+        user = next(index for index, (target_a, target_b) in enumerate(pairs) if target_a != target_b)
         raise InputError(
-            f"Runs are compared over the same targets. Received: for user {a.user_ids[user]!r} "
+            f"Compared runs must have the same targets. Received: for user {a.user_ids[user]!r} "
             f"{a.target_item_ids[user]!r} in {a.path} and {b.target_item_ids[user]!r} in {b.path}. {fix}"
         )

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,21 +17,21 @@ from tfrecords.vocabulary import PAD_ID
 
 Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
 Ranker = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
-_BATCH_USERS = 256
-_BATCH_SCORES = 1 << 26  # of a batch: fewer users where there are many items
+_MAX_BATCH_USERS = 256
+_MAX_BATCH_SCORES = 1 << 26  # users times items, so a large catalogue gets smaller batches
 
 
 def make_ranker(scorer: Scorer, top_k: int = 0, drop_seen: bool = True) -> Ranker:
-    """The graph that ranks a batch of users; made once, called often.
+    """Builds the graph that ranks a batch of users. Build it once and call it for every batch.
 
     Args:
-        scorer: of the histories.
-        top_k: K, how many of the best items are computed; 0, as in training, costs nothing.
+        scorer: scores all items after each history.
+        top_k: K, the number of best items to compute; with 0, as in training, that step is left out.
         drop_seen: `evaluation.drop_seen`: whether items of the history are left out, as serving leaves them out.
 
     Returns:
-        From a batch: "finite", bool; "full" and "sampled", the ranks, int32 [B]; "repeats", bool [B]; and
-        "recommended", the best items, int32 [B, K].
+        A function from a batch to "finite", bool: whether all scores are; "full" and "sampled", int32 [B], the ranks;
+        "repeats", bool [B]; and "recommended", int32 [B, K], the best items.
     """
 
     @tf.function(input_signature=[dict(EVALUATION_BATCH)])
@@ -61,24 +62,24 @@ def evaluate(
 ) -> UserRanks:
     """Ranks the targets of a split, by the rule of the served model.
 
-    Equal scores rank by the lower id, which is the more popular item. With `drop_seen` of the ranker, a target that
-    stands in its own history is never recommended: it has the rank MISSED_RANK by both protocols. Users with fewer
-    negatives than `data.num_negatives` get no sampled rank, NO_RANK.
+    Equal scores rank by the lower id, which is the more popular item. If the ranker drops seen items, a target that is
+    in its own history is never recommended: its rank is MISSED_RANK by both protocols. A user with fewer negatives than
+    `data.num_negatives` has the sampled rank NO_RANK.
 
     Args:
         ranker: from `make_ranker`.
-        data_dir: of `manifest`.
-        manifest: of the records.
+        data_dir: the records' directory.
+        manifest: the records' manifest.
         split: "validation" or "test".
-        max_users: the first so many users; None: all.
-        max_items: how many items of a history, the newest ones, the scorer of `ranker` reads; None: all, whose batches
-            take more memory. Seen items are those of the whole history in either case.
+        max_users: rank only this many users, the first of the files; None: all users.
+        max_items: pass only this many items of a history to the scorer, the newest ones; None: all, which takes more
+            memory. All items of the history count as seen in either case.
 
     Raises:
         InputError: a score is not finite.
     """
     user_ids, columns = [], []
-    users = max(1, min(_BATCH_USERS, _BATCH_SCORES // max(1, manifest.counts["items"])))
+    users = max(1, min(_MAX_BATCH_USERS, _MAX_BATCH_SCORES // max(1, manifest.counts["items"])))
     for batch in evaluation_batches(data_dir, manifest, split, users, max_users, max_items):
         found = ranker(batch)
         if not found["finite"]:
@@ -89,7 +90,30 @@ def evaluate(
         user_ids += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
         negatives = tf.math.count_nonzero(batch["negative_item_ids"] != PAD_ID, axis=1)
         sampled = tf.where(negatives < max(1, manifest.config.data.num_negatives), NO_RANK, found["sampled"])
-        known = (batch[name] for name in ("trained_items", "history_length", "target_item_id"))
-        row = (found["full"], sampled, *known, found["repeats"], found["recommended"])
-        columns.append([values.numpy() for values in row])
+        from_records = (batch[name] for name in ("trained_items", "history_length", "target_item_id"))
+        columns_of_batch = (found["full"], sampled, *from_records, found["repeats"], found["recommended"])
+        columns.append([values.numpy() for values in columns_of_batch])
     return UserRanks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))
+
+
+def merge_evaluation_settings(trained: dict[str, Any], overrides: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The model's own `evaluation` settings with a user's overrides.
+
+    Args:
+        trained: the section `evaluation` of the model's configuration; empty for a baseline.
+        overrides: what the user set, by section.
+
+    Returns:
+        The section `evaluation`.
+
+    Raises:
+        InputError: an override of another section.
+    """
+    other_sections = sorted(overrides.keys() - {"evaluation"})
+    if other_sections:
+        section = other_sections[0]
+        raise InputError(
+            f"evaluate.py takes settings of `evaluation` only. Received: --set={section}.… Fix: pass settings of "
+            f"`{section}` to make_tfrecords.py or train.py"
+        )
+    return trained | overrides.get("evaluation", {})

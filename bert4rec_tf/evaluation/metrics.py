@@ -7,7 +7,7 @@ import numpy as np
 
 from tfrecords.vocabulary import PAD_ID, Vocabulary
 
-MISSED_RANK = int(np.iinfo(np.int32).max)  # of a target that is never recommended: past every cutoff
+MISSED_RANK = int(np.iinfo(np.int32).max)  # of a target that is never recommended: it is beyond every cutoff
 HIT_RATE_CUTOFFS = (1, 5, 10)
 NDCG_CUTOFFS = (5, 10)
 METRICS = (*(f"hr@{k}" for k in HIT_RATE_CUTOFFS), *(f"ndcg@{k}" for k in NDCG_CUTOFFS), "mrr")
@@ -16,10 +16,10 @@ NO_RANK = 0  # of a user whom a protocol leaves out
 
 
 def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
-    """What each user adds to HR@1/5/10, NDCG@5/10 and MRR, which are the means.
+    """Each user's gains; HR@1/5/10, NDCG@5/10 and MRR are their means over users.
 
-    With one relevant item, HR@k is 1 where its rank is at most k, NDCG@k is 1 / log2(1 + rank) there and 0 elsewhere,
-    and the reciprocal rank is 1 / rank. `MISSED_RANK` adds nothing to any of them.
+    With one relevant item, a rank of at most k gives 1 for HR@k and 1 / log2(1 + rank) for NDCG@k; any other rank gives
+    0. The reciprocal rank is 1 / rank. All gains of `MISSED_RANK` are 0.
 
     Args:
         ranks: integer [users], from 1.
@@ -31,7 +31,7 @@ def ranking_gains(ranks: np.ndarray) -> dict[str, np.ndarray]:
         ValueError: no user, or a rank below 1.
     """
     if not len(ranks) or np.min(ranks) < 1:
-        raise ValueError(f"Ranks of at least one user, from 1, are needed. Received: {len(ranks)} ranks")
+        raise ValueError(f"`ranks` must hold at least one rank, each from 1. Received: {len(ranks)} ranks")
     ranks = np.asarray(ranks, np.float64)
     gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in HIT_RATE_CUTOFFS}
     gains |= {f"ndcg@{k}": np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0) for k in NDCG_CUTOFFS}
@@ -57,11 +57,10 @@ def ranking_metrics(ranks: np.ndarray) -> dict[str, Any]:
 
 
 def _interval(gains: np.ndarray) -> list[float]:
-    """The 95% interval of a mean of gains within [0, 1]: Wilson's, which is not [0, 0] where no gain is above 0.
+    """The 95% interval of a mean of gains within [0, 1], after Wilson; it has a width even if all gains are 0.
 
-    Of a hit rate it is Wilson's score interval. NDCG and MRR vary less than hits of the same mean would: the number of
-    users counts as larger by the ratio of the two variances. Gains that are all equal count as hits do. One user gives
-    [0, 1].
+    A hit rate has Wilson's score interval. NDCG and MRR vary less than hits of the same mean: their number of users is
+    multiplied by the ratio of the two variances. Gains that are all equal are treated as hits. One user gives [0, 1].
     """
     number, mean = len(gains), float(gains.mean())
     if number == 1:
@@ -75,16 +74,16 @@ def _interval(gains: np.ndarray) -> list[float]:
 
 
 def sampled_metrics(ranks: np.ndarray) -> dict[str, Any]:
-    """`ranking_metrics` of the users who have a rank, and how many users these are.
+    """`ranking_metrics` over the users who have a rank, and the number of these users.
 
-    A user with fewer stored negatives than `data.num_negatives` has none: a rank among fewer items is not comparable,
-    and among no items it is always 1.
+    A user with fewer stored negatives than `data.num_negatives` has no rank: a rank among fewer items is not
+    comparable, and among no items it is always 1.
 
     Args:
         ranks: integer [users], from 1, or NO_RANK.
 
     Returns:
-        What `ranking_metrics` returns, with None in place of each number where no user has a rank, and "users" and
+        The result of `ranking_metrics`, with None for each number if no user has a rank; "users", and
         "users_left_out".
     """
     ranked = ranks[ranks != NO_RANK]
@@ -97,16 +96,16 @@ TOP_K = 10
 
 
 def catalogue_metrics(recommended: np.ndarray, vocabulary: Vocabulary) -> dict[str, float | None]:
-    """Coverage and novelty of what users are recommended.
+    """Coverage and novelty of the recommended items.
 
     Args:
         recommended: int [users, K], ids, padded with PAD_ID.
-        vocabulary: of the ids.
+        vocabulary: maps the ids to items.
 
     Returns:
-        "coverage@K": the share of the items that at least one user is recommended. "novelty@K": over all that is
-        recommended, the mean of -log2 of the item's share of the training events, each item counted once more than
-        seen (`Vocabulary.log_popularity`); None where every user has met every item.
+        "coverage@K": the share of all items that is recommended to at least one user. "novelty@K": the mean of -log2
+        of an item's share of the training events over all recommended items, with add-one smoothing
+        (`Vocabulary.log_popularity`); None if nothing is recommended, as every user has seen every item.
     """
     k, ids = recommended.shape[1], recommended[recommended != PAD_ID]
     bits = -vocabulary.log_popularity()[ids].astype(np.float64) / math.log(2)

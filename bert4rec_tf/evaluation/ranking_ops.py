@@ -1,4 +1,4 @@
-"""Ranks of targets, and which items a history holds: what evaluation and serving must agree on."""
+"""Ranks of targets, and membership of items in a history: evaluation and serving must agree on both."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID
 
 
 def full_ranks(scores: tf.Tensor, histories: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Rank among all items without those of the history.
+    """The target's rank among all items, without the items of the history.
 
     Args:
         scores: float32 [B, V].
@@ -16,15 +16,15 @@ def full_ranks(scores: tf.Tensor, histories: tf.Tensor, targets: tf.Tensor) -> t
     Returns:
         int32 [B], from 1.
     """
-    open_items = _open_items(histories, tf.shape(scores)[1])
+    allowed = _allowed_items(histories, tf.shape(scores)[1])
     target_scores = tf.gather(scores, targets, batch_dims=1)[:, None]
     ids = tf.range(tf.shape(scores)[1])[None, :]
     ahead = (scores > target_scores) | ((scores == target_scores) & (ids < targets[:, None]))
-    return 1 + tf.reduce_sum(tf.cast(ahead & open_items & (ids != targets[:, None]), tf.int32), axis=1)
+    return 1 + tf.reduce_sum(tf.cast(ahead & allowed & (ids != targets[:, None]), tf.int32), axis=1)
 
 
 def best_items(scores: tf.Tensor, histories: tf.Tensor, k: int) -> tf.Tensor:
-    """The k best items without those of the history, in the order of `full_ranks`: ties by the lower id.
+    """The k best items without the items of the history, in the order of `full_ranks`: ties by the lower id.
 
     Args:
         scores: float32 [B, V], finite.
@@ -32,17 +32,17 @@ def best_items(scores: tf.Tensor, histories: tf.Tensor, k: int) -> tf.Tensor:
         k: K.
 
     Returns:
-        int32 [B, K], best first; PAD_ID where fewer are left.
+        int32 [B, K], best first; filled up with PAD_ID if fewer items are left.
     """
     vocabulary_size = tf.shape(scores)[1]
-    open_scores = tf.where(_open_items(histories, vocabulary_size), scores, float("-inf"))
-    best, ids = tf.math.top_k(open_scores, tf.minimum(k, vocabulary_size))
+    allowed_scores = tf.where(_allowed_items(histories, vocabulary_size), scores, float("-inf"))
+    best, ids = tf.math.top_k(allowed_scores, tf.minimum(k, vocabulary_size))
     ids = tf.where(tf.math.is_finite(best), ids, PAD_ID)
     return tf.pad(ids, [[0, 0], [0, k - tf.shape(ids)[1]]], constant_values=PAD_ID)
 
 
 def sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:
-    """Rank among the target and its negatives.
+    """The target's rank among itself and its negatives.
 
     Args:
         scores: float32 [B, V].
@@ -59,13 +59,13 @@ def sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, negatives: tf.Tensor) -
 
 
 def items_in(histories: tf.Tensor, vocabulary_size: tf.Tensor | int) -> tf.Tensor:
-    """Which items a history holds: int32 [B, L] -> bool [B, V]."""
+    """Whether each history holds each item: int32 [B, L] -> bool [B, V]."""
     batch, length = tf.shape(histories)[0], tf.shape(histories)[1]
     rows = tf.repeat(tf.range(batch), length)
-    places = tf.stack([rows, tf.reshape(histories, [-1])], axis=1)
-    counts = tf.scatter_nd(places, tf.ones([batch * length], tf.int32), [batch, vocabulary_size])
+    scatter_indices = tf.stack([rows, tf.reshape(histories, [-1])], axis=1)
+    counts = tf.scatter_nd(scatter_indices, tf.ones([batch * length], tf.int32), [batch, vocabulary_size])
     return counts > 0
 
 
-def _open_items(histories: tf.Tensor, vocabulary_size: tf.Tensor) -> tf.Tensor:
+def _allowed_items(histories: tf.Tensor, vocabulary_size: tf.Tensor) -> tf.Tensor:
     return ~items_in(histories, vocabulary_size) & (tf.range(vocabulary_size) >= NUM_SPECIAL_IDS)

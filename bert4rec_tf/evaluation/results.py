@@ -1,5 +1,6 @@
-"""An evaluation as JSON and on the console."""
+"""Writes an evaluation as JSON and prints it."""
 
+import json
 import os
 import pathlib
 import platform
@@ -9,7 +10,8 @@ import tensorflow as tf
 
 from bert4rec_tf.evaluation.metrics import METRICS, catalogue_metrics
 from bert4rec_tf.evaluation.slices import slices
-from bert4rec_tf.evaluation.user_ranks import UserRanks
+from bert4rec_tf.evaluation.user_ranks import UserRanks, users_file, write_users
+from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import Vocabulary
 
@@ -24,11 +26,11 @@ def metrics_json(
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
-    `repeats` counts the users whose target stands in their own history, and `drop_seen` tells how they were ranked.
-    `unseen_users`, those of whom nothing was trained on, are there where there are any, and `catalogue` where the best
-    items were asked for.
+    `repeats` counts the users whose target is in their own history; `drop_seen` is the rule that ranked them. The key
+    `unseen_users`, for users without a trained item, exists only if there are any; `catalogue` exists only if the best
+    items were computed.
     """
-    unseen = ranks.of(ranks.trained_items == 0)
+    unseen = ranks.select(ranks.trained_items == 0)
     return {
         "split": split,
         "drop_seen": drop_seen,
@@ -42,42 +44,62 @@ def metrics_json(
     }
 
 
-def print_metrics(who: str, metrics: dict[str, Any], manifest: Manifest) -> None:
-    """Prints the metrics of all users under both protocols; `who` names them."""
-    among = f"{manifest.config.data.num_negatives} negatives"
-    for protocol, says in (("full", "all items"), ("sampled", among)):
+def write_metrics(path: pathlib.Path, metrics: dict[str, Any], ranks: UserRanks, vocabulary: Vocabulary) -> None:
+    """Writes metrics.json, and its users beside it, each by rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_users(users_file(path), ranks, vocabulary)
+    write_json(path, metrics)
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file by rename, and makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def print_results(metrics: dict[str, Any], manifest: Manifest) -> None:
+    """Prints the metrics of all users, of users unseen in training, and of groups of users."""
+    _print_metrics(metrics["split"], metrics, manifest)
+    if "unseen_users" in metrics:
+        _print_metrics(f"{metrics['split']}, unseen in training", metrics["unseen_users"], manifest)
+    _print_slices(metrics)
+
+
+def _print_metrics(title: str, metrics: dict[str, Any], manifest: Manifest) -> None:
+    negatives = f"{manifest.config.data.num_negatives} negatives"
+    for protocol, candidates in (("full", "all items"), ("sampled", negatives)):
         values = metrics[protocol]
         users = values.get("users", metrics["users"])
-        shown = "  ".join(f"{name} {values[name]:.4f}" for name in METRICS) if users else "-"
-        print(f"{who}, {users:,} users, {says + ':':<15} {shown}")
+        written = "  ".join(f"{name} {values[name]:.4f}" for name in METRICS) if users else "-"
+        print(f"{title}, {users:,} users, {candidates + ':':<15} {written}")
     if left_out := metrics["sampled"]["users_left_out"]:
-        print(f"{who}, {left_out:,} users left out of the ranking among {among}: they have fewer")
+        print(f"{title}, {left_out:,} users left out of the ranking among {negatives}: they have fewer")
 
 
-def print_slices(metrics: dict[str, Any]) -> None:
+def _print_slices(metrics: dict[str, Any]) -> None:
     """Prints NDCG@10 by groups of users, and the catalogue's metrics."""
     repeats = metrics["repeats"]
     if repeats["users"]:
         rule = "and count as missed" if metrics["drop_seen"] else "and are ranked"
         print(
-            f"repeats: {repeats['users']:,} of {metrics['users']:,} targets ({repeats['share']:.1%}) stand in their "
+            f"repeats: {repeats['users']:,} of {metrics['users']:,} targets ({repeats['share']:.1%}) are in their "
             f"user's own history {rule} (evaluation.drop_seen={str(metrics['drop_seen']).lower()})"
         )
         _print_repeats(metrics["slices"]["repeats"])
-    for name, says in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
-        shown = "  ".join(
+    for name, label in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
+        written = "  ".join(
             f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} {group['full']['ndcg@10']:.4f}"
             for group in metrics["slices"][name]
         )
-        print(f"NDCG@10 of all items by {says}: {shown}")
+        print(f"NDCG@10 of all items by {label}: {written}")
     print("  ".join(f"{name} {value:.4f}" for name, value in metrics["catalogue"].items() if value is not None))
 
 
 def _print_repeats(groups: list[dict[str, Any]]) -> None:
-    shown = "  ".join(
+    written = "  ".join(
         f"{'repeat' if group['repeat'] else 'no repeat'} {group['full']['ndcg@10']:.4f}" for group in groups
     )
-    print(f"NDCG@10 of all items by repeats: {shown}")
+    print(f"NDCG@10 of all items by repeats: {written}")
 
 
 def hardware() -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What evaluation found for each user, and the Parquet file that keeps it beside metrics.json."""
+"""The result of an evaluation for each user, and the Parquet file beside metrics.json that keeps it."""
 
 import dataclasses
 import pathlib
@@ -29,19 +29,19 @@ _SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class UserRanks:
-    """The target's rank for each user, from 1, and what it depends on.
+    """The rank of each user's target, from 1, and the properties of the user that results are grouped by.
 
     Attributes:
         user_ids: raw ids, in the order of the files.
-        full: int [users], among all items that may be recommended; MISSED_RANK where the target may not.
-        sampled: int [users], among the target and its stored negatives; MISSED_RANK as in `full`, and NO_RANK where the
-            negatives are too few.
-        trained_items: int [users], how many of the user's items were trained on.
-        history_lengths: int [users], how many items the history has.
+        full: int [users], the rank among all items that may be recommended; MISSED_RANK for a target that may not.
+        sampled: int [users], the rank among the target and its stored negatives; MISSED_RANK as in `full`, NO_RANK for
+            a user with too few negatives.
+        trained_items: int [users], the number of the user's items that were trained on.
+        history_lengths: int [users], the number of items in the history.
         targets: int [users], ids.
-        repeats: bool [users], whether the target stands in the user's own history.
+        repeats: bool [users], whether the target is in the user's own history.
         recommended: int [users, K], ids of the best items that may be recommended, best first, padded with PAD_ID; K is
-            0 where they were not asked for.
+            0 if they were not computed.
     """
 
     user_ids: list[str]
@@ -53,14 +53,14 @@ class UserRanks:
     repeats: np.ndarray
     recommended: np.ndarray
 
-    def of(self, users: np.ndarray) -> "UserRanks":
-        """Those of some users, bool [users]."""
-        user_ids = [user_id for user_id, kept in zip(self.user_ids, users, strict=True) if kept]
-        arrays = [getattr(self, field.name)[users] for field in dataclasses.fields(self)[1:]]
+    def select(self, mask: np.ndarray) -> "UserRanks":
+        """The users where `mask`, bool [users], is true."""
+        user_ids = [user_id for user_id, selected in zip(self.user_ids, mask, strict=True) if selected]
+        arrays = [getattr(self, field.name)[mask] for field in dataclasses.fields(self)[1:]]
         return UserRanks(user_ids, *arrays)
 
     def metrics(self) -> dict[str, Any]:
-        """How many users, `ranking_metrics` over all items, and `sampled_metrics`."""
+        """The number of users, `ranking_metrics` over all items, and `sampled_metrics`."""
         return {
             "users": len(self.full),
             "full": ranking_metrics(self.full),
@@ -69,22 +69,22 @@ class UserRanks:
 
 
 def users_file(metrics_file: str | pathlib.Path) -> pathlib.Path:
-    """Where the users of a metrics file are: `metrics.users.parquet` beside `metrics.json`."""
+    """The path of a metrics file's users: `metrics.users.parquet` beside `metrics.json`."""
     path = pathlib.Path(metrics_file)
     return path.with_name(f"{path.name.removesuffix('.json')}.users.parquet")
 
 
 def users_table(ranks: UserRanks, vocabulary: Vocabulary) -> pa.Table:
-    """One row a user, with raw ids and the target's training count; NO_RANK becomes null.
+    """One row for each user, with raw ids and the target's training count; NO_RANK becomes null.
 
     Args:
-        ranks: of the users, in their order.
+        ranks: the users, in the order of the rows.
         vocabulary: of the records.
     """
     item_ids = pa.array(vocabulary.item_ids, pa.string())
-    kept = ranks.recommended != PAD_ID
-    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    recommended = item_ids.take(pa.array(ranks.recommended[kept] - NUM_SPECIAL_IDS))
+    is_item = ranks.recommended != PAD_ID
+    offsets = np.concatenate([[0], np.cumsum(is_item.sum(axis=1))])
+    recommended = item_ids.take(pa.array(ranks.recommended[is_item] - NUM_SPECIAL_IDS))
     targets = ranks.targets - NUM_SPECIAL_IDS
     columns = [
         pa.array(ranks.user_ids, pa.string()),
@@ -104,7 +104,7 @@ def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) ->
 
     Args:
         path: from `users_file`.
-        ranks: of the users, in their order.
+        ranks: the users, in the order of the rows.
         vocabulary: of the records.
     """
     with writing(path), replacing(path) as stream:
@@ -112,14 +112,14 @@ def write_users(path: pathlib.Path, ranks: UserRanks, vocabulary: Vocabulary) ->
 
 
 def read_users(path: pathlib.Path) -> pa.Table:
-    """Reads what `write_users` wrote, by rising user id.
+    """Reads a file of `write_users`, sorted by user id.
 
     Raises:
-        InputError: there is no such file, or it is not one of these.
+        InputError: there is no such file, or `write_users` did not write it.
     """
     if not path.is_file():
         raise InputError(
-            f"A metrics file has its users beside it. Received: no {path}. "
+            f"A metrics file needs its users beside it. Received: no {path}. "
             "Fix: run evaluate.py with --output again, or copy both files"
         )
     try:
