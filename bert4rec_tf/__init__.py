@@ -19,12 +19,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Bert4Rec": "bert4rec_tf.model.bert4rec",
     "Config": "bert4rec_tf.config",
-    "Recommender": "bert4rec_tf.serving.recommender",
+    "Recommender": "bert4rec_tf.api.recommender",
     "Vocabulary": "tfrecords.vocabulary",
-    "evaluate": "bert4rec_tf.evaluation.evaluate",
+    "build_records": "bert4rec_tf.api.records",
+    "evaluate": "bert4rec_tf.api.runs",
     "export": "bert4rec_tf.serving.export",
     "load_model": "bert4rec_tf.model_dir",
-    "train": "bert4rec_tf.training.trainer",
+    "recipe_names": "bert4rec_tf.api.recipes",
+    "train": "bert4rec_tf.api.runs",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "pipelines.stages": ("pipelines.engines.base", "pipelines.stages.", _GROUND),
     "pipelines.make_tfrecords": ("pipelines.", "bert4rec_tf.", _GROUND),
     "bert4rec_tf.__init__": (),
+    "bert4rec_tf.api": ("bert4rec_tf.", "pipelines.", _GROUND),
     "bert4rec_tf.command_line": (_GROUND,),
     "bert4rec_tf.legacy_keras": (),
     "bert4rec_tf.config": (_GROUND,),

@@ -1,0 +1,261 @@
+"""Recommendations in Python, from a model directory or from an exported version, as the server answers them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from bert4rec_tf.api.records import Path
+from bert4rec_tf.model_dir import CONFIG_FILE, load_model
+from bert4rec_tf.serving import recommender
+from bert4rec_tf.serving.versions import versions
+from tfrecords.errors import InputError
+from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BATCH_ROWS = 256
+_VECTORS_FILE = "assets.extra/item_vectors.parquet"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendations:
+    """Items for each history, best first.
+
+    Attributes:
+        item_ids: for each history, the ids of its items.
+        scores: for each history, float32 scores, as many.
+        titles: of the items that have one.
+    """
+
+    item_ids: list[list[str]]
+    scores: list[np.ndarray]
+    titles: Mapping[str, str] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def to_arrow(self) -> pa.Table:
+        """One row an item: row (of the history, from 0), rank (from 1), item_id, score, title."""
+        lengths = [len(ids) for ids in self.item_ids]
+        ids = [item_id for row in self.item_ids for item_id in row]
+        return pa.table(
+            {
+                "row": pa.array(np.repeat(np.arange(len(lengths)), lengths), pa.int64()),
+                "rank": pa.array([rank for length in lengths for rank in range(1, length + 1)], pa.int64()),
+                "item_id": pa.array(ids, pa.string()),
+                "score": pa.array(np.concatenate([np.zeros(0, np.float32), *self.scores]), pa.float32()),
+                "title": pa.array([self.titles.get(item_id) for item_id in ids], pa.string()),
+            }
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The same as a pandas frame, which needs pandas."""
+        return self.to_arrow().to_pandas()
+
+
+class Recommender:
+    """Answers histories of raw item ids; made by `Recommender.load`.
+
+    All methods pass over ids that the model does not know. A history without a known item is answered by popularity.
+    """
+
+    def __init__(
+        self,
+        signatures: Mapping[str, Any],
+        vocabulary: Vocabulary,
+        item_vectors: np.ndarray,
+        max_k: int,
+        kept_alive: object,
+    ):
+        """Takes the parts that `load` reads; `kept_alive` owns the graphs of the signatures."""
+        self._signatures, self._vocabulary, self._kept_alive = signatures, vocabulary, kept_alive
+        self._item_vectors, self._max_k = item_vectors, max_k
+        pairs = zip(vocabulary.item_ids, vocabulary.titles, strict=True)
+        self._titles = {item_id: title for item_id, title in pairs if title is not None}
+
+    @classmethod
+    def load(cls, directory: Path) -> "Recommender":
+        """Loads a model directory of `train`, an export directory (its newest version), or one version of it.
+
+        Raises:
+            InputError: none of these.
+        """
+        path = pathlib.Path(directory)
+        if (path / CONFIG_FILE).is_file():
+            trained = load_model(path)
+            module = recommender.Recommender(trained.model, trained.vocabulary, top_k=10)
+            vectors = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
+            return cls(module.signatures(), trained.vocabulary, vectors, module.max_k, module)
+        exported = versions(path) if path.is_dir() else []
+        version = exported[-1] if exported else path
+        if not (version / "saved_model.pb").is_file():
+            raise InputError(
+                "`directory` must be a model directory of train, or a directory that export.py wrote. "
+                f"Received: {os.fspath(directory)!r}"
+            )
+        loaded = tf.saved_model.load(str(version))
+        table = pq.read_table(version / _VECTORS_FILE)
+        vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False))
+        max_k = _metadata(version).get("max_k", recommender.DEFAULT_MAX_K)
+        return cls(loaded.signatures, Vocabulary.load(version / "assets.extra"), vectors, max_k, loaded)
+
+    def recommend(
+        self,
+        histories: Iterable[Sequence[str]],
+        k: int = 10,
+        *,
+        exclude: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        allow: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        drop_seen: bool = True,
+    ) -> Recommendations:
+        """The best items for each history.
+
+        Args:
+            histories: item ids, oldest first, of any lengths.
+            k: how many items, at least 1.
+            exclude: ids that are never recommended: one list for all histories, or one for each.
+            allow: ids of which the items are taken: one list for all histories, or one for each. None or empty: all.
+            drop_seen: leaves out the items of the history.
+
+        Returns:
+            At most `k` items for each history; fewer where no more may be recommended.
+
+        Raises:
+            InputError: `k` out of range, or as many lists as there are histories are needed.
+        """
+        if not 1 <= k <= self._max_k:
+            raise InputError(f"`k` must be from 1 to {self._max_k}, the limit of the export. Received: {k}")
+        rows = _rows(histories)
+        excluded, allowed = _lists("exclude", exclude, len(rows)), _lists("allow", allow, len(rows))
+        answers = [
+            self._signatures["recommend"](
+                item_ids=_rectangle(rows[part]),
+                k=tf.constant([k]),
+                drop_seen=tf.constant([drop_seen]),
+                excluded_item_ids=_rectangle(excluded if len(excluded) == 1 else excluded[part]),
+                allowed_item_ids=_rectangle(allowed if len(allowed) == 1 else allowed[part]),
+            )
+            for part in _parts(len(rows))
+        ]
+        return self._recommendations(
+            (ids, scores) for answer in answers for ids, scores in zip(*_arrays(answer), strict=True)
+        )
+
+    def rank(
+        self, histories: Iterable[Sequence[str]], item_ids: Sequence[str] | Sequence[Sequence[str]]
+    ) -> Recommendations:
+        """Orders given items after each history, items of the history too.
+
+        Args:
+            histories: item ids, oldest first.
+            item_ids: one list for all histories, or one for each. Unknown ids are left out of the answer.
+        """
+        rows = _rows(histories)
+        candidates = _lists("item_ids", item_ids, len(rows))
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for part in _parts(len(rows)):
+            some = candidates if len(candidates) == 1 else candidates[part]
+            ids = _rectangle(some)
+            answer = self._signatures["rank"](item_ids=_rectangle(rows[part]), candidate_item_ids=ids)
+            known, scores = answer["known"].numpy(), answer["scores"].numpy()
+            names = np.broadcast_to(ids.numpy(), scores.shape)
+            for name, score, is_known in zip(names, scores, known, strict=True):
+                order = np.argsort(-score[is_known], kind="stable")
+                found.append((name[is_known][order], score[is_known][order]))
+        return self._recommendations(found)
+
+    def encode(self, histories: Iterable[Sequence[str]]) -> np.ndarray:
+        """The vector of each history, float32 [B, D]; an item's score is its inner product with the item's vector."""
+        rows = _rows(histories)
+        parts = [
+            self._signatures["encode"](item_ids=_rectangle(rows[part]))["vectors"].numpy() for part in _parts(len(rows))
+        ]
+        return np.concatenate([np.zeros([0, self._item_vectors.shape[1]], np.float32), *parts])
+
+    def similar_items(self, item_ids: Iterable[str], k: int = 10) -> Recommendations:
+        """The items whose embeddings have the largest cosine with that of each given item, itself left out.
+
+        Raises:
+            InputError: an item that the model does not know.
+        """
+        wanted = list(item_ids)
+        ids = np.array(self._vocabulary.ids_of(wanted), np.int64) - NUM_SPECIAL_IDS
+        if unknown := [item_id for item_id, index in zip(wanted, ids, strict=True) if index < 0]:
+            raise InputError(f"`item_ids` must be items of the model. Received: {unknown[0]!r}")
+        if k < 1:
+            raise InputError(f"`k` must be at least 1. Received: {k}")
+        unit = self._item_vectors / np.maximum(np.linalg.norm(self._item_vectors, axis=1, keepdims=True), 1e-12)
+        names, found = np.array(self._vocabulary.item_ids, object), []
+        for index in ids:
+            cosines = unit @ unit[index]
+            cosines[index] = -np.inf
+            best = np.argsort(-cosines, kind="stable")[: min(k, len(names) - 1)]
+            found.append((names[best], cosines[best]))
+        return self._recommendations(found)
+
+    def _recommendations(self, found: Iterable[tuple[np.ndarray, np.ndarray]]) -> Recommendations:
+        item_ids, scores = [], []
+        for names, values in found:
+            texts = [name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in names]
+            item_ids.append(texts)
+            scores.append(np.asarray(values, np.float32))
+        return Recommendations(item_ids, scores, self._titles)
+
+
+def _arrays(answer: Mapping[str, tf.Tensor]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Ids and scores of each row, without the fill of rows that have fewer items."""
+    ids, scores = answer["item_ids"].numpy(), answer["scores"].numpy()
+    filled = [row != b"" for row in ids]
+    return [row[kept] for row, kept in zip(ids, filled, strict=True)], [
+        row[kept] for row, kept in zip(scores, filled, strict=True)
+    ]
+
+
+def _metadata(version: pathlib.Path) -> dict[str, Any]:
+    file = version / "assets.extra" / "metadata.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    """Slices of a few hundred rows, so that memory does not grow with the number of histories."""
+    return (slice(first, first + _BATCH_ROWS) for first in range(0, rows, _BATCH_ROWS))
+
+
+def _rows(histories: Iterable[Sequence[str]]) -> list[list[str]]:
+    rows = []
+    for history in histories:
+        if isinstance(history, str | bytes):
+            raise InputError(
+                f"`histories` must be lists of item ids. Received: the text {history!r} in the place of a list. "
+                'Fix: [["161", "378"]] is one history of two items'
+            )
+        rows.append([str(item_id) for item_id in history])
+    return rows
+
+
+def _lists(name: str, given: Any, rows: int) -> list[list[str]]:
+    """One list for all histories, or one for each."""
+    given = [] if given is None else list(given)
+    if not any(isinstance(item, list | tuple | set | np.ndarray) for item in given):
+        return [[str(item) for item in given]]
+    lists = [[str(item_id) for item_id in item] for item in given]
+    if len(lists) not in (1, rows):
+        raise InputError(f"`{name}` must be one list, or one for each of {rows} histories. Received: {len(lists)}")
+    return lists
+
+
+def _rectangle(rows: Sequence[Sequence[str]]) -> tf.Tensor:
+    """String [B, L], padded with ""."""
+    length = max(map(len, rows), default=0)
+    # Through bytes: an array of str would lose trailing NULs.
+    flat = [item_id.encode("utf-8") for row in rows for item_id in [*row, *[""] * (length - len(row))]]
+    return tf.reshape(tf.constant(flat, tf.string), [len(rows), length])

@@ -1,0 +1,127 @@
+"""Training and evaluation by one call each."""
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import tensorflow as tf
+
+from bert4rec_tf.api.recipes import ConfigLike, settings_of
+from bert4rec_tf.api.records import Path
+from bert4rec_tf.evaluation.baselines import popularity_scorer
+from bert4rec_tf.evaluation.evaluate import Scorer, make_ranker
+from bert4rec_tf.evaluation.evaluate import evaluate as rank_users
+from bert4rec_tf.evaluation.metrics import TOP_K
+from bert4rec_tf.evaluation.results import metrics_json
+from bert4rec_tf.evaluation.user_ranks import users_table
+from bert4rec_tf.model_dir import TrainedModel, load_model
+from bert4rec_tf.training import trainer
+from bert4rec_tf.training.strategy import make_strategy
+from tfrecords.errors import InputError
+from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def train(
+    data_dir: Path,
+    model_dir: Path,
+    config: ConfigLike = None,
+    *,
+    strategy: str | tf.distribute.Strategy = "default",
+    time_limit_minutes: float | None = None,
+    warm_start_from: Path | None = None,
+) -> TrainedModel | None:
+    """Trains a model on the records of `build_records`, as `train.py` does. The same call again resumes the run.
+
+    Args:
+        data_dir: from `build_records`.
+        model_dir: new, or of an earlier call with the same configuration and records.
+        config: its sections `model`, `training` and `evaluation` are used: a `Config`, a dict of sections, the path of
+            a JSON file or the name of a recipe. Sections `data` and `masking`, where given, must be those of the
+            records.
+        strategy: "default", "mirrored" or another of `train.py --strategy`, or a `tf.distribute` strategy.
+        time_limit_minutes: of the whole run, earlier calls included; the learning rate's decay is fitted to it.
+        warm_start_from: a model directory to start from.
+
+    Returns:
+        The model with the weights of its best validation; None in a process that is not the chief.
+
+    Raises:
+        InputError: settings that do not fit the records or the model directory, or damaged records.
+        Stopped: Ctrl-C or SIGTERM; the run is saved, and the same call resumes it.
+    """
+    if isinstance(strategy, str):
+        strategy = make_strategy(strategy)
+    start = None if warm_start_from is None else os.fspath(warm_start_from)
+    return trainer.train(
+        os.fspath(data_dir), os.fspath(model_dir), settings_of(config), strategy, time_limit_minutes, start
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How well the held-out items were ranked.
+
+    Attributes:
+        metrics: the content of `evaluate.py`'s metrics.json: "full" over all items, "sampled" over the negatives, with
+            intervals, slices and the catalogue's metrics.
+        users: one row a user: the ranks of the target and the recommended items.
+    """
+
+    metrics: dict[str, Any]
+    users: pa.Table
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """The table of users as a pandas frame, which needs pandas."""
+        return self.users.to_pandas()
+
+    def __str__(self) -> str:
+        full = ", ".join(f"{name} {self.metrics['full'][name]:.4f}" for name in ("hr@10", "ndcg@10"))
+        return f"{self.metrics['users']:,} users, all items: {full}"
+
+
+def evaluate(
+    model: Path | TrainedModel | Literal["popularity"],
+    data_dir: Path,
+    *,
+    split: Literal["test", "validation"] = "test",
+    drop_seen: bool | None = None,
+) -> Evaluation:
+    """Ranks the held-out item of each user, as `evaluate.py` does.
+
+    Args:
+        model: a model directory, what `train` returned, or "popularity", the baseline.
+        data_dir: the records that it was trained on.
+        split: whose items are ranked. Models are chosen on "validation", and reported on "test".
+        drop_seen: whether items of the history are left out of the ranking; None: as the model was configured.
+
+    Raises:
+        InputError: a model of another vocabulary, or damaged records.
+    """
+    manifest = Manifest.load(data_dir)
+    records = VerifiedRecords(data_dir, manifest, "call it again when the records are complete")
+    vocabulary = Vocabulary.load(data_dir)
+    scorer: Scorer
+    described: dict[str, Any]
+    if model == "popularity":
+        scorer, described, max_items = popularity_scorer(vocabulary), {"baseline": "popularity"}, 1
+        drop_seen = True if drop_seen is None else drop_seen
+    else:
+        trained = model if isinstance(model, TrainedModel) else load_model(os.fspath(model))
+        if trained.vocabulary.item_ids != vocabulary.item_ids:
+            raise InputError(
+                f"A model is evaluated on records with its own vocabulary. Received: {data_dir}, whose items differ. "
+                "Fix: name the data_dir that it was trained on"
+            )
+        scorer = trained.model.score_next_item
+        described = {"config": trained.config.to_dict(), "training": trained.state}
+        max_items = trained.config.data.max_seq_length - 1
+        drop_seen = trained.config.evaluation.drop_seen if drop_seen is None else drop_seen
+    with records.unchanged():
+        ranks = rank_users(make_ranker(scorer, TOP_K, drop_seen), data_dir, manifest, split, max_items=max_items)
+    metrics = metrics_json(ranks, described, manifest, vocabulary, split, drop_seen)
+    return Evaluation(metrics, users_table(ranks, vocabulary))
