@@ -17,7 +17,7 @@ from bert4rec_tf.config import Config, ModelConfig, TrainingConfig
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
 from bert4rec_tf.training.optimizer import make_optimizer
-from tfrecords.config import DataConfig
+from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.files import write_whole
 from tfrecords.manifest import Manifest
@@ -26,7 +26,12 @@ from tfrecords.vocabulary import Vocabulary
 CONFIG = Config(data=DataConfig(max_seq_length=5), model=ModelConfig(hidden_size=4, num_heads=1, num_layers=1))
 VOCABULARY = Vocabulary(("a\tb", "c\n", "\u2028"), np.array([3, 2, 1]), ("A", None, None))
 MANIFEST = Manifest(
-    Config(CONFIG.data, CONFIG.masking), {"format": "synthetic"}, {"items": 3}, (), VOCABULARY.sha256(), {"train": ()}
+    RecordsConfig(CONFIG.data, CONFIG.masking),
+    {"format": "synthetic"},
+    {"items": 3},
+    (),
+    VOCABULARY.sha256(),
+    {"train": ()},
 )
 
 

@@ -88,7 +88,7 @@ def copies(exported: pathlib.Path) -> Callable[[TrainedModel, pathlib.Path, Publ
 
     def copy(trained: TrainedModel, building: pathlib.Path, publishing: Publishing) -> dict[str, Any]:
         shutil.copytree(exported, building)
-        return {"top_k": export.top_k}
+        return {"top_k": publishing.top_k}
 
     return copy
 
