@@ -1,10 +1,10 @@
-"""Masked instances as lists, for oracles."""
+"""Masked instances as lists, for tests that compare with a plain implementation."""
 
 from collections.abc import Sequence
 
 from tfrecords.vocabulary import MASK_ID
 
-Instance = tuple[list[int], list[int], list[int]]  # what is shown, masked slots, the items that stood there
+Instance = tuple[list[int], list[int], list[int]]  # shown items, masked slots, original items of these slots
 
 
 def instances_of(

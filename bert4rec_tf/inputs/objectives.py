@@ -1,53 +1,231 @@
-"""What training asks of a window, and how many instances that makes."""
+"""The training objectives: which instances each of them makes of the training windows."""
 
+import abc
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import tensorflow as tf
+
+from bert4rec_tf.inputs.length_buckets import Bucket
+from bert4rec_tf.inputs.redrawn_masks import draw_length, draw_masks, max_predictions_of
 from tfrecords.manifest import LengthCount, Manifest
+from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.vocabulary import MASK_ID, PAD_ID
 
-# What a window is asked for: "masked" items; the "next" item at every slot, for causal attention; or the "last" item of
-# what is left of it once it is cut at random.
-Objective = Literal["masked", "next", "last"]
+# What is predicted: "masked_item", masked items of a window, from both sides; "next_item", at every slot the item after
+# it, for causal attention; "last_item", the last item of a window that was cut at random.
+Objective = Literal["masked_item", "next_item", "last_item"]
+Instances = dict[str, tf.Tensor]
+DrawKeys = Callable[[tf.Tensor], tf.Tensor]  # instance ids -> uint64 [...], keys of random draws, new in every pass
+
+# An instance id is turn * IDS_PER_TURN + file * IDS_PER_FILE + record, each counted from 0.
+IDS_PER_FILE = 1 << 30
+IDS_PER_TURN = IDS_PER_FILE << 17  # more files than a data directory can have
 
 
-def lengths_of(manifest: Manifest, asked: Objective) -> Sequence[LengthCount]:
-    """How many instances there are of each length, by what windows are asked for; for `choose_buckets`."""
-    if asked == "masked":
-        return manifest.length_histogram
-    found: collections.Counter[int] = collections.Counter()
-    for row in manifest.length_histogram:
-        if asked == "next":
-            # One a window, a slot shorter, all of it predicted; a window of one item stays as an empty row.
-            found[max(row.length - 1, 1)] += row.instances // instances_per_window(manifest)
-        else:
-            # As many of each length, as far as they go round, from two items to all.
+class TrainingInstances(abc.ABC):
+    """How one objective turns windows into training instances.
+
+    A pass takes turns over the windows: each turn makes one instance of each window.
+
+    Args:
+        manifest: of the records.
+    """
+
+    def __init__(self, manifest: Manifest):
+        self._manifest = manifest
+        self._masking = manifest.config.masking
+
+    @abc.abstractmethod
+    def length_histogram(self) -> Sequence[LengthCount]:
+        """How many instances of each length a pass holds, for `choose_buckets`."""
+
+    @abc.abstractmethod
+    def predicted_slots(self) -> int:
+        """An upper bound of the slots that one pass predicts; 0 if it has nothing to predict."""
+
+    @abc.abstractmethod
+    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        """Makes one instance of a window.
+
+        Args:
+            record: string scalar, a `MASKED_WINDOW`.
+            instance_id: int64 scalar, names the record and the turn.
+            draw_keys: gives the key of this instance's random draws.
+
+        Returns:
+            item_ids int32 [any]; masked_item_ids int32 [any], the items to predict; masked_positions int32 [any], their
+            slots, unless all slots are predicted. What `mask` adds to a batch may be missing.
+        """
+
+    def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
+        """Turns over the windows that fill the batches of one pass."""
+        return self._masking.instances_per_window
+
+    def max_predictions(self, bucket: Bucket) -> int:
+        """P, the most slots to predict in a row of a batch of this shape."""
+        return bucket.predictions
+
+    def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        """Masks the items of a batch, if `make_instance` did not.
+
+        Args:
+            batch: padded instances, [B, any].
+            predictions: int64 scalar, P of the batch.
+            draw_keys: see `make_instance`.
+
+        Returns:
+            item_ids int32 [B, L], masked_item_ids int32 [B, P] and, unless all slots are predicted, masked_positions
+            int32 [B, P].
+        """
+        return batch
+
+
+class StoredMaskInstances(TrainingInstances):
+    """Windows with the masks that the pipeline stored: the Cloze objective (paper section 3.6).
+
+    Each turn takes another one of a window's stored instances, so a pass holds every stored instance once.
+    """
+
+    def length_histogram(self) -> Sequence[LengthCount]:
+        return self._manifest.length_histogram
+
+    def predicted_slots(self) -> int:
+        return sum(row.max_predictions * row.instances for row in self._manifest.length_histogram)
+
+    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        window = parse(MASKED_WINDOW, record)
+        # Neighbouring records start at different instances. Instances that mask the last item alone are so spread out.
+        turn, record_number = instance_id // IDS_PER_TURN, instance_id % IDS_PER_FILE
+        index = (turn + record_number) % self._masking.instances_per_window
+        first, number = tf.reduce_sum(window["masked_counts"][:index]), window["masked_counts"][index]
+        positions = window["masked_positions"][first : first + number]
+        instance = {
+            "item_ids": window["item_ids"],
+            "masked_positions": positions,
+            "masked_item_ids": tf.gather(window["item_ids"], positions),
+        }
+        if self._masking.random_item_rate or self._masking.kept_item_rate:
+            instance["shown_item_ids"] = window["shown_item_ids"][first : first + number]
+        return instance
+
+    def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        masked = tf.where(batch["masked_item_ids"] != PAD_ID)
+        positions = tf.cast(tf.gather_nd(batch["masked_positions"], masked), tf.int64)
+        shown = batch.pop("shown_item_ids", None)
+        shown = tf.fill(tf.shape(positions), MASK_ID) if shown is None else tf.gather_nd(shown, masked)
+        scatter_indices = tf.stack([masked[:, 0], positions], axis=1)
+        return batch | {"item_ids": tf.tensor_scatter_nd_update(batch["item_ids"], scatter_indices, shown)}
+
+
+class RedrawnMaskInstances(StoredMaskInstances):
+    """Windows with new masks in every pass, drawn as the pipeline draws them: the Cloze objective (paper section 3.6).
+
+    Args:
+        manifest: of the records; their stored masks are not used.
+        vocabulary_size: V, for random replacement items.
+    """
+
+    def __init__(self, manifest: Manifest, vocabulary_size: int):
+        super().__init__(manifest)
+        self._vocabulary_size = vocabulary_size
+
+    def max_predictions(self, bucket: Bucket) -> int:
+        return max_predictions_of(bucket.length, self._masking)
+
+    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        return {"item_ids": _window_items(record), "instance_id": instance_id}
+
+    def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        keys = draw_keys(batch["instance_id"])
+        predictions = tf.cast(predictions, tf.int32)
+        return draw_masks(batch["item_ids"], keys, self._masking, self._vocabulary_size, predictions)
+
+
+class NextItemInstances(TrainingInstances):
+    """Windows x_1 ... x_n of which each slot of x_1 ... x_(n-1) predicts the item after it.
+
+    Nothing is masked: the "masked" items are x_2 ... x_n, and `masked_positions` is left out, for every slot is
+    predicted. All instances of a window would be equal, so a pass holds each window once. A window of one item becomes
+    an empty row.
+    """
+
+    def length_histogram(self) -> Sequence[LengthCount]:
+        found: collections.Counter[int] = collections.Counter()
+        for row in self._manifest.length_histogram:
+            found[max(row.length - 1, 1)] += self._windows(row)
+        return [LengthCount(length, found[length], length) for length in sorted(found) if found[length]]
+
+    def predicted_slots(self) -> int:
+        return sum((row.length - 1) * self._windows(row) for row in self._manifest.length_histogram)
+
+    def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
+        return 1
+
+    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        item_ids = _window_items(record)
+        return {"item_ids": item_ids[:-1], "masked_item_ids": item_ids[1:]}
+
+    def _windows(self, row: LengthCount) -> int:
+        return row.instances // self._masking.instances_per_window
+
+
+class LastItemInstances(TrainingInstances):
+    """Windows cut at random, of which the last item that is left is masked, as at serving.
+
+    A window keeps its first items: two of them, all of them, or any number between, each equally likely. Cuts are new
+    in every pass. How many instances fall into each batch shape is random, so a pass ends after the number of batches
+    that is expected.
+    """
+
+    def length_histogram(self) -> Sequence[LengthCount]:
+        found: collections.Counter[int] = collections.Counter()
+        for row in self._manifest.length_histogram:
             cuts = max(row.length - 1, 1)
             for cut in range(cuts):
+                # Equally many of each length; the remainder goes to the longest ones.
                 found[row.length - cut] += row.instances // cuts + (cut < row.instances % cuts)
-    return [
-        LengthCount(length, found[length], length if asked == "next" else 1)
-        for length in sorted(found)
-        if found[length]
-    ]
+        return [LengthCount(length, found[length], 1) for length in sorted(found) if found[length]]
+
+    def predicted_slots(self) -> int:
+        return self._manifest.instances()
+
+    def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
+        # Extra turns, so that a pass always fills its batches however the random cuts fall.
+        extra = -(-2 * len(buckets) * batch_size // self._manifest.records("train"))
+        return self._masking.instances_per_window + extra
+
+    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        item_ids = _window_items(record)
+        last = draw_length(tf.size(item_ids), draw_keys(instance_id)) - 1
+        shown = tf.concat([item_ids[:last], [MASK_ID]], axis=0)
+        return {"item_ids": shown, "masked_positions": last[None], "masked_item_ids": item_ids[last, None]}
 
 
-def predicted_slots(manifest: Manifest, asked: Objective) -> int:
-    """An upper bound of the slots that one pass predicts; 0 where a pass has nothing to predict."""
-    if asked == "next":
-        windows = instances_per_window(manifest)
-        return sum((row.length - 1) * (row.instances // windows) for row in manifest.length_histogram)
-    if asked == "last":
-        return manifest.instances()
-    return sum(row.max_predictions * row.instances for row in manifest.length_histogram)
+def training_instances(
+    manifest: Manifest, objective: Objective, vocabulary_size: int | None = None
+) -> TrainingInstances:
+    """The instances of an objective.
+
+    Args:
+        manifest: of the records.
+        objective: what is predicted.
+        vocabulary_size: V, to draw new masks in every pass; None: the masks of the records. Only for "masked_item".
+    """
+    if objective == "next_item":
+        return NextItemInstances(manifest)
+    if objective == "last_item":
+        return LastItemInstances(manifest)
+    return StoredMaskInstances(manifest) if vocabulary_size is None else RedrawnMaskInstances(manifest, vocabulary_size)
 
 
 def windows_of_one_item(manifest: Manifest) -> int:
-    """Training windows that ask for no next item."""
-    lone = sum(row.instances for row in manifest.length_histogram if row.length == 1)
-    return lone // instances_per_window(manifest)
+    """Training windows that have no next item to predict."""
+    instances = sum(row.instances for row in manifest.length_histogram if row.length == 1)
+    return instances // manifest.config.masking.instances_per_window
 
 
-def instances_per_window(manifest: Manifest) -> int:
-    """How many masked instances were made of each window."""
-    return manifest.config.masking.instances_per_window
+def _window_items(record: tf.Tensor) -> tf.Tensor:
+    (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
+    return item_ids

@@ -1,7 +1,7 @@
-"""Masks drawn anew at training time: the same law as `pipelines.stages.masking`, as a graph over a padded batch.
+"""New masks at training time, drawn as in `pipelines.stages.masking`, by a graph over a padded batch.
 
-The numbers are those of `tfrecords.hashed_random`, bit for bit, so what a record is masked with is a function of the
-seed, the epoch and the record's place in the files, whatever the order in which records are read.
+The random numbers are those of `tfrecords.hashed_random`, bit for bit. The masks of a record are a function of the
+seed, the epoch and the record's file and number; the order in which records are read does not matter.
 """
 
 import tensorflow as tf
@@ -10,37 +10,38 @@ from bert4rec_tf.inputs.hashed_random import draw_below, hashed_bits, hashed_uni
 from tfrecords.config import MaskingConfig
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
-# What a draw is for: those of `pipelines.stages.masking`, whether only the last item is masked, where a window is cut.
+# What a draw is for, which is a part of its key. The first four draws are those of `pipelines.stages.masking`.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT = 1, 2, 3, 4, 5, 6
 
 
 def max_predictions_of(length: int, masking: MaskingConfig) -> int:
-    """The most slots that a window of at most `length` items can have masked."""
+    """The largest number of masked slots in an instance of at most `length` items."""
     if not masking.duplicate_factor:
         return 1
-    most = max(1, round(length * max(masking.masking_rates)))
-    return most if masking.max_predictions is None else min(most, masking.max_predictions)
+    predictions = max(1, round(length * max(masking.masking_rates)))
+    return predictions if masking.max_predictions is None else min(predictions, masking.max_predictions)
 
 
 def draw_masks(
     item_ids: tf.Tensor, keys: tf.Tensor, masking: MaskingConfig, vocabulary_size: int, predictions: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Masks windows by the configuration's law; an instance masks only the last item as often as stored ones do.
+    """Masks windows as the configuration demands; the last item alone in the same share of instances as in the records.
 
     Args:
         item_ids: int32 [B, L], padded with PAD_ID.
         keys: uint64 [B], of each row's draws.
         masking: rates, factors and replacement.
         vocabulary_size: V, for random replacement items.
-        predictions: P, at least `max_predictions_of` of the longest window.
+        predictions: int32 scalar, P: at least `max_predictions_of` the longest window.
 
     Returns:
         item_ids int32 [B, L]; masked_positions and masked_item_ids int32 [B, P], padded with 0.
     """
     keys = keys[:, None]
-    places = tf.range(tf.shape(item_ids)[1])[None, :]
+    width = tf.shape(item_ids)[1]
+    slot_index = tf.range(width)[None, :]
     lengths = tf.reduce_sum(tf.cast(item_ids != PAD_ID, tf.int32), axis=1, keepdims=True)
-    # In double precision, as NumPy does: where a number of slots ends in .5, single precision may round otherwise.
+    # In double precision, as in NumPy: single precision may round differently if length x rate ends in .5.
     rates = tf.gather(
         tf.constant(masking.masking_rates, tf.float64), draw_below(len(masking.masking_rates), keys, _RATE)
     )
@@ -48,19 +49,19 @@ def draw_masks(
     if masking.max_predictions is not None:
         numbers = tf.minimum(numbers, masking.max_predictions)
 
-    slot_keys = hashed_bits(keys, _SLOT, places)
-    slots = tf.where(places < lengths, slot_keys, tf.uint64.max)
-    kth = tf.gather(sorted_bits(slots), numbers - 1, batch_dims=1)
-    copies = masking.instances_per_window
-    last_only = draw_below(copies, keys, _LAST_ONLY) >= masking.duplicate_factor
-    masked = tf.where(last_only, places == lengths - 1, (slots <= kth) & (places < lengths))
+    # The k smallest of a window's random keys are a uniform draw of k slots: compare each key with the k-th smallest.
+    slot_keys = hashed_bits(keys, _SLOT, slot_index)
+    item_keys = tf.where(slot_index < lengths, slot_keys, tf.uint64.max)
+    kth = tf.gather(sorted_bits(item_keys), numbers - 1, batch_dims=1)
+    last_only = draw_below(masking.instances_per_window, keys, _LAST_ONLY) >= masking.duplicate_factor
+    masked = tf.where(last_only, slot_index == lengths - 1, (item_keys <= kth) & (slot_index < lengths))
 
-    nowhere = tf.shape(item_ids)[1]
-    positions = tf.sort(tf.where(masked, places, nowhere), axis=1)[:, :predictions]
+    # Slots that are not masked count as `width` here, so that sorting puts them last.
+    positions = tf.sort(tf.where(masked, slot_index, width), axis=1)[:, :predictions]
     positions = tf.pad(positions, [[0, 0], [0, predictions - tf.shape(positions)[1]]], constant_values=1 << 30)
-    there = positions < nowhere
-    positions = tf.where(there, positions, 0)
-    masked_item_ids = tf.where(there, tf.gather(item_ids, positions, batch_dims=1), PAD_ID)
+    is_masked = positions < width
+    positions = tf.where(is_masked, positions, 0)
+    masked_item_ids = tf.where(is_masked, tf.gather(item_ids, positions, batch_dims=1), PAD_ID)
 
     replacement = tf.fill(tf.shape(item_ids), MASK_ID)
     if masking.random_item_rate or masking.kept_item_rate:
@@ -75,6 +76,14 @@ def draw_masks(
     }
 
 
-def draw_cut(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """How many of a window's items are left, int32: from two (or one, of one) to `length`, any number as likely."""
+def draw_length(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """How many items of a window are left after a random cut.
+
+    Args:
+        length: int32 scalar, items of the window.
+        key: uint64 [1] or scalar, of the draw.
+
+    Returns:
+        int32 scalar from 2 to `length`, each number equally likely; 1 if the window has one item.
+    """
     return length - draw_below(tf.maximum(length - 1, 1), key, _CUT)[0]

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.config import Config
-from bert4rec_tf.inputs.objectives import Objective, predicted_slots
+from bert4rec_tf.inputs.objectives import Objective, training_instances
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 
@@ -29,7 +29,7 @@ def check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
 
 def first_objective(config: Config) -> Objective:
     """What a run learns before its last stage."""
-    return "next" if config.model.attention == "causal" else "masked"
+    return "next_item" if config.model.attention == "causal" else "masked_item"
 
 
 def check_something_to_predict(data_dir: str, manifest: Manifest, config: Config) -> None:
@@ -44,10 +44,10 @@ def check_something_to_predict(data_dir: str, manifest: Manifest, config: Config
             f"A model needs at least two items to choose from. Received: {items} in {data_dir}. "
             "Fix: build the records from a log with more items"
         )
-    asked = first_objective(config)
-    if predicted_slots(manifest, asked):
+    objective = first_objective(config)
+    if training_instances(manifest, objective).predicted_slots():
         return
-    if asked == "next" and windows:
+    if objective == "next_item" and windows:
         raise InputError(
             "A causal model predicts the items after a window's first one, so it needs a window of at least two items. "
             f"Received: {windows:,} training windows in {data_dir}, all of one item. Fix: build the records from a log "

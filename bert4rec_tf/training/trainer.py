@@ -14,7 +14,7 @@ from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.evaluate import Ranker, UserRanks, evaluate, make_ranker
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Objective, lengths_of, windows_of_one_item
+from bert4rec_tf.inputs.objectives import Objective, training_instances, windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model.sampled_loss import SampledLoss
@@ -206,7 +206,7 @@ class _Run:
     def train(self) -> None:
         """Makes the steps that are left."""
         training = self._config.training
-        if self._first_objective == "next":
+        if self._first_objective == "next_item":
             training = dataclasses.replace(training, last_item_share=0.0)  # it asks for the last items all along
         buckets = self._buckets(self._first_objective)
         distribute = ParameterServerSteps if on_parameter_servers(self._strategy) else SynchronousSteps
@@ -219,7 +219,7 @@ class _Run:
                 f"{self._model.count_params():,} weights; batches of lengths {shapes}; "
                 f"validation every {steps_per_epoch:,} steps"
             )
-            if self._first_objective == "next" and (lone := windows_of_one_item(self._manifest)):
+            if self._first_objective == "next_item" and (lone := windows_of_one_item(self._manifest)):
                 print(f"{lone:,} of these are windows of one item, which have nothing to predict")
             ranker = make_ranker(self._model.score_next_item, drop_seen=self._config.evaluation.drop_seen)
             books = TrainingMonitor(
@@ -253,12 +253,13 @@ class _Run:
         with self._records.unchanged():
             return evaluate(rank, self._data_dir, self._manifest, "validation", max_users, max_items)
 
-    def _asked(self) -> Objective:
-        """What windows are asked for in the stage that the run is in."""
-        return self._first_objective if int(self._progress.last_stage_from.numpy()) < 0 else "last"
+    def _objective(self) -> Objective:
+        """What the current stage predicts."""
+        return self._first_objective if int(self._progress.last_stage_from.numpy()) < 0 else "last_item"
 
-    def _buckets(self, asked: Objective) -> list[Bucket]:
-        return choose_buckets(lengths_of(self._manifest, asked), self._config.training.num_length_buckets)
+    def _buckets(self, objective: Objective) -> list[Bucket]:
+        histogram = training_instances(self._manifest, objective).length_histogram()
+        return choose_buckets(histogram, self._config.training.num_length_buckets)
 
     def _batches(self) -> tf.data.Dataset:
         """Those of the stage that the run is in, from here on."""
@@ -266,12 +267,12 @@ class _Run:
         return training_batches(
             self._data_dir,
             self._manifest,
-            self._buckets(self._asked()),
+            self._buckets(self._objective()),
             training.batch_size,
             training.seed,
             int(self._progress.step.numpy()) - max(int(self._progress.last_stage_from.numpy()), 0),
             self._vocabulary.size if training.masking == "resample" else None,
-            self._asked(),
+            self._objective(),
         )
 
     def _make_steps(
@@ -281,7 +282,7 @@ class _Run:
         signals: StopSignals,
     ) -> None:
         """Rounds of steps, each as the chief says, until it says none; anew made where a stage begins."""
-        progress, steps, asked = self._progress, None, self._asked()
+        progress, steps, objective = self._progress, None, self._objective()
         while True:
             plan = [0, 0, 0]
             if books is not None:
@@ -298,8 +299,8 @@ class _Run:
             progress.total_steps.assign(total_steps)
             progress.last_stage_from.assign(last_stage_from)
             with self._records.unchanged():  # before these steps count, and so before a checkpoint of them
-                if steps is None or asked != self._asked():
-                    steps, asked = make_steps(), self._asked()
+                if steps is None or objective != self._objective():
+                    steps, objective = make_steps(), self._objective()
                 sums = steps(number)
             progress.step.assign_add(number)
             if not math.isfinite(sums.loss):

@@ -1,7 +1,11 @@
-"""Batches: the cheapest shapes, every instance once a pass (or every window), a pure function of seed and step."""
+"""Training batches: the shapes with the least padding, each instance or window once a pass, the same for the same seed.
+
+Evaluation batches too: each user once.
+"""
 
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,7 +19,7 @@ from masked_instances import instances_of
 from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Objective, lengths_of
+from bert4rec_tf.inputs.objectives import Objective, training_instances
 from bert4rec_tf.inputs.training_batches import training_batches
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
@@ -71,16 +75,23 @@ def batches(data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], s
     return read(data_dir, manifest, buckets, 2 * steps + 5)
 
 
-def assert_same(one: list[Batch], other: list[Batch]) -> None:
-    assert len(one) == len(other)
-    for mine, yours in zip(one, other, strict=True):
-        assert mine.keys() == yours.keys()
-        for name, values in mine.items():
-            np.testing.assert_array_equal(values, yours[name])
+def histogram_of(manifest: Manifest, objective: Objective) -> Sequence[LengthCount]:
+    return training_instances(manifest, objective).length_histogram()
+
+
+def assert_same(received: list[Batch], expected: list[Batch]) -> None:
+    assert len(received) == len(expected)
+    for batch, expected_batch in zip(received, expected, strict=True):
+        assert batch.keys() == expected_batch.keys()
+        for name, values in batch.items():
+            np.testing.assert_array_equal(values, expected_batch[name])
 
 
 def records_of(batches: list[Batch]) -> list[tuple[tuple[int, ...], ...]]:
-    """Window, masked slots (all, where a batch names none) and their items of each row that is no filling, in order."""
+    """Of each row that holds items: what it shows, the slots to predict and their items.
+
+    A batch without masked positions predicts all slots.
+    """
     found = []
     for batch in batches:
         every_slot = np.broadcast_to(np.arange(batch["item_ids"].shape[1]), batch["item_ids"].shape)
@@ -88,10 +99,8 @@ def records_of(batches: list[Batch]) -> list[tuple[tuple[int, ...], ...]]:
         whole = {"masked_positions": every_slot} | batch
         for items, valid, slots, masked, weights in zip(*(whole[name] for name in names), strict=True):
             if valid.any():
-                asked = weights > 0
-                found.append(
-                    (tuple(items[valid].tolist()), tuple(slots[asked].tolist()), tuple(masked[asked].tolist()))
-                )
+                used = weights > 0
+                found.append((tuple(items[valid].tolist()), tuple(slots[used].tolist()), tuple(masked[used].tolist())))
     return found
 
 
@@ -154,12 +163,15 @@ def test_a_pass_holds_every_instance_once_in_the_shapes_of_the_buckets(
         assert batch["masked_item_ids"].shape == batch["masked_weights"].shape == (BATCH_SIZE, predictions)
 
 
-@pytest.mark.parametrize(("vocabulary_size", "asked"), [(None, "masked"), (60, "masked"), (None, "next"), (60, "last")])
-def test_one_bucket_has_a_shape_that_is_known_beforehand(
-    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, asked: Objective
+@pytest.mark.parametrize(
+    ("vocabulary_size", "objective"),
+    [(None, "masked_item"), (60, "masked_item"), (None, "next_item"), (60, "last_item")],
+)
+def test_batches_of_one_bucket_have_static_shapes(
+    data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, objective: Objective
 ) -> None:
-    (bucket,) = choose_buckets(lengths_of(manifest, asked), 1)
-    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, asked)
+    (bucket,) = choose_buckets(histogram_of(manifest, objective), 1)
+    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, objective)
     assert made.element_spec["item_ids"].shape == [BATCH_SIZE, bucket.length]
     batch = next(iter(made))
     for name, spec in made.element_spec.items():
@@ -177,7 +189,7 @@ def test_dtypes(batches: list[Batch]) -> None:
     }
 
 
-def test_a_row_unmasked_is_a_window_of_a_training_sequence(data_dir: pathlib.Path, batches: list[Batch]) -> None:
+def test_unmasked_rows_are_windows_of_training_sequences(data_dir: pathlib.Path, batches: list[Batch]) -> None:
     windows, longest = set(), CONFIG.data.max_seq_length
     for items in sequences_of(data_dir).values():
         training = items[:-2] if len(items) >= 3 else items
@@ -193,9 +205,7 @@ def test_a_row_unmasked_is_a_window_of_a_training_sequence(data_dir: pathlib.Pat
     assert found == windows
 
 
-def test_filled_up_rows_weigh_nothing(
-    manifest: Manifest, buckets: list[Bucket], steps: int, batches: list[Batch]
-) -> None:
+def test_empty_rows_have_no_weight(manifest: Manifest, buckets: list[Bucket], steps: int, batches: list[Batch]) -> None:
     filled = 0
     for batch in batches[:steps]:
         rows = ~batch["valid_mask"].any(axis=1)
@@ -220,8 +230,8 @@ def test_seeds_and_passes_differ_in_order(
     first, second = records_of(batches[:steps]), records_of(batches[steps : 2 * steps])
     other = records_of(read(data_dir, manifest, buckets, steps, seed=2))
     for order in (second, other):
-        agreeing = sum(mine == yours for mine, yours in zip(first, order, strict=True))
-        assert agreeing < len(first) / 4
+        equal = sum(record == other_record for record, other_record in zip(first, order, strict=True))
+        assert equal < len(first) / 4
 
 
 @pytest.mark.parametrize("passes", [0, 1])
@@ -256,13 +266,13 @@ def test_evaluation_batches_hold_each_user_once(
     assert sorted(seen) == sorted(user for user, items in sequences.items() if len(items) >= 3)
 
 
-def test_evaluation_of_some_users(data_dir: pathlib.Path, manifest: Manifest) -> None:
+def test_evaluation_batches_of_the_first_users(data_dir: pathlib.Path, manifest: Manifest) -> None:
     dataset = evaluation_batches(data_dir, manifest, "test", batch_size=7, max_users=10)
     assert sum(len(batch["user_id"]) for batch in dataset) == 10
 
 
 @pytest.mark.parametrize("max_items", [1, 4, 1000])
-def test_evaluation_batches_may_keep_the_newest_items_alone(
+def test_evaluation_batches_keep_only_the_newest_items(
     data_dir: pathlib.Path, manifest: Manifest, max_items: int
 ) -> None:
     sequences = sequences_of(data_dir)
@@ -278,10 +288,10 @@ def test_evaluation_batches_may_keep_the_newest_items_alone(
 
 
 @pytest.mark.parametrize("max_items", [None, 5])
-def test_one_long_history_pads_no_other_one(
+def test_a_long_history_adds_no_padding_to_other_users(
     manifest: Manifest, tmp_path: pathlib.Path, max_items: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches follow the items that they hold: 20 users of 70 items, and one of 20,000 over 1,000 items."""
+    """20 users have histories of 70 items; one user has 20,000 events of 1,000 different items."""
     monkeypatch.setattr("bert4rec_tf.inputs.evaluation_batches._MAX_FULL_BATCH_LENGTH", 64)
     histories = [np.arange(70) + NUM_SPECIAL_IDS] * 20 + [np.arange(20_000) % 1000 + NUM_SPECIAL_IDS]
     users, lengths = len(histories), np.array(list(map(len, histories)))
@@ -303,14 +313,14 @@ def test_one_long_history_pads_no_other_one(
     assert batches[-1]["history_length"].tolist() == [20_000]
 
 
-def test_the_global_seed_changes_no_batch(
+def test_batches_do_not_depend_on_the_global_seed(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], batches: list[Batch]
 ) -> None:
     tf.random.set_seed(5)
     assert_same(read(data_dir, manifest, buckets, 5), batches[:5])
 
 
-def read_anew(
+def read_redrawn(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
     size = Vocabulary.load(data_dir).size
@@ -330,31 +340,31 @@ def windows_of(records: list[tuple[tuple[int, ...], ...]]) -> list[tuple[int, ..
     return windows
 
 
-def test_masks_drawn_anew_cover_the_same_windows_otherwise_in_every_pass(
+def test_redrawn_masks_differ_in_every_pass_over_the_same_windows(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], steps: int, batches: list[Batch]
 ) -> None:
-    anew = read_anew(data_dir, manifest, buckets, 2 * steps)
-    first, second = records_of(anew[:steps]), records_of(anew[steps:])
+    redrawn = read_redrawn(data_dir, manifest, buckets, 2 * steps)
+    first, second = records_of(redrawn[:steps]), records_of(redrawn[steps:])
     stored_windows = Counter(windows_of(records_of(batches[:steps])))
     assert Counter(windows_of(first)) == Counter(windows_of(second)) == stored_windows
     drawn = [Counter(records) for records in (first, second, records_of(batches[:steps]))]
     assert all(a != b for a, b in combinations(drawn, 2))
-    shapes = {(batch["item_ids"].shape, batch["masked_positions"].shape) for batch in anew}
+    shapes = {(batch["item_ids"].shape, batch["masked_positions"].shape) for batch in redrawn}
     assert len(shapes) == len(buckets)
 
 
-def test_masks_drawn_anew_are_a_function_of_seed_and_step(
+def test_redrawn_masks_are_a_function_of_seed_and_step(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], steps: int
 ) -> None:
-    anew = read_anew(data_dir, manifest, buckets, steps + 4)
-    assert_same(read_anew(data_dir, manifest, buckets, 6, first_step=steps - 2), anew[steps - 2 :])
-    other = records_of(read_anew(data_dir, manifest, buckets, steps, seed=2))
-    assert Counter(other) != Counter(records_of(anew[:steps]))
-    assert Counter(windows_of(other)) == Counter(windows_of(records_of(anew[:steps])))
+    redrawn = read_redrawn(data_dir, manifest, buckets, steps + 4)
+    assert_same(read_redrawn(data_dir, manifest, buckets, 6, first_step=steps - 2), redrawn[steps - 2 :])
+    other = records_of(read_redrawn(data_dir, manifest, buckets, steps, seed=2))
+    assert Counter(other) != Counter(records_of(redrawn[:steps]))
+    assert Counter(windows_of(other)) == Counter(windows_of(records_of(redrawn[:steps])))
 
 
 def test_a_turn_holds_every_window_once(data_dir: pathlib.Path, manifest: Manifest) -> None:
-    """Unshuffled and in one bucket: the first part of a pass has one instance of each window, the next part another."""
+    """Without shuffling and with one bucket, each third of a pass holds a different instance of every window."""
     buckets, windows = choose_buckets(manifest.length_histogram, 1), manifest.records("train")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bert4rec_tf.inputs.training_batches._SHUFFLE_RECORDS", 1)
@@ -365,7 +375,9 @@ def test_a_turn_holds_every_window_once(data_dir: pathlib.Path, manifest: Manife
     for turn in turns:
         assert Counter(windows_of(turn)) == Counter(windows_of(turns[0]))
         last_only = sum(slots == (len(items) - 1,) and len(items) > 4 for items, slots, _ in turn)
-        assert 0.1 * windows < last_only < 0.5 * windows, "those that mask the last item alone are spread out"
+        assert 0.1 * windows < last_only < 0.5 * windows, (
+            "instances that mask the last item alone must be spread over the turns"
+        )
     assert (Counter(turns[0]) & Counter(turns[1])).total() < windows / 2
 
 
@@ -386,13 +398,13 @@ def test_stored_replacements_are_shown(tmp_path: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def next_item_buckets(manifest: Manifest) -> list[Bucket]:
-    return choose_buckets(lengths_of(manifest, "next"), 3)
+    return choose_buckets(histogram_of(manifest, "next_item"), 3)
 
 
 def read_next_items(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, asked="next")
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, objective="next_item")
     return list(dataset.take(number).as_numpy_iterator())
 
 
@@ -401,21 +413,21 @@ def stored_windows(data_dir: pathlib.Path) -> list[tuple[int, ...]]:
     return [tuple(parse(MASKED_WINDOW, record)["item_ids"].numpy().tolist()) for record in records]
 
 
-def test_next_items_are_those_of_every_window_once_a_pass(
+def test_a_pass_predicts_the_next_items_of_every_window_once(
     data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
 ) -> None:
     windows, number = stored_windows(data_dir), steps_per_pass(next_item_buckets, BATCH_SIZE)
-    alone = sum(len(window) == 1 for window in windows)
-    assert alone > 0, "else the lines below would show nothing of windows without a next item"
+    one_item = sum(len(window) == 1 for window in windows)
+    assert one_item > 0, "otherwise windows without a next item are not tested"
     batches = read_next_items(data_dir, manifest, next_item_buckets, 2 * number)
     expected = Counter((items[:-1], tuple(range(len(items) - 1)), items[1:]) for items in windows if len(items) > 1)
     orders = [records_of(batches[start : start + number]) for start in (0, number)]
     assert Counter(orders[0]) == Counter(orders[1]) == expected
-    assert sum(mine == yours for mine, yours in zip(*orders, strict=True)) < len(orders[0]) / 4
+    assert sum(record == other for record, other in zip(*orders, strict=True)) < len(orders[0]) / 4
     assert sum(bucket.instances for bucket in next_item_buckets) == len(windows)
     empty = sum((~batch["valid_mask"].any(axis=1)).sum() for batch in batches[:number])
-    assert empty == alone + number * BATCH_SIZE - len(windows)
-    assert not any("masked_positions" in batch for batch in batches), "all slots are asked"
+    assert empty == one_item + number * BATCH_SIZE - len(windows)
+    assert not any("masked_positions" in batch for batch in batches), "every slot is predicted"
     shapes = {(bucket.length, bucket.length) for bucket in next_item_buckets}
     assert {(batch["item_ids"].shape[1], batch["masked_item_ids"].shape[1]) for batch in batches} == shapes
     assert max(shapes) == (CONFIG.data.max_seq_length - 1,) * 2
@@ -423,14 +435,16 @@ def test_next_items_are_those_of_every_window_once_a_pass(
         np.testing.assert_array_equal(batch["masked_weights"] > 0, batch["valid_mask"])
 
 
-def test_next_items_are_a_function_of_seed_and_step_whatever_the_masking(
+def test_next_items_are_a_function_of_seed_and_step_with_either_masking(
     data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
 ) -> None:
     number = steps_per_pass(next_item_buckets, BATCH_SIZE)
     batches = read_next_items(data_dir, manifest, next_item_buckets, number + 4)
     later = read_next_items(data_dir, manifest, next_item_buckets, 6, first_step=number - 2)
     assert_same(later, batches[number - 2 :])
-    resampled = training_batches(data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, asked="next")
+    resampled = training_batches(
+        data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, objective="next_item"
+    )
     assert_same(list(resampled.take(3).as_numpy_iterator()), batches[:3])
     other = records_of(read_next_items(data_dir, manifest, next_item_buckets, number, seed=2))
     first = records_of(batches[:number])
@@ -438,11 +452,11 @@ def test_next_items_are_a_function_of_seed_and_step_whatever_the_masking(
     assert other != first
 
 
-def test_a_log_of_windows_of_one_item_has_nothing_to_predict(tmp_path: pathlib.Path) -> None:
+def test_windows_of_one_item_have_no_next_item_to_predict(tmp_path: pathlib.Path) -> None:
     config = Config.from_dict({"data": {"min_user_events": 1, "max_seq_length": 5, "num_negatives": 2}})
     log = MarkovLog(num_users=20, num_items=10, num_themes=2, min_events=3, max_events=3)
     manifest = build_records(log, {}, config, str(tmp_path / "data")).manifest
-    (bucket,) = choose_buckets(lengths_of(manifest, "next"), 3)
+    (bucket,) = choose_buckets(histogram_of(manifest, "next_item"), 3)
     assert bucket == Bucket(length=1, predictions=1, instances=20)
     for batch in read_next_items(tmp_path / "data", manifest, [bucket], steps_per_pass([bucket], BATCH_SIZE)):
         assert not batch["masked_weights"].any()
@@ -451,12 +465,12 @@ def test_a_log_of_windows_of_one_item_has_nothing_to_predict(tmp_path: pathlib.P
 def read_last_items(
     data_dir: pathlib.Path, manifest: Manifest, number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    buckets = choose_buckets(lengths_of(manifest, "last"), 3)
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, asked="last")
+    buckets = choose_buckets(histogram_of(manifest, "last_item"), 3)
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, objective="last_item")
     return list(dataset.take(number).as_numpy_iterator())
 
 
-def test_last_items_are_those_of_windows_cut_anywhere(data_dir: pathlib.Path, manifest: Manifest) -> None:
+def test_last_items_come_from_windows_cut_at_any_length(data_dir: pathlib.Path, manifest: Manifest) -> None:
     windows = {window for window in stored_windows(data_dir) if len(window) > 1}
     ones = {window for window in stored_windows(data_dir) if len(window) == 1}
     expected = {window[:cut] for window in windows for cut in range(2, len(window) + 1)} | ones
@@ -465,20 +479,22 @@ def test_last_items_are_those_of_windows_cut_anywhere(data_dir: pathlib.Path, ma
     found = Counter((*shown[:-1], *masked) for shown, _, masked in rows)
     assert found.keys() <= expected
     assert len(found) > 0.9 * len(expected)
-    # As long as is foreseen, on average; four standard deviations.
-    foreseen = np.repeat(*np.array([(row.length, row.instances) for row in lengths_of(manifest, "last")]).T)
+    # The mean length is the expected one, within four standard deviations.
+    expected_lengths = np.repeat(
+        *np.array([(row.length, row.instances) for row in histogram_of(manifest, "last_item")]).T
+    )
     lengths = np.array([len(shown) for shown, _, _ in rows])
-    assert abs(lengths.mean() - foreseen.mean()) < 4 * foreseen.std() / len(rows) ** 0.5
+    assert abs(lengths.mean() - expected_lengths.mean()) < 4 * expected_lengths.std() / len(rows) ** 0.5
 
 
-def test_there_are_as_many_cut_instances_as_masked_ones(manifest: Manifest) -> None:
+def test_each_masked_instance_becomes_one_cut_instance(manifest: Manifest) -> None:
     histogram = [LengthCount(1, 4, 1), LengthCount(3, 6, 2), LengthCount(4, 7, 3)]
-    lengths = lengths_of(replace(manifest, length_histogram=tuple(histogram)), "last")
+    lengths = histogram_of(replace(manifest, length_histogram=tuple(histogram)), "last_item")
     assert lengths == [LengthCount(1, 4, 1), LengthCount(2, 3 + 2, 1), LengthCount(3, 3 + 2, 1), LengthCount(4, 3, 1)]
 
 
 def test_last_items_are_a_function_of_seed_and_step(data_dir: pathlib.Path, manifest: Manifest) -> None:
-    number = steps_per_pass(choose_buckets(lengths_of(manifest, "last"), 3), BATCH_SIZE)
+    number = steps_per_pass(choose_buckets(histogram_of(manifest, "last_item"), 3), BATCH_SIZE)
     batches = read_last_items(data_dir, manifest, 2 * number + 3)
     assert_same(read_last_items(data_dir, manifest, 8, first_step=2 * number - 5), batches[2 * number - 5 :])
     passes = [records_of(batches[start : start + number]) for start in (0, number)]

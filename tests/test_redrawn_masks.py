@@ -1,4 +1,4 @@
-"""Masks drawn in the graph are those that the pipeline would draw with the same keys."""
+"""Masks drawn in the graph equal those that the pipeline draws with the same keys."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits, hashed_uniform
-from bert4rec_tf.inputs.redrawn_masks import draw_cut, draw_masks, max_predictions_of
+from bert4rec_tf.inputs.redrawn_masks import draw_length, draw_masks, max_predictions_of
 from pipelines.stages import masking
 from tfrecords import hashed_random
 from tfrecords.config import MaskingConfig
@@ -30,14 +30,14 @@ def drawn(config: MaskingConfig, predictions: int = 40) -> dict[str, np.ndarray]
     return {name: value.numpy() for name, value in tensors.items()}
 
 
-def test_random_numbers_are_those_of_the_pipeline() -> None:
-    places = np.arange(7)
+def test_random_numbers_equal_those_of_the_pipeline() -> None:
+    slot_index = np.arange(7)
     for in_graph, in_numpy in (
         (hashed_bits, hashed_random.hashed_bits),
         (hashed_uniform, hashed_random.hashed_uniform),
     ):
-        found = in_graph(5, tf.constant(KEYS[:, None]), tf.constant(places[None]))
-        np.testing.assert_array_equal(found.numpy(), in_numpy(5, KEYS[:, None], places[None]))
+        found = in_graph(5, tf.constant(KEYS[:, None]), tf.constant(slot_index[None]))
+        np.testing.assert_array_equal(found.numpy(), in_numpy(5, KEYS[:, None], slot_index[None]))
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_random_numbers_are_those_of_the_pipeline() -> None:
 )
 def test_the_same_keys_give_the_masks_of_the_pipeline(config: MaskingConfig) -> None:
     masks = masking.draw_masks(LENGTHS, KEYS, np.zeros(len(KEYS), bool), config)
-    at = WINDOWS.offsets[masks.rows] + masks.positions
+    offsets = WINDOWS.offsets[masks.rows] + masks.positions
     shown = WINDOWS.values.copy()
-    shown[at] = masking.draw_shown(WINDOWS.values[at], masks.slot_keys, config, 90)
+    shown[offsets] = masking.draw_shown(WINDOWS.values[offsets], masks.slot_keys, config, 90)
     numbers = np.bincount(masks.rows, minlength=len(KEYS))
     found = drawn(config)
     np.testing.assert_array_equal(found["item_ids"], padded(Ragged(shown, WINDOWS.offsets), 44))
-    for name, values in (("masked_positions", masks.positions), ("masked_item_ids", WINDOWS.values[at])):
+    for name, values in (("masked_positions", masks.positions), ("masked_item_ids", WINDOWS.values[offsets])):
         np.testing.assert_array_equal(found[name], padded(Ragged.from_lengths(values, numbers), 40))
 
 
-def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
+def test_last_item_instances_have_the_same_share_as_in_the_records() -> None:
     only = drawn(MaskingConfig(masking_rates=(1.0,), duplicate_factor=0, last_item_instances=2))
     np.testing.assert_array_equal(only["masked_positions"][:, 0], LENGTHS - 1)
     np.testing.assert_array_equal((only["item_ids"] == MASK_ID).sum(axis=1), 1)
@@ -72,9 +72,9 @@ def test_the_share_of_last_item_instances_is_that_of_the_records() -> None:
 
 
 @pytest.mark.parametrize(("length", "cuts"), [(1, {1}), (2, {2}), (3, {2, 3}), (9, set(range(2, 10)))])
-def test_a_window_is_cut_to_any_length_from_two(length: int, cuts: set[int]) -> None:
+def test_windows_are_cut_to_every_length_from_two(length: int, cuts: set[int]) -> None:
     found = Counter(
-        draw_cut(tf.constant(length), tf.constant(KEYS[row : row + 1])).numpy().item() for row in range(400)
+        draw_length(tf.constant(length), tf.constant(KEYS[row : row + 1])).numpy().item() for row in range(400)
     )
     assert found.keys() == cuts
     mean = 400 / len(cuts)
@@ -82,9 +82,9 @@ def test_a_window_is_cut_to_any_length_from_two(length: int, cuts: set[int]) -> 
 
 
 @pytest.mark.parametrize("rates", [(0.0,), (0.1, 0.25), (0.5,), (1.0,)])
-@pytest.mark.parametrize("most", [None, 3])
-def test_most_predictions_is_reached_and_never_passed(rates: tuple[float, ...], most: int | None) -> None:
-    config = MaskingConfig(masking_rates=rates, max_predictions=most, last_item_instances=0)
+@pytest.mark.parametrize("max_predictions", [None, 3])
+def test_max_predictions_is_reached_and_never_exceeded(rates: tuple[float, ...], max_predictions: int | None) -> None:
+    config = MaskingConfig(masking_rates=rates, max_predictions=max_predictions, last_item_instances=0)
     masked = np.bincount(masking.draw_masks(LENGTHS, KEYS, np.zeros(len(KEYS), bool), config).rows)
     assert masked.max() == max_predictions_of(40, config)
     assert np.all(masked <= [max_predictions_of(int(length), config) for length in LENGTHS])
