@@ -2,6 +2,7 @@
 
 import doctest
 import pathlib
+import re
 from typing import Any
 
 import duckdb
@@ -208,6 +209,18 @@ def test_a_directory_without_a_model_is_named(tmp_path: pathlib.Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="must be a model directory of train"):
             Recommender.load(path)
+
+
+@pytest.mark.slow
+def test_the_readme_in_python(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import bert4rec_tf\n.*?)```", readme, re.DOTALL)
+    log = LOG.to_pandas()
+    log["item_id"] = (log["item_id"].str.removeprefix("item-").astype(int) + 160).astype(str)
+    log["timestamp"] = pandas.to_datetime(log["timestamp"], unit="s")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("2000", "2").replace('"378"', '"170"'), {"log": log})
 
 
 @pytest.mark.parametrize("module", [recipes, records], ids=lambda module: module.__name__)
