@@ -15,7 +15,7 @@ from absl import app, flags
 
 from bert4rec_tf.command_line import command
 from bert4rec_tf.config import read_settings
-from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.export import ExportOptions, export
 from bert4rec_tf.training.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.training.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training.trainer import train
@@ -46,7 +46,7 @@ def main() -> None:
         check_local(flag.name, flag.value)
     masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
     settings = read_settings(_CONFIG.value, [*_SET.value, *masking])
-    publishing = Publishing(_TOP_K.value)  # refuses an impossible one before the training, not after
+    publishing = ExportOptions(_TOP_K.value)  # refuses an impossible one before the training, not after
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
     if trained is None:

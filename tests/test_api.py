@@ -14,7 +14,7 @@ import tensorflow as tf
 import bert4rec_tf
 from bert4rec_tf.api import recipes, records
 from bert4rec_tf.api.recommender import Recommender
-from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.export import ExportOptions, export
 from pipelines.build import BuildResult
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
@@ -131,7 +131,7 @@ def test_an_evaluation_has_metrics_and_users(model_dir: pathlib.Path, data_dir: 
 def directory(request: pytest.FixtureRequest, model_dir: pathlib.Path) -> pathlib.Path:
     if request.param == "model":
         return model_dir
-    return export(str(model_dir), str(model_dir.with_name("exports")), Publishing()).parent
+    return export(str(model_dir), str(model_dir.with_name("exports")), ExportOptions()).parent
 
 
 @pytest.fixture(scope="module")

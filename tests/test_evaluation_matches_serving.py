@@ -17,7 +17,7 @@ from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
-from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.export import ExportOptions, export
 from bert4rec_tf.serving.recommender import Recommender
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
@@ -212,7 +212,7 @@ def test_metrics_on_disk_equal_those_of_the_export(tmp_path: pathlib.Path, repea
     trained = load_model(model_dir)
     ranker = make_ranker(trained.model.score_next_item, 10, trained.config.evaluation.drop_seen)
     ranks = evaluate(ranker, data_dir, manifest, "test", max_items=4)
-    version = export(str(model_dir), str(tmp_path / "exports"), Publishing(top_k=len(vocabulary.item_ids)))
+    version = export(str(model_dir), str(tmp_path / "exports"), ExportOptions(top_k=len(vocabulary.item_ids)))
     loaded = tf.saved_model.load(str(version))
     sequences: dict[str, list[str]] = {}
     for line in lines:

@@ -10,7 +10,7 @@ from command_line import ROOT
 
 from bert4rec_tf.config import Config, read_settings
 from bert4rec_tf.model_dir import load_model
-from bert4rec_tf.serving.export import Publishing, export
+from bert4rec_tf.serving.export import ExportOptions, export
 from bert4rec_tf.serving.versions import rollback
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
@@ -44,7 +44,7 @@ CALLS = {
     "read_settings": lambda: read_settings("file:///settings.json"),
     "load_model": lambda: load_model("s3://b/model"),
     "Manifest.load": lambda: Manifest.load(pathlib.Path("s3://b/data")),
-    "export": lambda: export("model", "gs://b/exports", Publishing()),
+    "export": lambda: export("model", "gs://b/exports", ExportOptions()),
     "rollback": lambda: rollback("gs://b/exports"),
 }
 

@@ -30,10 +30,10 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2, prediction_log_pb2
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
-from tiny_version import TOP_K, ask_for_no_items, write_version
+from tiny_version import TOP_K, write_bad_warm_up, write_version
 
 from bert4rec_tf.serving.item_scores import MISSING_SCORE
-from bert4rec_tf.serving.versions import versions, write_models_config
+from bert4rec_tf.serving.versions import list_versions, write_models_config
 from bert4rec_tf.serving.warmup import BATCH_SIZES, WARM_UP_FILE
 from deploy import client
 
@@ -124,7 +124,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("serving") / "shop"
     root.mkdir()
     write_version(root / "1", "a")
-    write_models_config(root, versions(root))
+    write_models_config(root, list_versions(root))
     return root
 
 
@@ -524,14 +524,14 @@ def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib
     try:
         server.wait_for(1)
         write_version(root / "2", "b")
-        write_models_config(root, versions(root))
+        write_models_config(root, list_versions(root))
         server.wait_for(2)
         assert predict(server, item_ids=[["b3"]])[1]["item_ids"][0][0].startswith(b"b")
         time.sleep(2 if kind != "double" else 0.3)
         previous = post(server, "shop/labels/previous:predict", instances=[["a3"]])
         assert previous.json()["predictions"][0]["item_ids"][0].startswith("a")
         # Versions that do not load, or load and cannot answer their warm-up: the old one goes on.
-        for number, spoil in ((3, empty_the_variables), (4, ask_for_no_items)):
+        for number, spoil in ((3, empty_the_variables), (4, write_bad_warm_up)):
             broken = shutil.copytree(root / "2", root / f".tmp-{number}")
             spoil(broken)
             broken.rename(root / str(number))
@@ -546,7 +546,7 @@ def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib
         shutil.rmtree(root / "3")
         shutil.rmtree(root / "4")
         (root / "2").rename(root / ".withdrawn-2")
-        write_models_config(root, versions(root))
+        write_models_config(root, list_versions(root))
         server.wait_for(1)
     finally:
         server.stop()

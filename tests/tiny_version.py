@@ -1,4 +1,4 @@
-"""Small exported versions, whose items tell which version they are of."""
+"""Small exported versions. The prefix of an item id tells its version."""
 
 import pathlib
 
@@ -35,8 +35,8 @@ def write_version(path: pathlib.Path, prefix: str, index: str = "exact") -> path
     return building.rename(path)
 
 
-def ask_for_no_items(version: pathlib.Path) -> None:
-    """Replaces the warm-up requests by one that no version answers."""
+def write_bad_warm_up(version: pathlib.Path) -> None:
+    """Replaces the warm-up requests by one that every version refuses: `k` is 0."""
     request = PredictRequest()
     request.model_spec.signature_name = "recommend"
     request.inputs["item_ids"].CopyFrom(tf.make_tensor_proto([["b1"]]))

@@ -15,7 +15,7 @@ import tensorflow as tf
 from bert4rec_tf.api.records import Path
 from bert4rec_tf.model_dir import CONFIG_FILE, load_model
 from bert4rec_tf.serving import recommender
-from bert4rec_tf.serving.versions import versions
+from bert4rec_tf.serving.versions import list_versions
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
@@ -95,7 +95,7 @@ class Recommender:
             module = recommender.Recommender(trained.model, trained.vocabulary, top_k=10)
             vectors = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
             return cls(module.signatures(), trained.vocabulary, vectors, module.max_k, module)
-        exported = versions(path) if path.is_dir() else []
+        exported = list_versions(path) if path.is_dir() else []
         version = exported[-1] if exported else path
         if not (version / "saved_model.pb").is_file():
             raise InputError(

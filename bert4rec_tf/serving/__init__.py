@@ -1,1 +1,1 @@
-"""The model as it is served: the SavedModel, its versions, and the gate before a new one."""
+"""Serves a trained model: the SavedModel, its versions, and the quality gate before a new version."""

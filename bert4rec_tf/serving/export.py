@@ -1,11 +1,12 @@
-"""One version: written beside its place, warmed up, compared, and published by a rename."""
+"""Exports one version: writes it under a temporary name, warms it up, compares it, and publishes it by a rename."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
-import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,7 @@ from bert4rec_tf.serving.ivf_tuning import BATCH_USERS, RECALL_USERS, choose_pro
 from bert4rec_tf.serving.provenance import provenance
 from bert4rec_tf.serving.quality_gate import compare
 from bert4rec_tf.serving.recommender import Recommender
-from bert4rec_tf.serving.versions import (
-    WITHDRAWN_PREFIX,
-    check_poll_seconds,
-    move_labels,
-    only_publisher,
-    remove_version,
-    versions,
-    withdrawn_versions,
-    write_models_config,
-)
+from bert4rec_tf.serving.versions import check_poll_seconds, list_versions, next_version, publish, publishing_lock
 from bert4rec_tf.serving.warmup import replay_warm_up, write_warm_up
 from tfrecords.errors import InputError, check_local, disk_error
 from tfrecords.files import write_whole
@@ -40,20 +32,20 @@ METADATA_FILE = "assets.extra/metadata.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Publishing:
-    """What of a model is published, and when not.
+class ExportOptions:
+    """How a model is exported, and on which conditions it is published.
 
     Attributes:
         top_k: K of the answers.
         max_k: the largest `k` that a request may have; None: see `Recommender`.
         index: "exact" or "ivf".
-        min_recall: of "ivf": as many cells are probed as recall@100 needs to reach this.
+        min_recall: for "ivf", the recall@100 that the number of probed cells must reach.
         data_dir: records whose users measure recall and regression.
         max_regression: refuse a model whose NDCG@10 is lower than the served one's by more than this share of it, if
-            the users are enough to tell the drop from chance.
-        keep_versions: of older versions, so many stay beside the new one, itself counted; None: all.
-        poll_seconds: between two times that the server reads models.config; where a version with a label is deleted,
-            twice as long is waited first.
+            the difference is significant.
+        keep_versions: the number of versions that stay, including the new one; None: all.
+        poll_seconds: how often the server reads models.config. Before a version with a label is deleted, the export
+            waits twice this time.
     """
 
     top_k: int = 10
@@ -76,7 +68,7 @@ class Publishing:
         if self.index not in ("exact", "ivf"):
             raise InputError(f"--index must be exact or ivf. Received: {self.index!r}")
         if not 0 < self.min_recall <= 1:
-            raise InputError(f"--min_recall must be above 0, and at most 1. Received: {self.min_recall}")
+            raise InputError(f"--min_recall must be above 0 and at most 1. Received: {self.min_recall}")
         if self.max_regression is not None and not 0 <= self.max_regression < 1:
             raise InputError(f"--max_regression must be at least 0 and below 1. Received: {self.max_regression}")
         if self.keep_versions is not None and self.keep_versions < 1:
@@ -84,19 +76,19 @@ class Publishing:
         check_poll_seconds(self.poll_seconds)
         if self.data_dir is None and (self.index == "ivf" or self.max_regression is not None):
             raise InputError(
-                "--index=ivf and --max_regression measure with users' histories. Received: no --data_dir. "
-                "Fix: --data_dir=DIR, made by pipelines/make_tfrecords.py"
+                "--index=ivf and --max_regression need the histories of users. Received: no --data_dir. "
+                "Fix: --data_dir=DIR, written by pipelines/make_tfrecords.py"
             )
 
 
-def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.Path:
+def export(model_dir: str, export_dir: str, options: ExportOptions) -> pathlib.Path:
     """Writes the best checkpoint of `model_dir` as the next version below `export_dir`, by rename.
 
-    Before it appears, the version has answered each of its warm-up requests, and has stood the comparison with the one
-    that is served, if `publishing` asks for it.
+    Before the version appears, it has answered all of its warm-up requests and, if `options` requires it, passed the
+    comparison with the served version.
 
     Returns:
-        The version's directory, an integer that is larger than every other one's.
+        The version's directory. Its name is an integer, larger than those of all other versions.
 
     Raises:
         InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, or a
@@ -106,60 +98,47 @@ def export(model_dir: str, export_dir: str, publishing: Publishing) -> pathlib.P
     trained = load_model(model_dir)
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
-    with only_publisher(root):
-        for left in root.glob(".tmp-*"):  # of an export that was killed
-            shutil.rmtree(left)
-        served = versions(root)
-        taken = [int(path.name.removeprefix(WITHDRAWN_PREFIX)) for path in [*served, *withdrawn_versions(root)]]
-        version = root / str(max([int(time.time()), *(number + 1 for number in taken)]))
-        # TF Serving loads any directory with an integer for a name, whole or not: this one has a dot.
-        building = root / f".tmp-{version.name}"
-        try:
-            metadata = _write(trained, building, publishing) | provenance(model_dir, trained)
-            if publishing.max_regression is not None and served:
-                metadata["gate"] = _gate(building, served[-1], publishing, trained.config.evaluation.drop_seen)
+    with publishing_lock(root):
+        version = next_version(root)
+        with _building_directory(version) as building:
+            metadata = _write_version(trained, building, options) | provenance(model_dir, trained)
+            metadata |= _compare_with_served(building, root, trained, options)
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
             _sync(building)
-            _publish(root, building, version, publishing)
-        except OSError as error:
-            raise disk_error(error, building) from None
-        except tf.errors.OpError as error:
-            raise InputError(
-                "A version must be written whole and answer its own warm-up requests. Received: "
-                f"{' '.join(error.message.split()):.300} at {building}; nothing was published. Fix: free space on the "
-                "disk of --export_dir, and run the same command again"
-            ) from None
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            publish(building, version, options.keep_versions, options.poll_seconds)
     return version
 
 
-def _publish(root: pathlib.Path, building: pathlib.Path, version: pathlib.Path, publishing: Publishing) -> None:
-    """Renames a finished version, writes models.config, and deletes old versions."""
-    served, gone = versions(root), list[pathlib.Path]()
-    if publishing.keep_versions is not None:
-        gone = served[: max(0, len(served) + 1 - publishing.keep_versions)]
-    if any(path in gone for path in served[-2:]):
-        move_labels(root, served[-1], publishing.poll_seconds)
-    building.rename(version)
-    write_models_config(root, [path for path in [*served, version] if path not in gone])
-    for old in [*gone, *(withdrawn_versions(root) if publishing.keep_versions is not None else [])]:
-        remove_version(old)
+@contextlib.contextmanager
+def _building_directory(version: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary directory to write a version in; it is deleted afterwards, also those of killed exports.
+
+    Raises:
+        InputError: the disk is full, or TensorFlow failed.
+    """
+    for leftover in version.parent.glob(".tmp-*"):  # of an export that was killed
+        shutil.rmtree(leftover)
+    # TF Serving loads any directory with an integer as its name, even an incomplete one, so this name has a dot.
+    building = version.with_name(f".tmp-{version.name}")
+    try:
+        yield building
+    except OSError as error:
+        raise disk_error(error, building) from None
+    except tf.errors.OpError as error:
+        raise InputError(
+            "A version must be written completely and answer its own warm-up requests. Received: "
+            f"{' '.join(error.message.split()):.300} at {building}; nothing was published. Fix: free space on the "
+            "disk of --export_dir, and run the same command again"
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing) -> dict[str, Any]:
-    """Everything of a version but its metadata, which it returns."""
-    scores = item_scores(trained.model, trained.vocabulary)
-    exact, described = ExactIndex(scores), {"kind": "exact"}
-    index: ExactIndex | InvertedFileIndex = exact
-    if publishing.index == "ivf":
-        histories = known_histories(trained, str(publishing.data_dir))
-        queries = [trained.model.encode_next_item(batch) for batch in histories]
-        index = InvertedFileIndex(scores, np.concatenate(queries))
-        asked = list(zip(queries, histories, strict=True))[: RECALL_USERS // BATCH_USERS]
-        described = choose_probes(index, exact, asked, publishing.min_recall)
-    recommender = Recommender(trained.model, trained.vocabulary, publishing.top_k, index, publishing.max_k)
-    # No option beyond the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
+def _write_version(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
+    """Writes all files of a version except its metadata, which it returns."""
+    index, index_description = _make_index(trained, options)
+    recommender = Recommender(trained.model, trained.vocabulary, options.top_k, index, options.max_k)
+    # No options except the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
     tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
     extra = building / "assets.extra"
     extra.mkdir()
@@ -168,27 +147,48 @@ def _write(trained: TrainedModel, building: pathlib.Path, publishing: Publishing
     write_warm_up(building, trained.vocabulary, trained.config.data.max_seq_length)
     replay_warm_up(building)
     return {
-        "top_k": publishing.top_k,
+        "top_k": options.top_k,
         "max_k": recommender.max_k,
-        "index": described,
+        "index": index_description,
         "config": trained.config.to_dict(),
         "training": trained.state,
     }
 
 
-def _gate(candidate: pathlib.Path, served: pathlib.Path, publishing: Publishing, drop_seen: bool) -> dict[str, Any]:
-    found = compare(candidate, served, str(publishing.data_dir), drop_seen)
-    found.check(float(publishing.max_regression or 0))
-    print(f"compared with the served model: {found}")
-    return dataclasses.asdict(found) | {
-        "split": "validation",
-        "drop_seen": drop_seen,
-        "max_regression": publishing.max_regression,
-    }
+def _make_index(trained: TrainedModel, options: ExportOptions) -> tuple[ExactIndex | InvertedFileIndex, dict[str, Any]]:
+    """The index over the items, and its description for the metadata."""
+    scores = item_scores(trained.model, trained.vocabulary)
+    exact = ExactIndex(scores)
+    if options.index == "exact":
+        return exact, {"kind": "exact"}
+    histories = known_histories(trained, str(options.data_dir))
+    queries = [trained.model.encode_next_item(batch) for batch in histories]
+    index = InvertedFileIndex(scores, np.concatenate(queries))
+    recall_batches = list(zip(queries, histories, strict=True))[: RECALL_USERS // BATCH_USERS]
+    return index, choose_probes(index, exact, recall_batches, options.min_recall)
+
+
+def _compare_with_served(
+    building: pathlib.Path, root: pathlib.Path, trained: TrainedModel, options: ExportOptions
+) -> dict[str, Any]:
+    """The metadata `gate` of the comparison with the served version; empty if none is required or possible.
+
+    Raises:
+        InputError: the new version is worse than `max_regression` allows.
+    """
+    served = list_versions(root)
+    if options.max_regression is None or not served:
+        return {}
+    drop_seen = trained.config.evaluation.drop_seen
+    comparison = compare(building, served[-1], str(options.data_dir), drop_seen)
+    comparison.check(options.max_regression)
+    print(f"compared with the served model: {comparison}")
+    settings = {"split": "validation", "drop_seen": drop_seen, "max_regression": options.max_regression}
+    return {"gate": dataclasses.asdict(comparison) | settings}
 
 
 def _write_item_vectors(path: pathlib.Path, trained: TrainedModel) -> None:
-    """What an outside index needs: score = `encode`'s vector . vector + bias."""
+    """Writes the item vectors for an index outside: score = `encode`'s vector . vector + bias."""
     table = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), table.shape[1])
     bias = pa.array(trained.model.head.output_bias.numpy()[NUM_SPECIAL_IDS:])

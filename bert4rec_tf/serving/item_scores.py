@@ -6,13 +6,13 @@ import tensorflow as tf
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
-# The score where there is no item: finite, since JSON has no infinity, and below every real score. Unlike float32's
+# The score of an empty entry. It is finite, since JSON has no infinity, and below every real score. Unlike float32's
 # lowest number, it stays within float32 when it is written with few digits (TF Serving writes -3.4e+38).
 MISSING_SCORE = float(np.float32(-3.4e38))
 
 
 class ItemScores(tf.Module):
-    """What items score: query . embedding + bias (paper equation 7); log popularity where the history knows no item.
+    """Scores items: query . embedding + bias (paper equation 7), or log popularity for a history without a known item.
 
     Args:
         item_table: float32 [V, D], the model's item embedding.
@@ -24,54 +24,54 @@ class ItemScores(tf.Module):
         super().__init__(name="item_scores")
         self.item_table = item_table
         self.output_bias = output_bias
-        # No constant, which would lie in the graph.
+        # A variable, since a constant would be stored in the graph.
         self.log_popularity = tf.Variable(log_popularity, trainable=False, name="log_popularity")
 
-    def of(self, query: tf.Tensor, known: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        """Scores of some items.
+    def score(self, query: tf.Tensor, known: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Scores the given items.
 
         Args:
-            query: float32 [B, D], of `Bert4Rec.encode_next_item`.
-            known: bool [B], whether the history holds an item that the model knows.
+            query: float32 [B, D], from `Bert4Rec.encode_next_item`.
+            known: bool [B], whether the history has an item that the model knows.
             ids: int32 [B, C].
 
         Returns:
-            float32 [B, C]; those of the special ids mean nothing.
+            float32 [B, C]; the scores of special ids have no meaning.
         """
         scores = tf.linalg.matvec(tf.gather(self.item_table, ids), query) + tf.gather(self.output_bias, ids)
         return tf.where(known[:, None], scores, tf.gather(self.log_popularity, ids))
 
 
-def top_of(
+def top_candidates(
     candidates: tf.Tensor, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, scores: ItemScores
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k best of some items, `candidates`: int32 [B, C], any of them more than once; else as `ExactIndex.top`."""
+    """`ExactIndex.top` over `candidates` only, int32 [B, C]; they may repeat."""
     candidates = tf.sort(candidates, axis=1)
     repeated = tf.pad(candidates[:, 1:] == candidates[:, :-1], [[0, 0], [1, 0]])
     dropped = tf.sort(append_to_rows(dropped, tf.range(NUM_SPECIAL_IDS)), axis=1)
-    found = tf.where(repeated | contains(dropped, candidates), MISSING_SCORE, scores.of(query, known, candidates))
+    found = tf.where(repeated | contains(dropped, candidates), MISSING_SCORE, scores.score(query, known, candidates))
     missing = tf.maximum(0, k - tf.shape(candidates)[1])
     found = tf.pad(found, [[0, 0], [0, missing]], constant_values=MISSING_SCORE)
-    best, places = tf.math.top_k(found, k)
-    return best, tf.gather(tf.pad(candidates, [[0, 0], [0, missing]]), places, batch_dims=1)
+    best, columns = tf.math.top_k(found, k)
+    return best, tf.gather(tf.pad(candidates, [[0, 0], [0, missing]]), columns, batch_dims=1)
 
 
 def contains(sorted_ids: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Which of `ids`, int32 [B, C], are in `sorted_ids`, int32 [B, S] with S > 0, rising. Returns bool [B, C]."""
-    places = tf.minimum(tf.searchsorted(sorted_ids, ids), tf.shape(sorted_ids)[1] - 1)
-    return tf.gather(sorted_ids, places, batch_dims=1) == ids
+    """Whether `ids`, int32 [B, C], are in `sorted_ids`, int32 [B, S] with S > 0, rising. Returns bool [B, C]."""
+    columns = tf.minimum(tf.searchsorted(sorted_ids, ids), tf.shape(sorted_ids)[1] - 1)
+    return tf.gather(sorted_ids, columns, batch_dims=1) == ids
 
 
 def append_to_rows(ids: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """int32 [B, S] and [R] -> [B, R + S], `others` in every row."""
+    """Puts the same `others` into every row: int32 [B, S] and [R] -> [B, R + S]."""
     return tf.concat([tf.tile(others[None, :], [tf.shape(ids)[0], 1]), ids], axis=1)
 
 
 def item_scores(model: Bert4Rec, vocabulary: Vocabulary) -> ItemScores:
-    """What the items of a model score."""
+    """The scores of a model's items."""
     return ItemScores(model.embedding.item_table, model.head.output_bias, vocabulary.log_popularity())
 
 
-def knows_an_item(histories: tf.Tensor) -> tf.Tensor:
-    """Which histories, int32 [B, L], hold an item of the vocabulary. Returns bool [B]."""
+def has_known_item(histories: tf.Tensor) -> tf.Tensor:
+    """Whether each history, int32 [B, L], has an item of the vocabulary. Returns bool [B]."""
     return tf.reduce_any(histories >= NUM_SPECIAL_IDS, axis=1)

@@ -7,29 +7,30 @@ from bert4rec_tf.serving.item_scores import MISSING_SCORE, ItemScores, contains
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _ROUNDS = 10  # of k-means
-_SAMPLES_OF_A_CELL = 64  # items that place a cell's centre, at the most
+_MAX_SAMPLES_PER_CELL = 64  # items that k-means uses for each cell
 _BLOCK = 16_384  # items compared with all centres at once
 
 
 class InvertedFileIndex(tf.Module):
-    """Items in cells by k-means; a query looks only into the `probes` cells whose centres score best.
+    """Items in cells by k-means; a query searches only the `probes` cells whose centres score best.
 
-    Where these may not fill its answer, it looks into all of them.
+    A query searches all cells if the probed ones may hold too few items for its answer.
 
-    An item's vector is its embedding with its output bias behind it, and a query's ends in 1: the product is the logit.
-    The vectors of a cell lie side by side, so that probing reads a few stretches of the table.
+    An item's vector is its embedding followed by its output bias, and a query's vector ends in 1, so their product is
+    the logit. The vectors of a cell are stored side by side, so probing reads a few stretches of the table.
 
-    Items belong together whose scores are alike for the queries that come, not whose vectors are near: k-means runs
-    over C^(1/2) v with C = E[q q^T] of a sample of queries: the squared distance of v and w is then E[(q.v - q.w)^2].
+    Cells group items that score alike for typical queries, so k-means runs in the space whitened by the queries' second
+    moment: over C^(1/2) v with C = E[q q^T] of a sample of queries. There, the squared distance of v and w is
+    E[(q.v - q.w)^2].
 
     Args:
-        scores: of the items.
-        queries: float32 [Q, D], a sample from `Bert4Rec.encode_next_item`; None: plain distance.
-        num_cells: how many; None: four times the square root of the number of items.
-        seed: of the first centres.
+        scores: the parameters of the items' scores.
+        queries: float32 [Q, D], a sample from `Bert4Rec.encode_next_item`; None: k-means over the plain vectors.
+        num_cells: the number of cells; None: four times the square root of the number of items.
+        seed: seed of the first centres.
 
     Attributes:
-        floats_per_row: the size of the largest tensor that a search makes for all rows at once, by row.
+        floats_per_row: the size, per row, of the largest tensor that a search makes for all rows at once.
     """
 
     def __init__(
@@ -40,8 +41,8 @@ class InvertedFileIndex(tf.Module):
         vectors = np.concatenate([scores.item_table.numpy(), scores.output_bias.numpy()[:, None]], axis=1)
         vectors = vectors[NUM_SPECIAL_IDS:]
         num_cells = num_cells or max(1, min(len(vectors), round(4 * len(vectors) ** 0.5)))
-        placed = vectors if queries is None else vectors @ _root_of_second_moment(queries)
-        cells = _nearest(placed, _k_means(placed, num_cells, seed))
+        whitened = vectors if queries is None else vectors @ _root_of_second_moment(queries)
+        cells = _nearest(whitened, _k_means(whitened, num_cells, seed))
         order = np.argsort(cells, kind="stable")
         counts = np.bincount(cells, minlength=num_cells)
         ends = np.cumsum(counts)
@@ -58,26 +59,26 @@ class InvertedFileIndex(tf.Module):
     def top(
         self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, row_k: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The k best items of the probed cells, in the form of `ExactIndex.top`.
+        """The k best items of the probed cells, as `ExactIndex.top` returns them.
 
-        A row looks into all cells where the probed ones may hold too few items that are not dropped: fewer than `row_k`
-        items are found only where fewer are left. What is found has its exact score, and nothing dropped is found. Rows
-        without a known item are exact.
+        A row searches all cells if the probed ones may hold too few items that are not dropped, so a row finds fewer
+        than `row_k` items only if fewer exist. Scores are exact, and dropped items are never found. Rows without a
+        known item are exact.
 
         Args:
-            query: as there.
-            known: as there.
-            dropped: as there.
-            k: as there.
+            query: as in `ExactIndex.top`.
+            known: as in `ExactIndex.top`.
+            dropped: as in `ExactIndex.top`.
+            k: as in `ExactIndex.top`.
             row_k: int32 [B], at most k, the number of items that each row needs; None: k.
         """
         rows = tf.shape(query)[0]
         row_k = tf.fill([rows], k) if row_k is None else row_k
         queries = tf.pad(query, [[0, 0], [0, 1]], constant_values=1.0)
         dropped = tf.sort(tf.pad(dropped, [[0, 0], [0, 1]]), axis=1)  # never empty
-        one = [0, tf.maximum(0, 1 - rows)]  # map_fn cannot do without a row
+        one = [0, tf.maximum(0, 1 - rows)]  # map_fn needs at least one row
         scores, ids = tf.map_fn(
-            lambda row: self._top_of_a_row(row[0], row[1], row[2], row[3], k),
+            lambda row: self._search_row(row[0], row[1], row[2], row[3], k),
             (
                 tf.pad(queries, [one, [0, 0]]),
                 tf.pad(known, [one]),
@@ -88,12 +89,12 @@ class InvertedFileIndex(tf.Module):
         )
         return scores[:rows], ids[:rows]
 
-    def _top_of_a_row(
+    def _search_row(
         self, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, row_k: tf.Tensor, k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        # So many items hold `row_k` that are not dropped, whichever they are.
+        # Any `enough` items include at least `row_k` that are not dropped.
         enough = row_k + tf.math.count_nonzero(dropped >= NUM_SPECIAL_IDS, dtype=tf.int32)
-        scores, ids = tf.cond(known, lambda: self._in_cells(query, enough), lambda: self._most_popular(enough))
+        scores, ids = tf.cond(known, lambda: self._search_cells(query, enough), lambda: self._most_popular(enough))
         scores = tf.where(contains(dropped[None, :], ids[None, :])[0], MISSING_SCORE, scores)
         missing = tf.maximum(0, k - tf.size(ids))
         scores = tf.pad(scores, [[0, missing]], constant_values=MISSING_SCORE)
@@ -101,52 +102,52 @@ class InvertedFileIndex(tf.Module):
         return best, tf.gather(tf.pad(ids, [[0, missing]]), chosen)
 
     def _most_popular(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Scores and ids of the most popular items: popularity is the order of the ids."""
+        """Scores and ids of the `count` most popular items: ids are numbered by popularity."""
         ids = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(count, self.num_items))
         return tf.gather(self._scores.log_popularity, ids), ids
 
-    def _in_cells(self, query: tf.Tensor, enough: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Scores and ids of the items of the probed cells, or of all items where these hold fewer than `enough`."""
+    def _search_cells(self, query: tf.Tensor, enough: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores and ids of the items in the probed cells, or of all items if the cells hold fewer than `enough`."""
         _, cells = tf.math.top_k(tf.linalg.matvec(self._centres, query), self.probes, sorted=False)
         ends = tf.gather(self._ends, cells)
         starts = tf.where(cells > 0, tf.gather(self._ends, tf.maximum(cells - 1, 0)), 0)
-        held = tf.reduce_sum(ends - starts)
+        probed_items = tf.reduce_sum(ends - starts)
 
-        def of_the_cells() -> tuple[tf.Tensor, tf.Tensor]:
+        def search_probed() -> tuple[tf.Tensor, tf.Tensor]:
             rows = tf.ragged.range(starts, ends).values
             return tf.linalg.matvec(tf.gather(self._vectors, rows), query), tf.gather(self._ids, rows)
 
-        def of_all() -> tuple[tf.Tensor, tf.Tensor]:
+        def search_all() -> tuple[tf.Tensor, tf.Tensor]:
             return tf.linalg.matvec(self._vectors, query), tf.identity(self._ids)
 
-        # To copy the vectors of most cells would take more time and memory than to read all of them where they are.
-        return tf.cond((held < enough) | (held > self.num_items // 4), of_all, of_the_cells)
+        # Copying the vectors of most cells takes more time and memory than reading the whole table without a copy.
+        return tf.cond((probed_items < enough) | (probed_items > self.num_items // 4), search_all, search_probed)
 
 
 def _stored(values: np.ndarray, name: str) -> tf.Variable:
-    # Variables and no constants: these would lie in the graph, which may not grow past 2 GB.
+    # A variable, since constants are stored in the graph, which cannot exceed 2 GB.
     return tf.Variable(values, trainable=False, name=name)
 
 
 def _root_of_second_moment(queries: np.ndarray) -> np.ndarray:
-    """The symmetric square root of E[q q^T], float32 [D + 1, D + 1], each query with the 1 that meets the bias."""
-    whole = np.pad(queries.astype(np.float64), [[0, 0], [0, 1]], constant_values=1.0)
-    values, vectors = np.linalg.eigh(whole.T @ whole / len(whole))
+    """The symmetric square root of E[q q^T], float32 [D + 1, D + 1]; each query gets the 1 that multiplies the bias."""
+    extended = np.pad(queries.astype(np.float64), [[0, 0], [0, 1]], constant_values=1.0)
+    values, vectors = np.linalg.eigh(extended.T @ extended / len(extended))
     return ((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T).astype(np.float32)
 
 
 def _k_means(vectors: np.ndarray, num_cells: int, seed: int) -> np.ndarray:
-    """Lloyd's rounds over a sample; a centre that loses all its items starts anew at a random one."""
+    """Lloyd's algorithm over a sample; a centre that loses all its items moves to a random item."""
     random = np.random.default_rng(seed)
-    sample = random.permutation(len(vectors))[: num_cells * _SAMPLES_OF_A_CELL]
+    sample = random.permutation(len(vectors))[: num_cells * _MAX_SAMPLES_PER_CELL]
     sample = vectors[np.sort(sample)]
     centres = sample[random.permutation(len(sample))[:num_cells]]
     for _ in range(_ROUNDS):
         cells = _nearest(sample, centres)
         sums = tf.math.unsorted_segment_sum(sample, cells, num_cells).numpy()
         counts = np.bincount(cells, minlength=num_cells)[:, None]
-        anew = sample[random.integers(len(sample), size=num_cells)]
-        centres = np.where(counts > 0, sums / np.maximum(counts, 1), anew).astype(np.float32)
+        replacements = sample[random.integers(len(sample), size=num_cells)]
+        centres = np.where(counts > 0, sums / np.maximum(counts, 1), replacements).astype(np.float32)
     return centres
 
 

@@ -1,4 +1,4 @@
-"""How many cells an inverted file must probe for its recall."""
+"""Chooses how many cells an inverted file must probe to reach a recall."""
 
 from typing import Any
 
@@ -10,36 +10,41 @@ from bert4rec_tf.serving.exact_index import ExactIndex
 from bert4rec_tf.serving.item_scores import MISSING_SCORE
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
 
-_SAMPLE_USERS, RECALL_USERS, BATCH_USERS = 2048, 256, 16  # the latter measures recall
+BATCH_USERS = 16
+RECALL_USERS = 256  # users whose recall is measured
+_SAMPLE_USERS = 2048  # users whose queries k-means uses
 _RECALL_K = 100
 
 
 def known_histories(trained: TrainedModel, data_dir: str) -> list[tf.Tensor]:
-    """Of validation users, int32 [B, L] a batch."""
+    """Histories of validation users in the model's ids: batches of int32 [B, L]."""
     batches = [rows for rows, _ in iterate_raw_histories(data_dir, "validation", BATCH_USERS, _SAMPLE_USERS)]
-    # At once: each call goes through the whole vocabulary.
+    # One call for all ids, since each call reads the whole vocabulary.
     ids = iter(trained.vocabulary.ids_of([item_id for rows in batches for row in rows for item_id in row]))
     return [tf.constant([[next(ids) for _ in row] for row in rows], tf.int32) for rows in batches]
 
 
 def choose_probes(
-    index: InvertedFileIndex, exact: ExactIndex, asked: list[tuple[tf.Tensor, tf.Tensor]], min_recall: float
+    index: InvertedFileIndex, exact: ExactIndex, batches: list[tuple[tf.Tensor, tf.Tensor]], min_recall: float
 ) -> dict[str, Any]:
-    """Sets the fewest cells to probe that reach the recall, by halving; returns what was measured.
+    """Sets `index.probes` to the smallest number of cells that reaches the recall, by binary search.
 
     Args:
-        index: to set.
-        exact: what it is held against.
-        asked: queries, float32 [B, D], and their histories, int32 [B, L].
-        min_recall: of the best 100.
+        index: the index to set.
+        exact: gives the true best items.
+        batches: queries, float32 [B, D], and their histories, int32 [B, L].
+        min_recall: the recall@100 to reach.
+
+    Returns:
+        The description of the index for the version's metadata, with the measured recall.
     """
     k = min(_RECALL_K, index.num_items)
-    requests = [(query, tf.ones([len(query)], tf.bool), histories) for query, histories in asked]
+    requests = [(query, tf.ones([len(query)], tf.bool), histories) for query, histories in batches]
     expected = [ids for request in requests for ids in _found(exact.top(*request, k))]
 
     @tf.function(reduce_retracing=True)
     def search(query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Every request needs one item or more, so none looks into fewer cells than are measured here.
+        # A `row_k` of 1 is the least that a request can need, so no request probes fewer cells than measured here.
         return index.top(query, known, dropped, k, tf.ones([tf.shape(query)[0]], tf.int32))
 
     def recall(probes: int) -> float:
@@ -47,7 +52,7 @@ def choose_probes(
         found = [ids for request in requests for ids in _found(search(*request))]
         return sum(len(a & b) / max(1, len(b)) for a, b in zip(found, expected, strict=True)) / len(expected)
 
-    low, high = 1, index.num_cells  # all of them are exact
+    low, high = 1, index.num_cells  # probing all cells is exact
     while low < high:
         middle = (low + high) // 2
         if recall(middle) >= min_recall:
@@ -55,8 +60,8 @@ def choose_probes(
         else:
             low = middle + 1
     measured = recall(high)
-    counted = {"cells": index.num_cells, "probes": high, "users": len(expected)}
-    return {"kind": "ivf", f"recall@{k}": round(measured, 4), **counted}
+    counts = {"cells": index.num_cells, "probes": high, "users": len(expected)}
+    return {"kind": "ivf", f"recall@{k}": round(measured, 4), **counts}
 
 
 def _found(top: tuple[tf.Tensor, tf.Tensor]) -> list[set[int]]:

@@ -1,4 +1,4 @@
-"""Where an exported model comes from: the code, the records, and how it did on the validation users."""
+"""The origin of an exported model: its code, its records, and its validation metrics."""
 
 import datetime
 import json
@@ -14,10 +14,10 @@ def provenance(model_dir: str | pathlib.Path, trained: TrainedModel) -> dict[str
     """The part of a version's metadata about its origin. Unknown values are left out.
 
     Returns:
-        exported_at: UTC, ISO 8601.
-        package_version: of the code that exports.
-        git_commit, git_changed: of its checkout, and whether files in it differ from the commit.
-        manifest_sha256: of the records that the model was trained on.
+        exported_at: the time of the export, UTC, ISO 8601.
+        package_version: the version of the exporting code.
+        git_commit, git_changed: the commit of its checkout, and whether files differ from the commit.
+        manifest_sha256: the sha256 of the manifest of the training records.
         validation: metrics of the exported checkpoint, as in history.jsonl.
     """
     known = {
@@ -31,8 +31,8 @@ def provenance(model_dir: str | pathlib.Path, trained: TrainedModel) -> dict[str
 
 
 def git_state(checkout: pathlib.Path) -> dict[str, Any]:
-    """Commit of a checkout and whether its files differ from it; empty where it is none, or git is missing."""
-    if not (checkout / ".git").exists():  # installed, perhaps below some other project's checkout
+    """The commit of a checkout and whether its files differ; empty if it is not a checkout, or git is missing."""
+    if not (checkout / ".git").exists():  # an installed package; a folder above may be another project's checkout
         return {}
     try:
         commit, changes = (
@@ -53,7 +53,7 @@ def _validation(path: pathlib.Path, step: int) -> dict[str, Any] | None:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # cut by a kill
+        except json.JSONDecodeError:  # a line that a killed run wrote in part
             continue
         if entry.get("step") == step:
             found = entry.get("validation")

@@ -1,4 +1,4 @@
-"""How well exported versions recommend: what decides whether a new one may take the place of the one that is served."""
+"""Compares the recommendations of a new version with those of the served one, to decide whether to publish it."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_gains
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from tfrecords.errors import InputError
 
-_USERS = 10_000  # at the most: the first ones of the split, the same for both versions
+_MAX_USERS = 10_000  # the first users of the split, the same for both versions
 _BATCH_USERS = 64
 _CUTOFF, _METRIC = 10, "ndcg@10"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """NDCG@10 of two versions over the same users, or of the smaller K of their answers, where that is below 10.
+    """NDCG@10 of two versions over the same users; the cutoff is smaller if a version answers fewer than 10 items.
 
     Attributes:
-        users: how many validation users were ranked.
+        users: the number of ranked validation users.
         candidate, served: NDCG of the new version and of the served one.
         difference: candidate - served.
-        ci95: of the difference, [low, high], by the paired bootstrap over users.
+        ci95: the 95% interval of the difference, [low, high], by the paired bootstrap over users.
         served_version: the served version's number.
     """
 
@@ -39,17 +39,17 @@ class Comparison:
     served_version: str
 
     def check(self, max_regression: float) -> None:
-        """Refuses a candidate that is worse than allowed, or that cannot be told from a served version without a hit.
+        """Refuses a candidate that is worse than allowed, or one without any hit.
 
-        A drop is too large where it exceeds `max_regression` of the served NDCG and the users are enough to tell it
-        from chance: the whole interval of the difference lies below 0. A candidate without any hit is always refused.
+        A drop is too large if it exceeds `max_regression` of the served NDCG and is significant: the whole interval of
+        the difference is below 0.
 
         Raises:
-            InputError: a candidate that is refused.
+            InputError: the candidate is refused.
         """
         if self.candidate == self.served == 0:
             raise InputError(
-                f"The gate cannot tell whether the new model is worse: one of the two needs an NDCG@10 above 0. "
+                "The quality gate cannot tell whether the new model is worse: one of the two needs an NDCG@10 above 0. "
                 f"Received: 0.0000 against 0.0000 of version {self.served_version}, over {self.users:,} users of the "
                 "validation split. Nothing was published. Fix: name a --data_dir of this log whose validation targets "
                 "are not all repeats (those count as missed with evaluation.drop_seen=true), or leave "
@@ -58,7 +58,7 @@ class Comparison:
         too_low = self.difference < -max_regression * self.served and self.ci95[1] < 0
         if too_low or self.candidate == 0:
             raise InputError(
-                f"New model rejected: {self}. --max_regression={max_regression} allows {max_regression:.1%} less. "
+                f"New model rejected: {self}. --max_regression={max_regression} allows -{max_regression:.1%}. "
                 "Nothing was published. Fix: train a better model, or raise --max_regression"
             )
 
@@ -66,36 +66,35 @@ class Comparison:
         change = self.difference / self.served if self.served else math.inf
         interval = f"95% interval of the difference {self.ci95[0]:+.4f} to {self.ci95[1]:+.4f}"
         return (
-            f"NDCG@10 {self.candidate:.4f} against {self.served:.4f} of version {self.served_version}, "
-            f"{abs(change):.1%} {'less' if change < 0 else 'more'}, over {self.users:,} users of the validation split "
-            f"({interval})"
+            f"NDCG@10 {self.candidate:.4f} against {self.served:.4f} of version {self.served_version} ({change:+.1%}), "
+            f"over {self.users:,} users of the validation split ({interval})"
         )
 
 
 def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str, drop_seen: bool = True) -> Comparison:
     """Compares the answers of two versions for the validation users of a data directory.
 
-    Validation users, so that the test split stays unseen by the choice of a model. Both versions get raw item ids, so
-    they may be of different vocabularies: a version does not recommend an item that it does not know.
+    The choice of a model must not depend on the test split, so validation users are ranked. Both versions get raw item
+    ids, so their vocabularies may differ: a version does not recommend an item that it does not know.
 
     Args:
         candidate: the new version.
-        served: the version that is served.
-        data_dir: whose users are ranked.
-        drop_seen: `evaluation.drop_seen`: with false, items of the history may be recommended.
+        served: the served version.
+        data_dir: the records with the users.
+        drop_seen: `evaluation.drop_seen`; if false, items of the history may be recommended.
 
     Raises:
-        InputError: a version lacks the signature that is needed, or there are no records to compare with.
+        InputError: a version lacks the required signature, or there are no validation users.
     """
     loaded = [_load(version, drop_seen) for version in (candidate, served)]
     cutoff = min(_CUTOFF, *(version.top_k for version in loaded))
     ranks: list[list[np.ndarray]] = [[], []]
-    for rows, targets in iterate_raw_histories(data_dir, "validation", _BATCH_USERS, _USERS):
+    for rows, targets in iterate_raw_histories(data_dir, "validation", _BATCH_USERS, _MAX_USERS):
         for version, found in zip(loaded, ranks, strict=True):
             found.append(_ranks(version, rows, targets, cutoff))
     if not ranks[0]:
         raise InputError(
-            f"--max_regression compares over validation users. Received: {data_dir}, which has none. "
+            f"--max_regression needs validation users. Received: {data_dir}, which has none. "
             "Fix: name a --data_dir with a validation split, or leave --max_regression out"
         )
     a, b = ({_METRIC: ranking_gains(np.concatenate(found))[_METRIC]} for found in reversed(ranks))
@@ -108,7 +107,7 @@ class _Version:
     """A loaded version.
 
     Attributes:
-        answer: histories, string [B, L] -> the best items, string [B, at least K], by the rule of the comparison.
+        answer: histories, string [B, L] -> the best items, string [B, at least K], with the comparison's `drop_seen`.
         top_k: K of its `serving_default`.
         model: the loaded object, which must be kept referenced while `answer` is used.
     """
@@ -132,7 +131,7 @@ def _load(version: pathlib.Path, drop_seen: bool) -> _Version:
         top_k = int(loaded.signatures["serving_default"].structured_outputs["item_ids"].shape[1])
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         raise InputError(
-            f"The served version must answer `{name}`, to be compared with. Received: {version} "
+            f"The served version must answer `{name}` for the comparison. Received: {version} "
             f"({error!r:.200}). Fix: python export.py rollback, or leave --max_regression out"
         ) from None
 

@@ -1,4 +1,4 @@
-"""The model as it is served: histories of item ids in, other items out."""
+"""The served model: takes histories of item ids and returns the best next items."""
 
 import functools
 from collections.abc import Callable
@@ -8,34 +8,34 @@ import tensorflow as tf
 
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.serving.exact_index import ExactIndex
-from bert4rec_tf.serving.item_scores import MISSING_SCORE, item_scores, knows_an_item, top_of
+from bert4rec_tf.serving.item_scores import MISSING_SCORE, has_known_item, item_scores, top_candidates
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
-from bert4rec_tf.serving.row_blocks import in_blocks
+from bert4rec_tf.serving.row_blocks import compute_in_blocks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
 
 Answer = dict[str, tf.Tensor]
 Ids: TypeAlias = tf.Tensor | tf.RaggedTensor
-Pair = tuple[tf.Tensor, tf.Tensor]
+ScoresAndIds = tuple[tf.Tensor, tf.Tensor]  # each [B, k]
 DEFAULT_MAX_K = 1000
 _IDS = functools.partial(tf.TensorSpec, [None, None], tf.string)
-_FLOATS_OF_AN_ID = 16  # what sorting and looking up an id of a list takes
+_FLOATS_PER_ID = 16  # temporary memory to sort and look up an id of a list
 _LISTS = ("item_ids", "excluded_item_ids", "allowed_item_ids")
 
 
 class Recommender(tf.Module):
-    """What a SavedModel holds: the tables, the model, the index, and the signatures of `signatures()`.
+    """The content of a SavedModel: the tables, the model, the index, and the signatures of `signatures()`.
 
-    In all of them B and L are dynamic, "" is padding, anywhere in a row, and unknown ids are passed over. `item_ids` is
-    a history, string [B, L], newest last: of its known items the last N - 1 count as context, and all as seen. Without
-    a known item, popularity answers. No answer holds [PAD], [MASK], [UNK], or an item twice. Places that are left over
-    hold "" and `MISSING_SCORE`, -3.4e38; every score is finite.
+    In all signatures B and L are dynamic, "" is padding, anywhere in a row, and unknown ids are ignored. `item_ids` is
+    a history, string [B, L], newest last: the last N - 1 known items are the context, and all known items are seen. A
+    history without a known item gets the most popular items. No answer holds [PAD], [MASK], [UNK], or an item twice.
+    Empty entries at the end of an answer hold "" and `MISSING_SCORE`, -3.4e38; every score is finite.
 
     Args:
         model: built, with its weights.
-        vocabulary: of the model.
-        top_k: K of `serving_default` and `examples`, and where `recommend` is not told another.
-        index: over the items; None: exact.
-        max_k: the largest `k` that `recommend` takes; None: `DEFAULT_MAX_K`, or `top_k` where that is larger.
+        vocabulary: the model's vocabulary.
+        top_k: K of `serving_default` and `examples`, and the default `k` of `recommend`.
+        index: searches the items; None: an exact index.
+        max_k: the largest `k` that `recommend` takes; None: `DEFAULT_MAX_K`, or `top_k` if that is larger.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class Recommender(tf.Module):
         max_k: int | None = None,
     ):
         super().__init__(name="recommender")
-        # Not the model itself: a Keras model brings graphs of its own along, as large as the signatures again.
+        # Tracks only the weights: a tracked Keras model would save graphs of its own, as large as the signatures.
         self._weights = model.variables
-        # In the graph once for all signatures.
+        # A function of its own, so that all signatures share one graph of the model.
         self._encode_next_item = tf.function(
             model.encode_next_item, input_signature=[tf.TensorSpec([None, None], tf.int32)]
         )
         config, slots = model.config, model.max_seq_length
-        of_a_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
-        self._encoder_floats = slots * (of_a_slot + 2 * config.num_heads * slots)
+        floats_per_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
+        self._encoder_floats = slots * (floats_per_slot + 2 * config.num_heads * slots)
         self._hidden_size = config.hidden_size
         self.top_k, self.max_k = top_k, max_k or max(top_k, DEFAULT_MAX_K)
         self._num_items = len(vocabulary.item_ids)
-        # A variable: a constant would lie in the graph, which may not grow past 2 GiB. No asset file, since ids may
-        # hold tabs and line ends.
+        # A variable, since constants are stored in the graph, which cannot exceed 2 GiB. Not an asset file, since ids
+        # may hold tabs and line ends.
         raw_ids = [""] * NUM_SPECIAL_IDS + list(vocabulary.item_ids)
         self._raw_ids = tf.Variable(tf.constant(raw_ids), trainable=False, name="raw_ids")
         self._table = tf.lookup.StaticHashTable(_IdsInVariable(self._raw_ids), UNK_ID)
@@ -70,7 +70,8 @@ class Recommender(tf.Module):
     def signatures(self) -> dict[str, Callable]:
         """The functions to save, by the name of their signature.
 
-        What `recommend` is not given takes its default over gRPC and in TensorFlow's sessions, but not over REST.
+        Inputs that a request to `recommend` leaves out take their defaults over gRPC and in TensorFlow's sessions, but
+        not over REST.
         """
 
         @tf.function(input_signature=[_IDS("item_ids")])
@@ -102,10 +103,10 @@ class Recommender(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")])
         def examples(examples: tf.Tensor) -> Answer:
-            """As `serving_default`, from serialised tf.train.Example, string [B].
+            """`serving_default` for serialised tf.train.Example, string [B].
 
-            Its bytes features are item_ids, excluded_item_ids and allowed_item_ids, of any lengths; a missing one is
-            empty.
+            The bytes features are item_ids, excluded_item_ids and allowed_item_ids, of any lengths; a missing feature
+            is empty.
             """
             features = tf.io.parse_example(examples, {name: tf.io.RaggedFeature(tf.string) for name in _LISTS})
             return self._with_fixed_k(*(self._ids_of(features[name]) for name in _LISTS))
@@ -126,14 +127,15 @@ class Recommender(tf.Module):
         excluded_item_ids: tf.Tensor,
         allowed_item_ids: tf.Tensor,
     ) -> Answer:
-        """The best items of those that may be answered.
+        """The best of the items that each row may be answered with.
 
         Args:
             item_ids: string [B, L].
-            k: int32, one number, or one for each row; from 1 to `max_k`. Past the number of items it is that number.
+            k: int32, one number, or one for each row; from 1 to `max_k`. A larger one than the number of items counts
+                as that number.
             drop_seen: bool, one, or one for each row: whether items of the history are left out.
-            excluded_item_ids: string [B, E] or [1, E], left out as well.
-            allowed_item_ids: string [B, A] or [1, A]. A row with an id in it is answered with these items alone.
+            excluded_item_ids: string [B, E] or [1, E], items to leave out.
+            allowed_item_ids: string [B, A] or [1, A]. A row with an id is answered with its allowed items only.
 
         Returns:
             item_ids: string [B, max k], best first.
@@ -158,21 +160,21 @@ class Recommender(tf.Module):
             tf.where(tf.size(k) > 0, tf.reduce_max(k), 1),  # an empty batch has no maximum k
             row_k,
         )
-        within = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < row_k[:, None]
+        within_k = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < row_k[:, None]
         return {
-            "item_ids": tf.where(within, answer["item_ids"], ""),
-            "scores": tf.where(within, answer["scores"], MISSING_SCORE),
+            "item_ids": tf.where(within_k, answer["item_ids"], ""),
+            "scores": tf.where(within_k, answer["scores"], MISSING_SCORE),
         }
 
     def rank(self, item_ids: tf.Tensor, candidate_item_ids: tf.Tensor) -> Answer:
-        """Scores given items after a history, seen ones too.
+        """Scores the given items after a history, including seen ones.
 
         Args:
             item_ids: string [B, L].
             candidate_item_ids: string [B, C] or [1, C].
 
         Returns:
-            scores: float32 [B, C], in the order given; `MISSING_SCORE` for what is not known.
+            scores: float32 [B, C], in the order given; `MISSING_SCORE` for an unknown item.
             known: bool [B, C], whether the model knows the item.
 
         Raises:
@@ -182,38 +184,38 @@ class Recommender(tf.Module):
         histories = self._ids_of(item_ids)
         candidates = self._ids_of_lists(candidate_item_ids, "candidate_item_ids", rows)
 
-        def of_rows(first: tf.Tensor, last: tf.Tensor) -> Pair:
-            some, ids = histories[first:last], _rows_of(candidates, first, last)
+        def rank_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            block, ids = histories[first:last], _select_or_repeat_rows(candidates, first, last)
             known = ids >= NUM_SPECIAL_IDS
-            scores = self.scores.of(self._encode_next_item(some), knows_an_item(some), ids)
-            return tf.where(known, _bounded(scores), MISSING_SCORE), known
+            scores = self.scores.score(self._encode_next_item(block), has_known_item(block), ids)
+            return tf.where(known, _make_finite(scores), MISSING_SCORE), known
 
         floats = self._floats_per_row(histories, candidates)
         specs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.bool))
-        return dict(zip(("scores", "known"), in_blocks(of_rows, rows, floats, specs), strict=True))
+        return dict(zip(("scores", "known"), compute_in_blocks(rank_rows, rows, floats, specs), strict=True))
 
     def encode(self, item_ids: tf.Tensor) -> Answer:
-        """The vectors, float32 [B, D], that the items' vectors are multiplied with; `item_ids`: string [B, L]."""
+        """Query vectors, float32 [B, D], to multiply with the items' vectors; `item_ids`: string [B, L]."""
         histories = self._ids_of(item_ids)
 
-        def of_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
+        def encode_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
             return (self._encode_next_item(histories[first:last]),)
 
         size = self._hidden_size
         rows, floats = tf.shape(item_ids)[0], self._floats_per_row(histories)
-        (vectors,) = in_blocks(of_rows, rows, floats, (tf.TensorSpec([None, size], tf.float32),))
+        (vectors,) = compute_in_blocks(encode_rows, rows, floats, (tf.TensorSpec([None, size], tf.float32),))
         return {"vectors": tf.ensure_shape(vectors, [None, size])}
 
     def _with_fixed_k(self, histories: Ids, excluded: Ids | None, allowed: Ids | None) -> Answer:
-        """`recommend` with the export's K, seen items dropped; the lists as integer ids."""
-        found = min(self.top_k, self._num_items)
-        answer = self._best(histories, None, excluded, allowed, tf.constant(found))
-        missing = [[0, 0], [0, self.top_k - found]]
-        filled = {
+        """`recommend` with the export's K, without seen items; takes integer ids."""
+        k = min(self.top_k, self._num_items)
+        answer = self._best(histories, None, excluded, allowed, tf.constant(k))
+        missing = [[0, 0], [0, self.top_k - k]]
+        padded = {
             "item_ids": tf.pad(answer["item_ids"], missing, constant_values=""),
             "scores": tf.pad(answer["scores"], missing, constant_values=MISSING_SCORE),
         }
-        return {name: tf.ensure_shape(values, [None, self.top_k]) for name, values in filled.items()}
+        return {name: tf.ensure_shape(values, [None, self.top_k]) for name, values in padded.items()}
 
     def _best(
         self,
@@ -228,66 +230,67 @@ class Recommender(tf.Module):
 
         Args:
             histories: int32 [B, L].
-            drop_seen: bool [B]; None: everywhere.
+            drop_seen: bool [B]; None: true for all rows.
             excluded: int32 [B, E] or [1, E]; None: no item.
             allowed: int32 [B, A] or [1, A]; None: all items.
             k: int32.
-            row_k: int32 [B], how many of the k each row needs; None: all.
+            row_k: int32 [B], how many of the k items each row needs; None: all.
         """
 
-        def of_rows(first: tf.Tensor, last: tf.Tensor) -> Pair:
-            some = _own_rows_of(histories, first, last)
-            query, known = self._encode_next_item(some), knows_an_item(some)
-            seen = some if drop_seen is None else tf.where(drop_seen[first:last, None], some, PAD_ID)
-            dropped = seen if excluded is None else tf.concat([seen, _rows_of(excluded, first, last)], axis=1)
-            needed = None if row_k is None else row_k[first:last]
+        def search_rows(first: tf.Tensor, last: tf.Tensor) -> ScoresAndIds:
+            block = _select_rows(histories, first, last)
+            query, known = self._encode_next_item(block), has_known_item(block)
+            dropped = block if drop_seen is None else tf.where(drop_seen[first:last, None], block, PAD_ID)
+            if excluded is not None:
+                dropped = tf.concat([dropped, _select_or_repeat_rows(excluded, first, last)], axis=1)
+            block_k = None if row_k is None else row_k[first:last]
 
-            def of_all() -> Pair:
-                scores, ids = self.index.top(query, known, dropped, k, needed)
+            def search_all() -> ScoresAndIds:
+                scores, ids = self.index.top(query, known, dropped, k, block_k)
                 return scores, ids
 
             if allowed is None:
-                return of_all()
-            candidates = _rows_of(allowed, first, last)
+                return search_all()
+            candidates = _select_or_repeat_rows(allowed, first, last)
             restricted = tf.reduce_any(candidates != PAD_ID, axis=1)
 
-            def of_the_allowed() -> Pair:
-                found = top_of(candidates, query, known, dropped, k, self.scores)
-                scores, ids = (tf.where(restricted[:, None], *pair) for pair in zip(found, of_all(), strict=True))
+            def search_allowed() -> ScoresAndIds:
+                found = top_candidates(candidates, query, known, dropped, k, self.scores)
+                scores, ids = (tf.where(restricted[:, None], *pair) for pair in zip(found, search_all(), strict=True))
                 return scores, ids
 
-            return tf.cond(tf.reduce_any(restricted), of_the_allowed, of_all)
+            return tf.cond(tf.reduce_any(restricted), search_allowed, search_all)
 
         floats = self._floats_per_row(histories, excluded, allowed) + self.index.floats_per_row
         specs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.int32))
-        scores, ids = in_blocks(of_rows, _num_rows(histories), floats, specs)
-        scores = _bounded(scores)
+        scores, ids = compute_in_blocks(search_rows, _num_rows(histories), floats, specs)
+        scores = _make_finite(scores)
         return {"item_ids": tf.where(scores > MISSING_SCORE, tf.gather(self._raw_ids, ids), ""), "scores": scores}
 
     def _ids_of(self, item_ids: Ids) -> Ids:
-        """String -> int32, of the same shape."""
+        """Raw ids, string, to integer ids, int32 of the same shape."""
         if isinstance(item_ids, tf.RaggedTensor):
             return item_ids.with_values(self._ids_of(item_ids.values))
         return tf.where(item_ids == "", PAD_ID, self._table.lookup(item_ids))
 
     def _ids_of_lists(self, item_ids: tf.Tensor, name: str, rows: tf.Tensor) -> tf.Tensor:
-        """String -> int32, [B, E] or [1, E]."""
-        given = tf.shape(item_ids)[0]
-        fits = tf.debugging.assert_equal(
-            (given == 1) | (given == rows), True, f"`{name}` must have one row, or as many as `item_ids`"
+        """`_ids_of` for [B, E] or [1, E]; checks the number of rows."""
+        num_rows = tf.shape(item_ids)[0]
+        rows_fit = tf.debugging.assert_equal(
+            (num_rows == 1) | (num_rows == rows), True, f"`{name}` must have one row, or as many as `item_ids`"
         )
-        with tf.control_dependencies([fits]):
+        with tf.control_dependencies([rows_fit]):
             return self._ids_of(tf.identity(item_ids))
 
     def _floats_per_row(self, *lists: Ids | None) -> tf.Tensor | int:
-        """The size of what the encoder and the lists need for a row, roughly, int64."""
-        # A dense history is not counted: the request itself holds more for it.
+        """The approximate memory of the encoder and of the lists for a row, in float32, int64."""
+        # A dense history is not counted, since the request itself takes more memory for it.
         counted = [ids for ids in lists[1:] if ids is not None] + [ids for ids in lists[:1] if _is_ragged(ids)]
-        return self._encoder_floats + sum(_FLOATS_OF_AN_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
+        return self._encoder_floats + sum(_FLOATS_PER_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
 
 
 class _IdsInVariable(tf.lookup.KeyValueTensorInitializer):
-    """Fills a table from raw ids to integer ids out of a variable, which loaders restore before they fill tables.
+    """Fills the table from raw ids to integer ids from a variable, which loaders restore before they fill tables.
 
     Args:
         raw_ids: string [V], in the order of their integer ids.
@@ -315,21 +318,21 @@ def _width(ids: Ids) -> tf.Tensor:
     return ids.bounding_shape(axis=1) if _is_ragged(ids) else tf.shape(ids)[1]
 
 
-def _own_rows_of(ids: Ids, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """Some rows, int32 [last - first, L], of [B, L]."""
+def _select_rows(ids: Ids, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Rows `first` to `last - 1` of [B, L]: int32 [last - first, L]."""
     return ids[first:last].to_tensor(PAD_ID) if _is_ragged(ids) else ids[first:last]
 
 
-def _rows_of(ids: Ids, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """Some rows, int32 [last - first, E], of [B, E], or of [1, E], which stands for all of them."""
+def _select_or_repeat_rows(ids: Ids, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Rows `first` to `last - 1` of [B, E], or repeats of the one row of [1, E]: int32 [last - first, E]."""
     if _is_ragged(ids):
-        return _own_rows_of(ids, first, last)
+        return _select_rows(ids, first, last)
     one_for_all = tf.shape(ids)[0] == 1
-    some = ids[tf.where(one_for_all, 0, first) : tf.where(one_for_all, 1, last)]
-    return tf.broadcast_to(some, [last - first, tf.shape(ids)[1]])
+    selected = ids[tf.where(one_for_all, 0, first) : tf.where(one_for_all, 1, last)]
+    return tf.broadcast_to(selected, [last - first, tf.shape(ids)[1]])
 
 
-def _bounded(scores: tf.Tensor) -> tf.Tensor:
-    """Scores as JSON can hold them, also where huge weights make a sum overflow: finite, `MISSING_SCORE` for NaN."""
+def _make_finite(scores: tf.Tensor) -> tf.Tensor:
+    """Bounds scores, since JSON has no infinity and huge weights can overflow; `MISSING_SCORE` for NaN."""
     bounded = tf.clip_by_value(scores, MISSING_SCORE, -MISSING_SCORE)
     return tf.where(tf.math.is_nan(scores), MISSING_SCORE, bounded)

@@ -1,12 +1,12 @@
-"""Versions of a model where TF Serving looks for them: they appear whole, replace each other, and are taken back.
+"""The versions in an export directory, which TF Serving watches: their order, labels, withdrawal and deletion.
 
-exports/ml-1m/1764000000/       a version: an integer, larger for each new one
-exports/ml-1m/models.config     for --model_config_file: labels `stable`, the newest version, and `previous`
-exports/ml-1m/.withdrawn-…/     what `rollback` took back
+exports/ml-1m/1764000000/       a version; each new one has a larger integer as its name
+exports/ml-1m/models.config     for --model_config_file; the labels `stable` (the newest version) and `previous`
+exports/ml-1m/.withdrawn-…/     a version that `rollback` withdrew
 
 TF Serving unloads a version before it loads the next one, and refuses a models.config that moves a label to a version
-that is not loaded. So that a label always names a loaded version, three versions are loaded where two have labels, and
-before a version goes the labels move to one that stays.
+that is not loaded. A label must always name a loaded version. Therefore three versions are loaded although two have
+labels, and before a version is removed, the labels move to one that stays.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ WITHDRAWN_PREFIX = ".withdrawn-"
 
 
 def rollback(export_dir: str, poll_seconds: float = 1.0) -> tuple[str, str]:
-    """Takes the newest version back: TF Serving then returns to the one before.
+    """Withdraws the newest version, so that TF Serving returns to the one before.
 
-    It is kept as `.withdrawn-VERSION`, and its number is never used again.
+    The version is kept as `.withdrawn-VERSION`, and its number is never used again.
 
     Args:
-        export_dir: with the versions.
-        poll_seconds: between two times that the server reads models.config. Twice as long passes before the version
-            goes, so that no label names it by then.
+        export_dir: the directory of the versions.
+        poll_seconds: how often the server reads models.config. The version is withdrawn after twice this time, when no
+            label names it any more.
 
     Returns:
-        The numbers of the version that was withdrawn and of the one that is served now.
+        The numbers of the withdrawn version and of the one that is served now.
 
     Raises:
         InputError: there is no version to return to.
@@ -43,12 +43,15 @@ def rollback(export_dir: str, poll_seconds: float = 1.0) -> tuple[str, str]:
     check_local("export_dir", export_dir)
     root = pathlib.Path(export_dir)
     if not root.is_dir():
-        raise InputError(f"--export_dir must hold versions written by export.py. Received: {root}, no directory")
-    with only_publisher(root):
-        served = versions(root)
+        raise InputError(
+            f"--export_dir must hold versions written by export.py. Received: {root}, which is not a directory. "
+            "Fix: name the --export_dir of an export"
+        )
+    with publishing_lock(root):
+        served = list_versions(root)
         if len(served) < 2:
             raise InputError(
-                f"A rollback needs a version to return to. Received: {root}, which holds {len(served)}. "
+                f"A rollback needs at least two versions. Received: {root}, which holds {len(served)}. "
                 "Fix: export another model"
             )
         move_labels(root, served[-2], poll_seconds)
@@ -58,9 +61,9 @@ def rollback(export_dir: str, poll_seconds: float = 1.0) -> tuple[str, str]:
 
 
 def move_labels(root: pathlib.Path, version: pathlib.Path, poll_seconds: float) -> None:
-    """Moves both labels to one version, and gives a server the time to read that.
+    """Moves both labels to one version, and waits until a server has read the file.
 
-    The version is one that has a label now, so that the server has loaded it and takes the file.
+    The version must have a label already: then the server has loaded it and accepts the file.
     """
     if (root / MODELS_CONFIG).is_file():
         write_models_config(root, [version])
@@ -68,43 +71,69 @@ def move_labels(root: pathlib.Path, version: pathlib.Path, poll_seconds: float) 
 
 
 def check_poll_seconds(poll_seconds: float) -> None:
-    """Refuses what is no time.
+    """Checks --poll_seconds.
 
     Raises:
-        InputError: negative or not finite.
+        InputError: a number that is negative or not finite.
     """
     if not 0 <= poll_seconds < math.inf:
         raise InputError(f"--poll_seconds must be a number of seconds, at least 0. Received: {poll_seconds}")
 
 
-def versions(root: pathlib.Path) -> list[pathlib.Path]:
+def list_versions(root: pathlib.Path) -> list[pathlib.Path]:
     """The versions of an export directory, oldest first."""
     found = [path for path in root.iterdir() if path.name.isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 
-def withdrawn_versions(root: pathlib.Path) -> list[pathlib.Path]:
-    """What `rollback` took back."""
+def list_withdrawn(root: pathlib.Path) -> list[pathlib.Path]:
+    """The versions that `rollback` withdrew."""
     return list(root.glob(f"{WITHDRAWN_PREFIX}*"))
 
 
-def only_publisher(root: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+def next_version(root: pathlib.Path) -> pathlib.Path:
+    """The path of a new version: its number is the time, and larger than every number used before."""
+    used = [int(path.name.removeprefix(WITHDRAWN_PREFIX)) for path in [*list_versions(root), *list_withdrawn(root)]]
+    return root / str(max([int(time.time()), *(number + 1 for number in used)]))
+
+
+def publish(building: pathlib.Path, version: pathlib.Path, keep_versions: int | None, poll_seconds: float) -> None:
+    """Renames a finished version, writes models.config, and deletes old versions.
+
+    Args:
+        building: the directory of the finished version.
+        version: its path as a version, from `next_version`.
+        keep_versions: how many versions stay, including the new one; None: all.
+        poll_seconds: see `move_labels`.
+    """
+    root = version.parent
+    served, withdrawn = list_versions(root), list_withdrawn(root)
+    expired = [] if keep_versions is None else served[: max(0, len(served) + 1 - keep_versions)]
+    if any(path in expired for path in served[-2:]):
+        move_labels(root, served[-1], poll_seconds)
+    building.rename(version)
+    write_models_config(root, [path for path in [*served, version] if path not in expired])
+    for old in [*expired, *(withdrawn if keep_versions is not None else [])]:
+        remove_version(old)
+
+
+def publishing_lock(root: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """Refuses a second export or rollback of a directory at the same time.
 
     Raises:
         InputError: another one is running (on entering the block).
     """
     in_use = (
-        f"One command at a time publishes to a directory. Received: {root}, which another one is using. "
-        "Fix: wait for it to end"
+        f"Only one command may publish to a directory at a time. Received: {root}, which is in use. "
+        "Fix: wait for the other command to end"
     )
     return locked(root / ".lock", in_use)
 
 
 def write_models_config(root: pathlib.Path, served: list[pathlib.Path]) -> None:
-    """The model, how many versions are loaded, and the labels of the two newest, as TF Serving's text protobuf.
+    """Writes the model, the number of loaded versions and the two labels as TF Serving's text protobuf.
 
-    One version more is loaded than has a label, since the oldest goes before a new one comes.
+    Three versions are loaded although two have labels, since the server unloads the oldest before it loads a new one.
     """
     name = root.resolve().name
     labels = {"stable": served[-1].name, "previous": served[-2:][0].name}
@@ -120,6 +149,6 @@ def write_models_config(root: pathlib.Path, served: list[pathlib.Path]) -> None:
 
 
 def remove_version(version: pathlib.Path) -> None:
-    """Deletes a version, which TF Serving may be looking at."""
-    # Not in place: TF Serving would look at what is left of it.
+    """Deletes a version that TF Serving may be watching."""
+    # Renames it first: TF Serving would load a partly deleted version.
     shutil.rmtree(version.rename(version.with_name(f".tmp-removed-{version.name.removeprefix(WITHDRAWN_PREFIX)}")))

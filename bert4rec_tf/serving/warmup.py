@@ -1,4 +1,4 @@
-"""Requests that TF Serving replays before it serves a version: of every signature, at every batch size."""
+"""Warm-up requests, which TF Serving replays before it serves a version: every signature at every batch size."""
 
 import pathlib
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 from tfrecords.vocabulary import Vocabulary
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-# The batches that a server with deploy/batching_parameters.txt runs.
+# The batch sizes of a server with deploy/batching_parameters.txt.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def warm_up_requests(vocabulary: Vocabulary, max_seq_length: int) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
     """Signatures and inputs: histories of 0 to N - 1 of the most popular items, padded to N - 1.
 
-    Each input has a row for each history, also where one row for all would do: with `--enable_batching` TF Serving
-    sends warm-up requests through its batching session, which refuses inputs whose numbers of rows differ.
+    Each input has one row for each history, even if one row for all would be enough: with `--enable_batching` TF
+    Serving sends warm-up requests through its batching session, which refuses inputs with different numbers of rows.
     """
     popular = vocabulary.item_ids[: max_seq_length - 1]
     for size in BATCH_SIZES:
@@ -28,7 +28,7 @@ def warm_up_requests(vocabulary: Vocabulary, max_seq_length: int) -> Iterator[tu
         least_popular, nothing = tf.constant([vocabulary.item_ids[-1:]] * size), tf.constant([], tf.string, [size, 0])
         settings = {"k": tf.ones([size], tf.int32), "drop_seen": tf.fill([size], True)}
         yield "serving_default", {"item_ids": rows}
-        if size == 1:  # the defaults of the other inputs have one row
+        if size == 1:  # the other inputs take their defaults, which have one row
             yield "recommend", {"item_ids": rows}
         for items in (nothing, least_popular):
             lists = {"excluded_item_ids": items, "allowed_item_ids": items}
@@ -39,16 +39,16 @@ def warm_up_requests(vocabulary: Vocabulary, max_seq_length: int) -> Iterator[tu
 
 
 def example(item_ids: list[str]) -> bytes:
-    """A history as the `examples` signature takes it."""
+    """A history as a serialised tf.train.Example, for the `examples` signature."""
     values = tf.train.BytesList(value=[item_id.encode("utf-8") for item_id in item_ids])
     feature = {"item_ids": tf.train.Feature(bytes_list=values)}
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
 def write_warm_up(version_dir: pathlib.Path, vocabulary: Vocabulary, max_seq_length: int) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`, which TF Serving looks for.
+    """Writes `assets.extra/tf_serving_warmup_requests`, the file that TF Serving replays.
 
-    A version that cannot answer one of them is not served: the server keeps the one before.
+    If a version cannot answer one of its requests, the server keeps serving the version before.
     """
     with tf.io.TFRecordWriter(str(version_dir / WARM_UP_FILE)) as writer:
         for signature, inputs in warm_up_requests(vocabulary, max_seq_length):
@@ -60,13 +60,13 @@ def write_warm_up(version_dir: pathlib.Path, vocabulary: Vocabulary, max_seq_len
 
 
 def replay_warm_up(version_dir: pathlib.Path) -> None:
-    """Answers every warm-up request of a version, as TF Serving will.
+    """Runs every warm-up request of a version, as TF Serving will.
 
     Raises:
-        tf.errors.OpError, ValueError: one has no answer.
+        tf.errors.OpError, ValueError: a request failed.
     """
     records = [record.numpy() for record in tf.data.TFRecordDataset(str(version_dir / WARM_UP_FILE))]
-    tf.get_logger().setLevel("ERROR")  # TensorFlow would advise against this loader, which is TF Serving's
+    tf.get_logger().setLevel("ERROR")  # hides the warning against this loader, which is the one of TF Serving
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         loaded = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(version_dir))
         for record in records:
