@@ -77,7 +77,7 @@ def nothing_left(config: DataConfig, events: int) -> InputError:
     )
 
 
-def before(moment: float | None) -> str:
+def sql_before(moment: float | None) -> str:
     """SQL of whether an event's time is before a moment, compared exactly, to nine decimals; before None is nothing."""
     if moment is None:
         return "false"

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engines.base import PreparedLog, ShardSequences, before, nothing_left
+from pipelines.engines.base import PreparedLog, ShardSequences, nothing_left, sql_before
 from tfrecords.config import DataConfig
 from tfrecords.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
 from tfrecords.ragged import Ragged
@@ -125,8 +125,8 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
         raise nothing_left(config, events)
     connection.execute(
         f"""CREATE OR REPLACE TABLE users AS SELECT * FROM users
-        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({before(config.split_time)}) AS early_events,
-                     count(*) FILTER ({before(config.train_since)}) AS old_events
+        JOIN (SELECT user_index, count(*) AS events, count(*) FILTER ({sql_before(config.split_time)}) AS early_events,
+                     count(*) FILTER ({sql_before(config.train_since)}) AS old_events
               FROM sequences GROUP BY user_index) USING (user_index)
         ORDER BY user_index"""
     )

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.engines.base import PreparedLog, ShardSequences, Source, before, nothing_left
+from pipelines.engines.base import PreparedLog, ShardSequences, Source, nothing_left, sql_before
 from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.progress import Progress
 from pipelines.sources.load_events import LoadCounts, create_events, load_batches, load_file
@@ -144,8 +144,8 @@ class SparkEngine:
         events = (
             events.withColumn("key", _portable_key("user_id"))
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
-            .withColumn("early", F.expr(before(data.split_time)))
-            .withColumn("old", F.expr(before(data.train_since)))
+            .withColumn("early", F.expr(sql_before(data.split_time)))
+            .withColumn("old", F.expr(sql_before(data.train_since)))
             .withColumn("met", F.lit(False))
         )
         if data.tie_order == "hash":

@@ -22,7 +22,7 @@ def is_safe_for_duckdb(layout: Layout) -> bool:
     return layout.file.plain
 
 
-def relation(layout: Layout) -> str:
+def rows_sql(layout: Layout) -> str:
     """SQL of a text file's rows.
 
     Columns: position and line (both counted by rows), user_id, item_id, timestamp and rating (text, NULL where there is

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.sources import line_reader, parquet_reader, timestamps
 from pipelines.sources.bad_rows import BadRow, check_bad_rows, set_aside
-from pipelines.sources.duckdb_reader import is_safe_for_duckdb, relation, row_count_matches
+from pipelines.sources.duckdb_reader import is_safe_for_duckdb, row_count_matches, rows_sql
 from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
 from tfrecords.config import DataConfig
@@ -258,7 +258,7 @@ def _insert_whole(
     connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None, unit: str
 ) -> LoadCounts | None:
     """Has the engine read a file, all or nothing: the first row that is not surely a good one ends the attempt."""
-    checked = _checked(relation(layout), layout.timed, layout.rated, first_row, unit, layout.null_values)
+    checked = _checked(rows_sql(layout), layout.timed, layout.rated, first_row, unit, layout.null_values)
     connection.begin()
     try:
         (kept,) = connection.execute(
@@ -296,7 +296,7 @@ def _rated_enough(min_rating: float | None) -> str:
 
 
 def _checked(
-    relation: str, timed: bool, rated: bool, first_row: int, unit: str, null_values: Collection[str] = ()
+    rows_sql: str, timed: bool, rated: bool, first_row: int, unit: str, null_values: Collection[str] = ()
 ) -> str:
     """SQL of a relation of text, with time, row, stars, and the reason why a row is no interaction."""
     missing = ", ".join(map(quoted, ["", *null_values]))
@@ -315,7 +315,7 @@ def _checked(
     time = timestamps.time_sql(unit) if timed else f"(position + {first_row})::DECIMAL(38, 9)"
     return f"""SELECT *, {reason} AS reason FROM
         (SELECT *, {time} AS time, TRY_CAST(rating AS DOUBLE) AS stars, position + {first_row} AS row
-         FROM {relation})"""
+         FROM {rows_sql})"""
 
 
 def _text_batches(layout: Layout) -> Iterator[pa.Table]:
