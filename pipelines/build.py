@@ -1,4 +1,4 @@
-"""A data directory out of a log: an engine reads and sorts, the stages run shard by shard, the manifest is last."""
+"""Builds a data directory from a log: an engine reads and sorts, the stages run per shard, the manifest comes last."""
 
 import dataclasses
 import functools
@@ -15,35 +15,35 @@ from pipelines.progress import Progress
 from pipelines.sources.bad_rows import BadRow
 from pipelines.sources.load_events import LoadCounts, timestamp_unit
 from pipelines.sources.log_source import LogSource
-from pipelines.sources.timestamps import infer_unit, shown
+from pipelines.sources.timestamps import format_time, infer_unit
 from pipelines.stages.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.stages.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256
-from tfrecords.interruption import heed
+from tfrecords.interruption import raise_if_stopped
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
-# What becomes of the rows that are read and are no `events`.
+# The counts of rows that were read and did not become events.
 DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
 _MIN_SHARDS = 8
-_EVENTS_IN_A_SHARD = 1_000_000
+_EVENTS_PER_SHARD = 1_000_000
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildResult:
-    """What `build_records` came to.
+    """The outcome of `build_records`.
 
     Attributes:
-        manifest: of the data directory, or of the one that would be written, without its files.
-        written: False where there was nothing to do, or nothing was to be done.
-        instances: masked instances to train on.
-        bad_rows: the first few rows that could not be read, where the log was read.
-        times: the first and the last event's time in words, where the log was read and has timestamps.
-        unit: of its timestamps that are numbers.
+        manifest: of the data directory; after a dry run, of the directory that would be written, without its files.
+        written: False after a dry run, or if the directory already held these records.
+        instances: number of masked training instances.
+        bad_rows: the first few rows that could not be read; empty if the log was not read.
+        times: the times of the first and the last event as text; None if the log was not read or has no timestamps.
+        unit: of the log's numeric timestamps.
     """
 
     manifest: Manifest
@@ -65,47 +65,47 @@ def build_records(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """Makes a data directory of a log. The same source, configuration and seed give the same bytes.
+    """Builds a data directory from a log. The same source, configuration and seed give the same bytes.
 
     Args:
         source: files, a published dataset, or the parameters of a synthetic log.
-        titles: of items, by raw id.
-        config: its sections `data` and `masking` are used.
-        output_dir: where the records appear, whole.
-        make_engine: makes an `Engine`, given a directory for what does not fit in memory.
-        overwrite: replaces the records that `output_dir` holds.
-        dry_run: only counts, and leaves the disk as it was.
-        progress: shows how far the run is; None shows nothing.
+        titles: item titles by raw item id.
+        config: the sections `data` and `masking` are used.
+        output_dir: where the finished directory appears.
+        make_engine: creates an `Engine`, given a directory for data that does not fit in memory.
+        overwrite: replace the records that `output_dir` holds.
+        dry_run: count only, and write nothing to `output_dir`.
+        progress: shows progress bars; None shows none.
 
     Raises:
-        InputError: of the log, what is left after the filters, the output directory, its disk or the engine.
+        InputError: the log, the output directory, its disk or the engine cannot be used, or the filters leave nothing.
     """
     check_local("output_dir", output_dir)
-    place = pathlib.Path(output_dir).resolve()
+    path = pathlib.Path(output_dir).resolve()
     config = RecordsConfig(data=config.data, masking=config.masking)
     described = source.description()
     progress = progress or Progress(shown=False)
     if titles:
         described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
-    if not overwrite and not dry_run and is_complete(place, config, described):
-        sweep(place)
-        manifest = Manifest.load(place)
+    if not overwrite and not dry_run and is_complete(path, config, described):
+        sweep(path)
+        manifest = Manifest.load(path)
         return BuildResult(manifest, False, manifest.instances())
     unit = _unit(source, config.data)
-    room = discarded(place) if dry_run else staged(place, overwrite)
-    with writing(place), room as building, make_engine(spill_dir(building)) as engine:
+    directory = discarded(path) if dry_run else staged(path, overwrite)
+    with writing(path), directory as building, make_engine(spill_dir(building)) as engine:
         bad_rows = building / BAD_ROWS_FILE
         loaded = engine.load(source, unit, config, bad_rows, progress)
         loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)
-        num_shards = config.data.num_shards or _enough_shards(loaded.events)
-        heed()
+        num_shards = config.data.num_shards or _default_num_shards(loaded.events)
+        raise_if_stopped()
         prepared = engine.prepare(config, num_shards, progress)
-        times = (shown(prepared.first_time, unit), shown(prepared.last_time, unit))
+        times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
         num_items = len(prepared.item_ids)
         counted = ShardCounts(np.zeros(num_items, np.int64))
         for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
             counted += shard
-        heed()
+        raise_if_stopped()
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         manifest = Manifest(
@@ -123,11 +123,11 @@ def build_records(
         built = []
         with progress.stage("writing", prepared.events) as bar:
             for done in engine.map_shards(builder.build):
-                heed()
+                raise_if_stopped()
                 built.append(done)
                 bar.update(done.events)
-        for left in building.glob("*/.*.tmp"):  # by tasks that were killed and done again
-            left.unlink()
+        for leftover in building.glob("*/.*.tmp"):  # tasks that were killed and repeated leave these
+            leftover.unlink()
         manifest = dataclasses.replace(
             manifest,
             counts=manifest.counts | _few_negatives(built),
@@ -140,7 +140,7 @@ def build_records(
 
 
 def _unit(source: Source, config: DataConfig) -> str:
-    """Of the timestamps that are numbers."""
+    """The unit of the source's numeric timestamps."""
     if isinstance(source, LogSource):
         return timestamp_unit(source, config)
     if source.timestamp_unit != "auto":
@@ -149,13 +149,13 @@ def _unit(source: Source, config: DataConfig) -> str:
     return infer_unit({source.description()["format"]: [str(time) for time in first.to_pylist()]})
 
 
-def _enough_shards(events: int) -> int:
-    """So many that a worker, which holds one shard at a time, needs the same memory whatever the log."""
-    return min(max(_MIN_SHARDS, -(-events // _EVENTS_IN_A_SHARD)), MAX_SHARDS)
+def _default_num_shards(events: int) -> int:
+    """Grows with the log: a worker holds one shard at a time, and its memory then does not depend on the log's size."""
+    return min(max(_MIN_SHARDS, -(-events // _EVENTS_PER_SHARD)), MAX_SHARDS)
 
 
 def _counts(loaded: LoadCounts, prepared: PreparedLog, counted: ShardCounts, data: DataConfig) -> dict[str, int]:
-    """For the manifest. `rows_read` is the sum of `DROPPED` and `events`."""
+    """The manifest's counts. `rows_read` is the sum of those in `DROPPED` and of `events`."""
     old_windows = {} if data.train_since is None else {"old_windows_left_out": counted.old_windows}
     return {
         "rows_read": loaded.rows_read,
@@ -176,19 +176,21 @@ def _counts(loaded: LoadCounts, prepared: PreparedLog, counted: ShardCounts, dat
 
 
 def _few_negatives(built: list[BuiltShard]) -> dict[str, int]:
-    """For the manifest: the users whom the ranking among negatives leaves out."""
+    """The manifest's counts of users who are left out of the ranking among negatives."""
     names = {"validation": "validated_users_with_few_negatives", "test": "evaluated_users_with_few_negatives"}
     return {name: sum(shard.few_negatives[split] for shard in built) for split, name in names.items()}
 
 
 def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: PreparedLog, unit: str) -> None:
-    split_time, since = shown(config.data.split_time or 0.0, unit), shown(config.data.train_since or 0.0, unit)
-    log = f"the log's events run from {shown(prepared.first_time, unit)} to {shown(prepared.last_time, unit)}"
+    split_time = format_time(config.data.split_time or 0.0, unit)
+    since = format_time(config.data.train_since or 0.0, unit)
+    first, last = format_time(prepared.first_time, unit), format_time(prepared.last_time, unit)
+    log = f"the log's events run from {first} to {last}"
     if config.data.validation_share < 1 and counted.evaluated_users and not counted.validated_users:
         raise InputError(
             "data.validation_share must leave a user to validate. Received: "
-            f"{config.data.validation_share}, which leaves none; {counted.evaluated_users:,} are tested. "
-            "Fix: a larger share"
+            f"{config.data.validation_share}, which leaves none of the {counted.evaluated_users:,} tested users. "
+            "Fix: set a larger share"
         )
     if config.data.split == "temporal":
         if not (counted.training_events.any() and counted.validated_users and counted.evaluated_users):
@@ -200,24 +202,24 @@ def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: Prepare
             )
     elif not counted.evaluated_users:
         raise InputError(
-            f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log without "
-            "one, after the filters. Fix: bring a longer log, or lower --min_item_events or --min_rating"
+            f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log that has "
+            "none after the filters. Fix: use a longer log, or lower --min_item_events or --min_rating"
         )
     if not counted.instances:
         raise InputError(
-            "--train_since must leave a window to train on, one with an event at or after it. Received: "
-            f"{since}, which leaves none of {counted.old_windows:,}. Fix: name an earlier "
-            f"time, in seconds or as a date: {log}; those held out for validation and test are in no window"
+            "--train_since must leave a window to train on: one that has an event at or after that time. Received: "
+            f"{since}, which leaves none of {counted.old_windows:,}. Fix: name an earlier time, in seconds or as a "
+            f"date: {log}; events that are held out for validation and test are in no window"
         )
     if config.data.train_since is not None and config.data.train_since <= prepared.first_time:
         raise InputError(
-            f"--train_since must leave old events out. Received: {since}, before which "
-            f"there is none. Fix: leave the flag out, or name a later time, in seconds or as a date: {log}"
+            f"--train_since must leave old events out. Received: {since}, and no event is "
+            f"earlier. Fix: omit the flag, or name a later time, in seconds or as a date: {log}"
         )
 
 
 def _number_items(raw_ids: list[str], counts: np.ndarray, titles: dict[str, str]) -> tuple[Vocabulary, np.ndarray]:
-    """The vocabulary, by falling count and then by id, and the integer id of each item index."""
+    """The vocabulary (by falling count, then by item id), and the integer id of each index of `raw_ids`."""
     order = np.argsort(-counts, kind="stable")  # `raw_ids` are sorted, so ties stay in the order of the ids
     ids = np.empty(len(raw_ids), np.int32)
     ids[order] = np.arange(NUM_SPECIAL_IDS, len(raw_ids) + NUM_SPECIAL_IDS)

@@ -211,7 +211,7 @@ def _report(built: BuildResult, seconds: float) -> None:
         unit = f", numbers read in {built.unit}" if built.unit not in ("s", "none") else ""
         print(f"{'':>13} first event at {first}, last event at {last}{unit}")
     if "old_windows_left_out" in counts:
-        since = timestamps.shown(manifest.config.data.train_since or 0.0, built.unit)
+        since = timestamps.format_time(manifest.config.data.train_since or 0.0, built.unit)
         print(f"{counts['old_windows_left_out']:>13,} old windows left out: no event at or after {since}")
     print(f"{built.instances:>13,} training instances")
     unseen = f", {counts['unseen_users']:,} of them unseen in training" if counts["unseen_users"] else ""

@@ -10,7 +10,7 @@ from typing import Any
 from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.files import locked, replacing
-from tfrecords.interruption import deferred, heed
+from tfrecords.interruption import deferred, raise_if_stopped
 from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
 
@@ -125,7 +125,7 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
     try:
         building.mkdir()
         yield building
-        heed()
+        raise_if_stopped()
         with deferred():
             if output_dir.exists():
                 output_dir.rename(replaced)

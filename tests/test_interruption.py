@@ -15,7 +15,7 @@ from command_line import ROOT
 
 from pipelines.staging import staged
 from tfrecords.errors import Stopped
-from tfrecords.interruption import deferred, heed, stopped_at_once
+from tfrecords.interruption import deferred, raise_if_stopped, stopped_at_once
 
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), "--num_workers=2", "--set=data.num_shards=24"]
 
@@ -147,7 +147,7 @@ def test_a_signal_that_a_library_swallows_counts_all_the_same(tmp_path: pathlib.
     with pytest.raises(Stopped, match="SIGINT"):
         work()
     assert not list(tmp_path.iterdir())
-    heed()
+    raise_if_stopped()
 
 
 def test_a_signal_leaves_neither_lock_nor_building(tmp_path: pathlib.Path) -> None:

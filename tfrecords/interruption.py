@@ -43,7 +43,7 @@ def stopped_at_once(outcome: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        heed()
+        raise_if_stopped()
         raise
     finally:
         _State.received = None
@@ -51,7 +51,7 @@ def stopped_at_once(outcome: str) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def heed() -> None:
+def raise_if_stopped() -> None:
     """Raises `Stopped` again, where a library may have taken the first one for an error of its own.
 
     Raises:
@@ -70,4 +70,4 @@ def deferred() -> Iterator[None]:
     finally:
         _State.depth -= 1
     if not _State.depth:
-        heed()
+        raise_if_stopped()

@@ -25,7 +25,7 @@ class Feature:
 
     name: str
     kind: Literal["ids", "id", "text"]
-    says: str
+    description: str
 
 
 # Sorted by name: the order in which a protocol buffer map is serialised deterministically.

@@ -20,7 +20,7 @@ from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
-from tfrecords.interruption import heed
+from tfrecords.interruption import raise_if_stopped
 
 ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
 _BATCH_ROWS = 1 << 16
@@ -247,7 +247,7 @@ def load_batches(
         ).fetchone() or (0,)
         if min_rating is not None:
             _keep_low_rated(connection, "checked", min_rating)
-        heed()
+        raise_if_stopped()
         rows += len(batch)
         on_batch(rows)
         loaded += LoadCounts(len(batch), len(batch) - count - kept, count, tuple(first))
@@ -278,7 +278,7 @@ def _insert_whole(
         connection.rollback()
         raise
     connection.rollback()
-    heed()
+    raise_if_stopped()
     return None
 
 

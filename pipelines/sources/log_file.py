@@ -8,7 +8,7 @@ import pathlib
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipelines.sources.text_streams import UTF8_BOM, HashingReader, TextStream, whole
+from pipelines.sources.text_streams import UTF8_BOM, HashingReader, TextStream, naming_damage
 from tfrecords.errors import InputError
 from tfrecords.files import file_sha256
 
@@ -57,7 +57,7 @@ class LogFile:
         """
         stamp = _stamp(path)
         text = _Text((delimiter or "").encode())
-        with path.open("rb", buffering=0) as file, whole(path):
+        with path.open("rb", buffering=0) as file, naming_damage(path):
             reader = HashingReader(file)
             with TextStream(reader, path) as stream:
                 marked = stream.peek(3).startswith(UTF8_BOM) and stream.read(3) == UTF8_BOM

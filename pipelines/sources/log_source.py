@@ -143,7 +143,7 @@ class LogSource:
         for file in self.files:
             if _format_of(self, file.path) in DELIMITERS and self.header == "auto":
                 layout = lay_out(self, file, rated=False)
-                if layout.has_header and _by_place(layout.columns.values()):
+                if layout.has_header and _by_index(layout.columns.values()):
                     remarks.append(
                         f"{file.name}, line 1 numbers the columns from 0 and is read as a header. "
                         "If it is an event: --header=no"
@@ -155,7 +155,7 @@ class LogSource:
         columns = {self.user_column, self.item_column, self.timestamp_column} - {"", *self.partition_columns}
         first_with: dict[tuple[object, ...], LogFile] = {}
         for file in files:
-            has_header = _format_of(self, file.path) in DELIMITERS and self.header != "no" and not _by_place(columns)
+            has_header = _format_of(self, file.path) in DELIMITERS and self.header != "no" and not _by_index(columns)
             if file.blank or file.lines <= has_header:  # no row is in it twice
                 continue
             first = first_with.setdefault((file.content_sha256, *self.partition_values(file).values()), file)
@@ -296,7 +296,7 @@ def _partition_value(path: pathlib.Path, name: str) -> str | None:
 
 def _lay_out_delimited(layout: Layout, header_option: str) -> Layout:
     file, format_, columns = layout.file, layout.format, layout.columns
-    by_place = _by_place(columns.values())
+    by_index = _by_index(columns.values())
     with open_text(file.path) as stream:
         lines = [stream.readline(MAX_LINE_BYTES).decode("utf-8", "replace") for _ in range(_LINES_LOOKED_AT)]
     line = lines[0] = lines[0].removeprefix("\ufeff")
@@ -316,7 +316,7 @@ def _lay_out_delimited(layout: Layout, header_option: str) -> Layout:
             else f"A log must hold at least one interaction. Received: {file.path}, which is empty"
         )
     header, has_header = first, True
-    if by_place:
+    if by_index:
         header = list(map(str, range(_num_fields(lines, layout.dialect) or len(first))))
         has_header = header_option == "yes" or (header_option == "auto" and _numbers_columns(file.path, first))
     elif header_option == "no":
@@ -356,14 +356,14 @@ def _other_delimiter(line: str, layout: Layout) -> str | None:
         fitting = []
         for character in others:
             header = split_header(line, layout.dialect._replace(delimiter=character))
-            names = map(str, range(len(header))) if _by_place(layout.columns.values()) else header
+            names = map(str, range(len(header))) if _by_index(layout.columns.values()) else header
             if set(layout.columns.values()) <= set(names):
                 fitting.append(character)
         others = fitting
     return others[0] if len(others) == 1 else None
 
 
-def _by_place(columns: Collection[str]) -> bool:
+def _by_index(columns: Collection[str]) -> bool:
     """Whether columns are given by number, so that the file has no header."""
     return bool(columns) and all(name.isdecimal() for name in columns)
 

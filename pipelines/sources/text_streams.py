@@ -120,12 +120,12 @@ class TextStream(io.BufferedReader):
 @contextlib.contextmanager
 def open_text(path: pathlib.Path) -> Iterator[TextStream]:
     """Opens a text file."""
-    with path.open("rb", buffering=0) as file, whole(path), TextStream(file, path) as stream:
+    with path.open("rb", buffering=0) as file, naming_damage(path), TextStream(file, path) as stream:
         yield stream
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[None]:
+def naming_damage(path: pathlib.Path) -> Iterator[None]:
     """Names a file that turns out to be cut short or damaged.
 
     Raises:

@@ -129,7 +129,7 @@ def faults_sql(unit: str) -> dict[str, str]:
     faults = {"time IS NULL": "'has no timestamp that is a number or an ISO 8601 time'"}
     if unit == "none":
         return faults | {f"abs(time) >= {_LARGEST}": f"'has a timestamp beyond {_LARGEST:.0e}'"}
-    faults[f"time < 0 OR time >= {END}"] = f"'{outside(unit)}'"
+    faults[f"time < 0 OR time >= {END}"] = f"'{outside_years(unit)}'"
     if _DECIMALS[unit]:
         faults[f"time < {END / 1000} AND regexp_full_match(trim(timestamp), '{_NUMBER}')"] = (
             f"'has a timestamp that is no time in {unit} from 1970-02-17 to 2100 (--timestamp_unit)'"
@@ -137,7 +137,7 @@ def faults_sql(unit: str) -> dict[str, str]:
     return faults
 
 
-def outside(unit: str) -> str:
+def outside_years(unit: str) -> str:
     """What is wrong with a row whose time lies outside the years that times may have."""
     return f"has a timestamp outside 1970 to 2100, numbers read in {unit} (--timestamp_unit)"
 
@@ -186,7 +186,7 @@ def _kind(text: str) -> str | None:
 # ---- times in words ----
 
 
-def shown(time: Decimal | float, unit: str) -> str:
+def format_time(time: Decimal | float, unit: str) -> str:
     """A time as a date, or as the number that it is: one of 1970, or without a unit, counts events and no seconds."""
     if unit == "none" or not _YEAR <= time < END:
         return f"{time:.15g}" if isinstance(time, float) else f"{time.normalize():f}"
