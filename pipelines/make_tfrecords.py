@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-# Run as a script, Python puts this folder on the path; the packages stand beside it.
+# Python puts this script's folder on the path. The packages are in the folder above.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 if __name__ == "__main__":  # before `main` there is nothing to clean up
@@ -20,10 +20,7 @@ if __name__ == "__main__":  # before `main` there is nothing to clean up
 from absl import app, flags
 
 from bert4rec_tf.command_line import command
-from bert4rec_tf.config import (
-    Config,
-    read_settings,
-)
+from bert4rec_tf.config import Config, read_settings
 from pipelines.build import DROPPED, BuildResult, Source, build_records
 from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine
@@ -37,80 +34,131 @@ from tfrecords.errors import InputError, check_local
 from tfrecords.interruption import stopped_at_once
 from tfrecords.manifest import BAD_ROWS_FILE
 
-_INPUT = flags.DEFINE_multi_string("input", [], "a log: file or glob, plain or gzip, bz2, xz, zstd; repeatable")
-_DATASET = flags.DEFINE_string(
-    "dataset", None, "instead of --input: synthetic[:num_users=500,noise=0.2] or tfds:movielens/100k-ratings"
+_INPUT = flags.DEFINE_multi_string(
+    "input", [], "log file to read, or a glob; plain text, gzip, bz2, xz, zstd or Parquet"
 )
-_FORMAT = flags.DEFINE_enum("format", "auto", FORMATS, "of --input; auto goes by the file's name")
-_USER = flags.DEFINE_string("user_column", "user_id", "name in the header, or place from 0 where there is none")
-_ITEM = flags.DEFINE_string("item_column", "item_id", "the same")
-_TIMESTAMP = flags.DEFINE_string("timestamp_column", "timestamp", "the same; empty where rows are in time order")
-_RATING = flags.DEFINE_string("rating_column", "", "the same; needed for --min_rating")
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    None,
+    "dataset to read instead of --input: synthetic, synthetic:num_users=500,noise=0.2 or tfds:movielens/100k-ratings",
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "auto",
+    FORMATS,
+    "format of --input; auto: inferred from each file's name, and for .txt also from its first lines",
+)
+_USER = flags.DEFINE_string("user_column", "user_id", "user column: name in the header, or 0-based index without one")
+_ITEM = flags.DEFINE_string("item_column", "item_id", "item column: name in the header, or 0-based index without one")
+_TIMESTAMP = flags.DEFINE_string(
+    "timestamp_column",
+    "timestamp",
+    "timestamp column: name in the header, or 0-based index without one; empty: the rows are already in time order",
+)
+_RATING = flags.DEFINE_string(
+    "rating_column",
+    "",
+    "rating column: name in the header, or 0-based index without one; read only if --min_rating is set",
+)
 _UNIT = flags.DEFINE_enum(
     "timestamp_unit",
     "auto",
     timestamps.UNITS,
-    "of timestamps that are numbers; auto goes by their size; none takes them for counters, whose size means nothing",
+    "unit of numeric timestamps; auto: inferred from their size; none: they are counters that only order the events",
 )
-_EXPLODE = flags.DEFINE_bool("explode", False, "make an event of each element where a row has a list of items")
+_EXPLODE = flags.DEFINE_bool("explode", False, "read a row that has a list of items as one event per list element")
 _PARTITION = flags.DEFINE_multi_string(
     "partition_columns",
     [],
-    "columns, of those above, whose value is in a folder's name, as in dt=2014-05-01/log.csv; commas between several",
+    "columns whose values are in folder names, such as dt in dt=2014-05-01/log.csv; each must also be one of the "
+    "user, item, timestamp and rating columns; separate several by commas",
 )
 _QUOTE = flags.DEFINE_enum(
-    "quote", None, QUOTES, "of csv and tsv: double allows fields in double quotes; by default csv does, tsv does not"
+    "quote",
+    None,
+    QUOTES,
+    "quotes in csv and tsv files; double: fields may be in double quotes (default for csv); none: a quote is an "
+    "ordinary character (default for tsv)",
 )
-_DELIMITER = flags.DEFINE_string("delimiter", None, r"of csv and tsv: one character between fields, such as ; or \t")
+_DELIMITER = flags.DEFINE_string(
+    "delimiter",
+    None,
+    r"character between the fields of csv and tsv files, such as ; or \t; default: a comma for csv, a tab for tsv",
+)
 _HEADER = flags.DEFINE_enum(
     "header",
     "auto",
     HEADERS,
-    "of csv and tsv: whether line 1 is no event; auto: where columns go by name, or it is 0,1,2",
+    "whether line 1 of csv and tsv files is a header; auto: yes if columns are given by name or line 1 is 0,1,2",
 )
 _NULL_VALUES = flags.DEFINE_multi_string(
-    "null_values", [], "texts that stand for a missing value, such as NA; commas between several"
+    "null_values", [], "texts that mean a missing value, such as NA; separate several by commas"
 )
 _TITLES = flags.DEFINE_string(
-    "item_titles", None, "text with a header that has item_id and title: titles for the vocabulary"
+    "item_titles", None, "text file with a header and the columns item_id and title; the vocabulary stores the titles"
 )
-_CONFIG = flags.DEFINE_string("config", None, "JSON of settings; see configs/")
-_SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable")
+_CONFIG = flags.DEFINE_string("config", None, "JSON file of settings, such as configs/ml-1m.json")
+_SET = flags.DEFINE_multi_string("set", [], "one setting, section.field=value, such as data.seed=2; overrides --config")
 _DATA_FLAGS = [
-    flags.DEFINE_float("max_bad_fraction", None, "sets data.max_bad_fraction"),
-    flags.DEFINE_float("min_rating", None, "sets data.min_rating"),
-    flags.DEFINE_integer("min_user_events", None, "sets data.min_user_events"),
-    flags.DEFINE_integer("min_item_events", None, "sets data.min_item_events"),
-    flags.DEFINE_enum("split", None, ["leave_one_out", "temporal"], "sets data.split"),
-    flags.DEFINE_integer("num_shards", None, "sets data.num_shards"),
-    flags.DEFINE_integer("seed", None, "sets data.seed"),
+    flags.DEFINE_float(
+        "max_bad_fraction", None, "share of rows that may be unreadable and are skipped; sets data.max_bad_fraction"
+    ),
+    flags.DEFINE_float("min_rating", None, "drop events that are rated lower; sets data.min_rating"),
+    flags.DEFINE_integer("min_user_events", None, "drop users with fewer events; sets data.min_user_events"),
+    flags.DEFINE_integer("min_item_events", None, "drop items with fewer events; sets data.min_item_events"),
+    flags.DEFINE_enum(
+        "split",
+        None,
+        ["leave_one_out", "temporal"],
+        "leave_one_out: test on each user's last item; temporal: test on events from --split_time on; sets data.split",
+    ),
+    flags.DEFINE_integer("num_shards", None, "number of TFRecord files per split; sets data.num_shards"),
+    flags.DEFINE_integer("seed", None, "seed of all random draws; sets data.seed"),
 ]
 _TIME_FLAGS = [
     flags.DEFINE_string(
         "split_time",
         None,
-        "sets data.split_time: an ISO 8601 time (UTC) or seconds since 1970, whatever the unit of the log",
+        "with --split=temporal: train on events before this time; an ISO 8601 time (UTC), or seconds since 1970 even "
+        "if the log has another unit; sets data.split_time",
     ),
-    flags.DEFINE_string("train_since", None, "sets data.train_since: the same as for --split_time"),
+    flags.DEFINE_string(
+        "train_since",
+        None,
+        "train only on windows that have an event at or after this time; an ISO 8601 time (UTC), or seconds since 1970 "
+        "even if the log has another unit; sets data.train_since",
+    ),
 ]
-_OUTPUT = flags.DEFINE_string("output_dir", None, "the data directory to make", required=True)
-_ENGINE = flags.DEFINE_enum("engine", "duckdb", ["duckdb", "spark"], "what sorts and counts; spark: see BUILD.md")
-_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "processes that mask and write", lower_bound=1)
-_MEMORY = flags.DEFINE_string("memory_limit", None, "of the engine, e.g. 4GB; past it, it spills beside --output_dir")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an --output_dir that holds other records")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be written, and write nothing")
+_OUTPUT = flags.DEFINE_string("output_dir", None, "data directory to write", required=True)
+_ENGINE = flags.DEFINE_enum(
+    "engine",
+    "duckdb",
+    ["duckdb", "spark"],
+    "engine that reads, sorts and counts; duckdb: this machine; spark: one or many machines, see BUILD.md",
+)
+_WORKERS = flags.DEFINE_integer(
+    "num_workers",
+    os.cpu_count() or 1,
+    "number of processes that mask and write; with --engine=spark on this machine, its threads",
+    lower_bound=1,
+)
+_MEMORY = flags.DEFINE_string(
+    "memory_limit", None, "memory of the DuckDB engine, such as 4GB; beyond it, data goes to disk beside --output_dir"
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "build again and replace the records that --output_dir holds")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the counts of the records, but do not write them")
 _BAD_ROWS_SHOWN = 3
 
 
 @command
 def main() -> None:
-    """Builds the records, or leaves nothing behind."""
+    """Builds the records. A failed or stopped run leaves no files."""
     with stopped_at_once("while it built the records; run the same command again"):
         _build()
 
 
 def _build() -> None:
-    """Flags to a configuration, a source and an engine, and one call."""
+    """Turns the flags into a configuration, a source and an engine, and calls `build_records`."""
     for flag in (_INPUT, _TITLES, _CONFIG, _OUTPUT):
         check_local(flag.name, flag.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
@@ -142,7 +190,7 @@ def _build() -> None:
 
 def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[Engine]:
     if _ENGINE.value == "spark":
-        from pipelines.engines.spark_engine import SparkEngine  # an extra that others need not install
+        from pipelines.engines.spark_engine import SparkEngine  # pyspark is an optional package
 
         return SparkEngine(spill_dir, _WORKERS.value, _MEMORY.value)
     return DuckDBEngine(spill_dir, _WORKERS.value, _MEMORY.value)
@@ -180,7 +228,7 @@ def _source(config: Config) -> Source:
         )
     for flag in (_EXPLODE, _PARTITION, _QUOTE, _DELIMITER, _HEADER, _NULL_VALUES):
         if flag.present:
-            raise InputError(f"--{flag.name} goes with --input. Received: --dataset={_DATASET.value}")
+            raise InputError(f"--{flag.name} needs --input. Received: --dataset={_DATASET.value}")
     kind, _, rest = _DATASET.value.partition(":")
     if kind == "synthetic":
         return MarkovLog.from_text(rest, seed=config.data.seed)
@@ -191,7 +239,7 @@ def _source(config: Config) -> Source:
 
 
 def _split(values: list[str]) -> tuple[str, ...]:
-    """Of a flag that may be repeated and may hold several values with commas between, each value once."""
+    """The distinct values of a flag that may be repeated and may hold several values separated by commas."""
     return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))
 
 
