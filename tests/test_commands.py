@@ -119,7 +119,7 @@ def test_a_training_that_is_told_to_end_saves_its_steps(
     finally:
         process.kill()
     assert process.returncode == code, printed
-    assert f"stopped by {number.name}, and saved" in printed
+    assert f"stopped by {number.name} and saved" in printed
     assert "Traceback" not in printed
     saved = max(int(path.name.split("-")[1]) for path in (tmp_path / "model/checkpoints/latest").glob("ckpt-*"))
     assert saved > 20

@@ -26,7 +26,7 @@ def test_a_signal_is_remembered_until_the_block_looks(own_handler: list[int]) ->
         signals.stop_if_received()
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGTERM
-        with pytest.raises(Stopped, match="stopped by SIGTERM, and saved") as stopped:
+        with pytest.raises(Stopped, match="stopped by SIGTERM and saved") as stopped:
             signals.stop_if_received()
         assert stopped.value.exit_code == 143
         signals.heeded()

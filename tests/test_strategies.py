@@ -208,7 +208,7 @@ def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_pat
         # SIGTERM at one worker, as a machine that is taken away gets it, ends all of them in good order.
         workers.processes["worker", 1].terminate()
         for index in range(2):
-            assert "stopped by SIGTERM, and saved" in workers.wait("worker", index, code=143)
+            assert "stopped by SIGTERM and saved" in workers.wait("worker", index, code=143)
 
 
 @pytest.mark.slow

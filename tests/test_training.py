@@ -236,7 +236,7 @@ def test_a_signal_cuts_a_validation_short_and_the_next_call_runs_it_again(
 ) -> None:
     with cheap.context() as stopping:
         stop_in_validation(stopping, step)
-        with pytest.raises(Stopped, match="stopped by SIGTERM, and saved"):
+        with pytest.raises(Stopped, match="stopped by SIGTERM and saved"):
             train_here(built, tmp_path / "model")
     assert saved_steps(tmp_path / "model")[-1] == step
     assert [at for at, _ in history_of(tmp_path / "model")] == list(range(2, step, 2))

@@ -1,1 +1,1 @@
-"""The records between the pipeline and the model: their one schema, the writer, the manifest and the reader."""
+"""The records between the pipeline and the model: configuration, schema, vocabulary, writer and manifest."""

@@ -14,32 +14,33 @@ class DataConfig:
     """From a raw log to user sequences and their split (paper section 4.1)."""
 
     max_seq_length: int = 200  # N of the paper: items in one window, the [MASK] at serving included
-    max_bad_fraction: float = 0.001  # of the rows of a log that may be unreadable; they are set aside
-    min_rating: float | None = None  # events rated lower are dropped; None keeps all
+    max_bad_fraction: float = 0.001  # share of a log's rows that may be unreadable; they are set aside
+    min_rating: float | None = None  # events that are rated lower are dropped; None keeps all
     min_user_events: int = 5  # users and items with fewer events are dropped, repeatedly, until all have enough
     min_item_events: int = 1
-    # Events that repeat: "exact" counts one of those equal in user, item and timestamp; "first" and "last" keep
-    # one event per user and item; "keep" keeps all.
+    # Repeated events. "exact" keeps one of the events that have the same user, item and timestamp. "first" and "last"
+    # keep one event per user and item. "keep" keeps all.
     duplicates: Literal["exact", "first", "last", "keep"] = "exact"
-    # Order within one timestamp. "hash", of seed, user and item, and "item_id" do not depend on the order of the input;
-    # but with "item_id" the target is the largest id of its tie, which a model may guess. "input" keeps the input's.
+    # Order of events with equal timestamps. "hash" (of seed, user and item) and "item_id" do not depend on the order of
+    # the input. With "item_id" the target is the largest id of its tie, which a model may guess. "input" keeps the
+    # order of the input.
     tie_order: Literal["hash", "item_id", "input"] = "hash"
     # "leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
-    # "temporal": trained on what came before split_time; the test target is the last item of whoever came after it.
+    # "temporal": the model is trained on events before split_time. The test target is the last item of each user who
+    # has events at or after split_time.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
-    split_time: float | None = (
-        None  # in seconds since 1970 (UTC), whatever the unit of the log; the flag takes dates too
-    )
-    # Of the users: whose validation target is held out; the others' is trained on, as are all in the authors' code
-    # (Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). The test target is held out of all.
+    # Seconds since 1970 (UTC), even if the log has another unit; the flag takes dates too.
+    split_time: float | None = None
+    # Share of users whose validation target is held out. The rest are trained on theirs (the authors' code trains on
+    # all of them; Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). Every test target is held out.
     validation_share: float = 1.0
-    # Of the windows, only those with an event at or after this time are trained on, in seconds too; None: all. All
-    # else stays that of the whole log: vocabulary, counts, split, evaluated users.
+    # Only windows that have an event at or after this time (seconds since 1970) are trained on; None: all. Everything
+    # else is that of the whole log: vocabulary, counts, split, evaluated users.
     train_since: float | None = None
-    # Step between the windows of a history longer than N, as a proportion of N; 0: the newest window alone.
+    # Step between the windows of a history longer than N, as a proportion of N; 0: only the newest window.
     sliding_window: float = 0.5
     num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
-    num_shards: int | None = None  # None: 8, or one for each million events, so that a shard stays small
+    num_shards: int | None = None  # None: 8, or one per million events if that is more
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -71,10 +72,10 @@ class DataConfig:
 class MaskingConfig:
     """The Cloze objective's instances (paper section 3.6)."""
 
-    masking_rates: tuple[float, ...] = (0.2,)  # the paper's proportion; of several, each instance draws one
-    duplicate_factor: int = 10  # differently masked instances made of each window
+    masking_rates: tuple[float, ...] = (0.2,)  # the paper's proportion; each instance draws one of them
+    duplicate_factor: int = 10  # randomly masked instances of each window
     last_item_instances: int = 1  # further instances of each window in which only the last item is masked
-    max_predictions: int | None = None  # cap on masked items in one instance; None leaves the rate alone
+    max_predictions: int | None = None  # cap on the masked items of one instance; None: no cap
     random_item_rate: float = 0.0  # share of masked slots shown as a random item (BERT: 0.1; the paper: 0)
     kept_item_rate: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1; the paper: 0)
 
@@ -102,7 +103,7 @@ class MaskingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RecordsConfig(Sections):
-    """All that decides what a data directory holds; written into its manifest."""
+    """All settings that determine the records of a data directory; the manifest stores them."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)

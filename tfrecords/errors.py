@@ -1,4 +1,4 @@
-"""What ends a command with a message instead of a traceback."""
+"""Errors that end a command with a message instead of a traceback."""
 
 import contextlib
 import errno
@@ -11,25 +11,24 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave (flags, configuration, files). The message says the rule, the value, the fix."""
+    """A mistake in the user's flags, configuration or files. The message states the rule, the value and the fix."""
 
-    __init__ = Exception.__init__  # AutoGraph re-raises what has this one under its own type, and others as its own
+    __init__ = Exception.__init__  # with this one, AutoGraph re-raises the error under its own type
 
 
 class Stopped(Exception):  # noqa: N818, no error
-    """The process was told to end. By default, what it did is saved.
+    """A signal told the process to end. By default, its progress is saved.
 
     Args:
-        number: the signal's.
-        outcome: how the message ends: where that leaves the user.
+        number: of the signal.
+        outcome: the end of the message, which tells the user what was saved and what to do.
 
     Attributes:
-        exit_code: 128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for SIGTERM.
+        exit_code: 128 plus the signal's number, as in shells: 130 for Ctrl-C, 143 for SIGTERM.
     """
 
-    def __init__(self, number: int, outcome: str = "and saved; the same command again goes on"):
-        comma = ", " if outcome.startswith("and ") else " "
-        super().__init__(f"stopped by {signal.Signals(number).name}{comma}{outcome}")
+    def __init__(self, number: int, outcome: str = "and saved its progress; run the same command to resume"):
+        super().__init__(f"stopped by {signal.Signals(number).name} {outcome}")
         self.exit_code = 128 + number
 
 
@@ -42,19 +41,19 @@ class PeerLost(Exception):  # noqa: N818, an event, not this process's error
     exit_code = 3
 
     def __init__(
-        self, text: str = "another process of the cluster is gone; start all of them again, and the run goes on"
+        self, text: str = "another process of the cluster has ended; start all of them again to resume the run"
     ):
         super().__init__(text)
 
 
 @contextlib.contextmanager
 def writing(path: str | pathlib.Path) -> Iterator[None]:
-    """In the block a file is written: an error of the disk becomes one that names the file and what to do.
+    """Turns disk errors of the block into errors that name the file and the fix.
 
-    The operating system names a file that it cannot open, but not one that it cannot write to the end.
+    The operating system names a file that it cannot open, but not one that it cannot write completely.
 
     Raises:
-        InputError: in the place of an OSError.
+        InputError: replaces an OSError.
     """
     try:
         yield
@@ -63,18 +62,18 @@ def writing(path: str | pathlib.Path) -> Iterator[None]:
 
 
 def disk_error(error: OSError, path: str | pathlib.Path = "") -> InputError:
-    """What a user reads of an error of the disk: the file, what is wrong with it, and the fix."""
+    """The error that a user sees for a disk error: the reason, the file and the fix."""
     reason, where = str(error.strerror or error), str(error.filename or path or "a file")
     full = error.errno in _FULL or re.search(_FULL_TEXT, reason)
     return InputError(
         f"{reason}: {where}. Fix: "
-        + ("free space on that disk, or name another directory" if full else "mend its path or permissions")
+        + ("free space on that disk, or name another directory" if full else "correct its path or permissions")
         + ", and run the same command again"
     )
 
 
 def full_disk(error: Exception) -> InputError | None:
-    """The same of an error whose text alone tells that a disk is full, as TensorFlow's do; None of any other."""
+    """The same for errors whose text reports a full disk, such as TensorFlow's; None for all others."""
     found = re.search(rf"(?:([^\s;]+); )?({_FULL_TEXT})", str(error))
     if not found:
         return None
@@ -89,8 +88,8 @@ def check_local(name: str, paths: str | pathlib.Path | Iterable[str | pathlib.Pa
     """Refuses addresses such as s3://bucket/folder, which would become folders named `s3:` in the current directory.
 
     Args:
-        name: of the flag, for the message.
-        paths: one, several or none.
+        name: the flag, for the message.
+        paths: one path, several or none.
 
     Raises:
         InputError: one of them has a scheme.

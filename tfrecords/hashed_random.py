@@ -1,14 +1,14 @@
-"""Random numbers as a pure function of what they are for.
+"""Random numbers as a pure function of their purpose.
 
-A draw depends on its key and its place alone, never on what was drawn before it, so the records are the same
-whatever the number of workers and whatever the order in which they ran. The generator is SplitMix64's
-finaliser (Steele, Lea & Flood, OOPSLA 2014) applied to a key and a counter.
+A draw depends only on its key and its counter, never on earlier draws. The records are therefore the same for any
+number of workers and any order in which they run. The generator is SplitMix64's finaliser (Steele,
+Lea & Flood, OOPSLA 2014) applied to a key and a counter.
 """
 
 import numpy as np
 
-# What a draw is for, as the second part of its key, after the seed. Users' keys have 60 bits, so no draw of another
-# kind, which has a user's key there, ever sees the same bits.
+# The purpose of a draw is the second part of its key, after the seed. Other kinds of draws have a user's key there.
+# Users' keys have 60 bits, so that no two kinds of draws share their bits.
 TIES, NEGATIVES, RARE_NEGATIVES = (2**60 + number for number in range(3))
 # SplitMix64's constants: the increment before each round, and the two multipliers in it.
 INCREMENT = np.uint64(0x9E3779B97F4A7C15)
@@ -17,7 +17,7 @@ SECOND_MULTIPLIER = np.uint64(0x94D049BB133111EB)
 
 
 def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
-    """64 random bits for each combination of the parts.
+    """64 random bits per combination of the parts.
 
     Args:
         parts: integers or integer arrays that broadcast against each other.
@@ -32,26 +32,26 @@ def hashed_bits(*parts: np.ndarray | int) -> np.ndarray:
 
 
 def hashed_uniform(*parts: np.ndarray | int) -> np.ndarray:
-    """float64 in [0, 1) for each combination of the parts: the upper 53 of their `hashed_bits`."""
+    """float64 in [0, 1) per combination of the parts: the upper 53 of their `hashed_bits`."""
     return (hashed_bits(*parts) >> np.uint64(11)) * 2.0**-53
 
 
 def portable_key_sql(column: str) -> str:
-    """SQL of a text's key, 60 bits that do not depend on machine or engine."""
+    """SQL for the key of a text column: 60 bits that do not depend on machine or engine."""
     return f"('0x' || substr(md5({column}), 1, 15))::BIGINT"
 
 
 def hashed_bits_sql(query: str, columns: str) -> str:
-    """SQL of one more part of `hashed_bits`, with the same result.
+    """SQL that adds one part to `hashed_bits`, with the same result.
 
     Args:
-        query: its column `bits`, UBIGINT, is the hash of the parts before, xor the new part.
-        columns: of the query, kept beside `bits`.
+        query: its column `bits`, UBIGINT, is the hash of the earlier parts, xor the new part.
+        columns: the other columns of the query, which are kept.
 
     Returns:
         A query with the same columns.
     """
-    # The engine has no product that wraps. One query around the other: each value is computed once.
+    # DuckDB has no product that wraps around. The queries are nested so that each value is computed once.
     for bits, operation, constant in (
         ("bits", "+", INCREMENT),
         ("xor(bits, bits >> 30)", "*", FIRST_MULTIPLIER),

@@ -1,4 +1,4 @@
-"""Signals that end a command at once, with nothing half written left behind."""
+"""Signals that end a command at once and leave no partial files behind."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ _END_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 
 
 class _State:
-    """Of the main thread, which alone handles signals: the `deferred` blocks it is in, and the first signal."""
+    """State of the main thread, which handles signals: how many `deferred` blocks are open, and the first signal."""
 
     depth = 0
     received: Stopped | None = None
@@ -20,17 +20,17 @@ class _State:
 
 @contextlib.contextmanager
 def stopped_at_once(outcome: str) -> Iterator[None]:
-    """In the block, Ctrl-C, SIGTERM and SIGHUP raise `Stopped`, for there is nothing to save. Later ones are ignored.
+    """In the block, Ctrl-C, SIGTERM and SIGHUP raise `Stopped`: there is nothing to save. Later signals are ignored.
 
     Args:
-        outcome: how its message ends.
+        outcome: the end of its message.
 
     Raises:
-        Stopped: also in place of the error that an interrupted library raises.
+        Stopped: also if an interrupted library raised an error of its own.
     """
 
     def stop(number: int, _: types.FrameType | None) -> None:
-        for each in _END_SIGNALS:  # nothing interrupts the cleaning up
+        for each in _END_SIGNALS:  # nothing interrupts the cleanup
             signal.signal(each, signal.SIG_IGN)
         _State.received = Stopped(number, outcome)
         if not _State.depth:
@@ -52,10 +52,10 @@ def stopped_at_once(outcome: str) -> Iterator[None]:
 
 
 def raise_if_stopped() -> None:
-    """Raises `Stopped` again, where a library may have taken the first one for an error of its own.
+    """Raises `Stopped` again, because a library may have swallowed the first one.
 
     Raises:
-        Stopped: there was a signal in the block of `stopped_at_once`.
+        Stopped: a signal arrived in the block of `stopped_at_once`.
     """
     if _State.received is not None:
         raise _State.received from None
@@ -63,7 +63,7 @@ def raise_if_stopped() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Has a signal of `stopped_at_once` wait until the block is done, such as one that makes or removes a file."""
+    """Delays signals of `stopped_at_once` until the end of the block, for example while it creates a file."""
     _State.depth += 1
     try:
         yield

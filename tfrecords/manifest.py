@@ -1,4 +1,4 @@
-"""The manifest: what a data directory holds, written last, and checked before anything is read."""
+"""The manifest: it lists the content of a data directory, is written last, and is checked before any file is read."""
 
 import contextlib
 import dataclasses
@@ -21,12 +21,15 @@ BAD_ROWS_FILE = "bad_rows.jsonl"
 _SPLITS = ("train", "validation", "test")
 _COUNT = "an integer, at least 0"
 DRAWS_VERSION = 2  # 1: test negatives were the validation negatives of the next seed, and could be low-rated items
-_LATER_SETTINGS = ("train_since", "validation_share")  # kept where set: a directory older than these keeps its sha256
+_LATER_SETTINGS = (
+    "train_since",
+    "validation_share",
+)  # written only if set: older directories keep their sha256
 
 
 @dataclasses.dataclass(frozen=True)
 class LengthCount:
-    """Training instances of one length: how many, and the most masked slots that any of them has."""
+    """Training instances of one length: their number, and the largest number of masked slots among them."""
 
     length: int
     instances: int
@@ -35,18 +38,18 @@ class LengthCount:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A data directory's content.
+    """The content of a data directory.
 
     Attributes:
-        config: what the records were built with; its sections `data` and `masking` are kept.
-        source: the format, and for each input its name, bytes and sha256 (or the synthetic log's parameters).
-        counts: users, items, events and what was dropped, by name.
-        length_histogram: of the training instances, by rising length.
+        config: the settings that the records were built with.
+        source: the format, and the name, bytes and sha256 of each input (or the synthetic log's parameters).
+        counts: numbers of users, items, events and dropped rows, by name.
+        length_histogram: the lengths of the training instances, rising.
         vocabulary_sha256: hex digest of vocabulary.jsonl.
-        splits: for each split, its shards.
-        bad_rows_sha256: hex digest of bad_rows.jsonl; None where every row of the log could be read.
+        splits: the shards of each split.
+        bad_rows_sha256: hex digest of bad_rows.jsonl; None if every row of the log could be read.
         schema_version: of the record format.
-        draws_version: of what a seed draws; the same settings give the same records where it is the same.
+        draws_version: of the random draws; equal settings give equal records only within one version.
     """
 
     config: RecordsConfig
@@ -60,7 +63,7 @@ class Manifest:
     draws_version: int = DRAWS_VERSION
 
     def records(self, split: str) -> int:
-        """How many records a split holds."""
+        """The number of records in a split."""
         return sum(shard.records for shard in self.shards(split))
 
     def shards(self, split: str) -> tuple[Shard, ...]:
@@ -76,11 +79,11 @@ class Manifest:
         return self.splits[split]
 
     def instances(self) -> int:
-        """How many masked instances there are to train on; a record of the training split holds several."""
+        """The number of masked training instances; a training record holds several."""
         return sum(row.instances for row in self.length_histogram)
 
     def to_bytes(self) -> bytes:
-        """The file's content, the same for the same records."""
+        """The file's content; equal records give equal bytes."""
         settings = self.config.to_dict()
         config = {"data": settings["data"], "masking": settings["masking"]}
         for name in _LATER_SETTINGS:
@@ -92,7 +95,7 @@ class Manifest:
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
     def sha256(self) -> str:
-        """Hex digest of the file's content: the identity of the data that a result was measured on."""
+        """Hex digest of the file's content: it identifies the data of a result."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
@@ -100,7 +103,7 @@ class Manifest:
         """Reads a manifest's content; `origin` names it in errors.
 
         Raises:
-            InputError: not a manifest, or one of another schema version.
+            InputError: the content is no manifest, or one of another schema version.
         """
         try:
             values = json.loads(content)
@@ -136,7 +139,7 @@ class Manifest:
         """Reads the manifest of a data directory.
 
         Raises:
-            InputError: there is none (nothing was built there, or not to the end), or it is not one.
+            InputError: there is no manifest (the build was not finished), or it is invalid.
         """
         check_local("data_dir", data_dir)
         path = pathlib.Path(data_dir) / MANIFEST_FILE
@@ -149,10 +152,10 @@ class Manifest:
 
 
 def _check_values(manifest: Manifest) -> None:
-    """Refuses what no pipeline writes; a manifest may come from anybody.
+    """Refuses values that the pipeline never writes: a manifest may come from an untrusted source.
 
     Raises:
-        ValueError: names the first such value.
+        ValueError: names the first invalid value.
     """
 
     def check(name: str, value: object, fits: bool, rule: str) -> None:
@@ -175,8 +178,13 @@ def _check_values(manifest: Manifest) -> None:
             sizes = {f"{name} of {shard.file}": getattr(shard, name) for name in ("records", "bytes")}
             for name, value in sizes.items():
                 check(name, value, _is_count(value), _COUNT)
-            least = FRAME_BYTES * shard.records
-            check(f"bytes of {shard.file}", shard.bytes, shard.bytes >= least, f"{least} at least, for its records")
+            min_bytes = FRAME_BYTES * shard.records
+            check(
+                f"bytes of {shard.file}",
+                shard.bytes,
+                shard.bytes >= min_bytes,
+                f"at least {min_bytes}, for its records",
+            )
     for name, value in (counts | {"draws_version": manifest.draws_version}).items():
         check(name, value, _is_count(value), _COUNT)
     for name, value in (("vocabulary", manifest.vocabulary_sha256), ("bad_rows", manifest.bad_rows_sha256 or "")):
@@ -190,10 +198,10 @@ def _is_count(value: object) -> bool:
 def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
     """Compares every file of a data directory with its manifest, byte for byte.
 
-    TFRecord readers take a shard cut at a record boundary, an empty one or a missing one without a word; this does not.
+    TFRecord readers do not notice an empty shard, a missing one, or one that is cut at a record boundary.
 
     Raises:
-        InputError: names every file that is missing, extra or not the one that was written.
+        InputError: names every file that is missing, extra or different from the one that was written.
     """
     data_dir = pathlib.Path(data_dir)
     shards = [shard for shards in manifest.splits.values() for shard in shards]
@@ -223,7 +231,10 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
 
 
 def _holds_records(path: pathlib.Path, number: int) -> bool:
-    """Whether a file is so many frames: TensorFlow's reader takes memory for a length before it knows that it fits."""
+    """Whether a file consists of `number` record frames.
+
+    TensorFlow's reader would allocate memory for a damaged length before it notices the damage.
+    """
     size, position = path.stat().st_size, 0
     with path.open("rb") as stream:
         for _ in range(number):
@@ -236,15 +247,15 @@ def _holds_records(path: pathlib.Path, number: int) -> bool:
 
 
 class VerifiedRecords:
-    """A data directory that was compared with its manifest, and is watched for changes from then on.
+    """A data directory that was compared with its manifest and is checked for later changes.
 
-    A rebuild replaces a data directory while it is read: files that are open stay the old ones, and files that are
-    opened later are the new ones. Readers therefore check again before anything that they computed is kept.
+    A rebuild may replace a data directory while it is read. Open files stay the old ones, and files that are opened
+    later are the new ones. Readers therefore check again before they keep a result.
 
     Args:
         data_dir: of `manifest`.
-        manifest: what the directory must hold, now and at each check.
-        fix: what to do after a change, for the message.
+        manifest: the content that the directory must have, now and at each check.
+        fix: for the message after a change.
 
     Raises:
         InputError: as `verify` and `check`.
@@ -254,17 +265,17 @@ class VerifiedRecords:
         self._data_dir, self._manifest, self._fix = pathlib.Path(data_dir), manifest, fix
         shards = [shard.file for split in _SPLITS for shard in manifest.shards(split)]
         self._files = [MANIFEST_FILE, VOCABULARY_FILE, *shards]
-        before = self._file_states()  # first, so that a change during the comparison counts as one
+        before = self._file_states()  # first, so that a change during the comparison is noticed
         self._check_manifest()
         verify(self._data_dir, manifest)
         self._verified_states = before
         self.check()
 
     def check(self) -> None:
-        """Compares the directory with the one that was verified: file states, and contents where a state changed.
+        """Compares the directory with the verified one: file states, and the contents if a state changed.
 
         Raises:
-            InputError: the manifest on disk is another one, or a file is not that of the manifest.
+            InputError: the manifest on disk is a different one, or a file does not match the manifest.
         """
         states = self._file_states()
         if states == self._verified_states:
@@ -277,11 +288,11 @@ class VerifiedRecords:
                 file for file, now, then in zip(self._files, states, self._verified_states, strict=True) if now != then
             ]
             raise self._changed(f"{changed[0]} and perhaps others were replaced or removed") from None
-        self._verified_states = states  # the same content in new files, such as a second build of the same log
+        self._verified_states = states  # same content in new files, for example after a second build of the same log
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Checks after the block, whose own error is replaced where a change of the records explains it."""
+        """Checks after the block. If the records changed, that error replaces one that the block raised."""
         try:
             yield
         except Exception:
@@ -309,7 +320,7 @@ class VerifiedRecords:
 
 
 def _file_state(path: pathlib.Path) -> tuple[int, ...] | None:
-    """What changes with every write or replacement of a file; None where there is no file."""
+    """Values that change with every write or replacement of a file; None if there is no file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""The one feature table: it encodes what the pipeline writes and parses what the model reads.
+"""The feature table: it encodes the records that the pipeline writes and parses those that the model reads.
 
 A record is a `tf.train.Example` whose features are int64 lists of any length (no padding) or one bytes value.
-Encoding needs no TensorFlow, so the pipeline starts at once and its workers stay small; the bytes are those of
-the protocol buffer, features in the order of their names (held against `tf.train.Example` by the tests).
+Encoding needs no TensorFlow, so that the pipeline starts fast and its workers need little memory. The bytes are those
+of the protocol buffer with the features sorted by name (the tests compare them with `tf.train.Example`).
 """
 
 import dataclasses
@@ -31,13 +31,17 @@ class Feature:
 # Sorted by name: the order in which a protocol buffer map is serialised deterministically.
 MASKED_WINDOW = (
     Feature("item_ids", "ids", "one window of a training sequence, oldest first"),
-    Feature("masked_counts", "ids", "how many slots each of the instances made of the window has masked"),
-    Feature("masked_positions", "ids", "these slots, one instance after the other, rising in each, counted from 0"),
-    Feature("shown_item_ids", "ids", "what these slots show; no value where all show [MASK]"),
+    Feature("masked_counts", "ids", "how many slots are masked in each instance of the window"),
+    Feature(
+        "masked_positions",
+        "ids",
+        "the masked slots of all instances, concatenated; rising in each, counted from 0",
+    ),
+    Feature("shown_item_ids", "ids", "the ids that the masked slots show; empty if all show [MASK]"),
 )
 EVALUATION_USER = (
     Feature("item_ids", "ids", "the user's whole history before the target, oldest first"),
-    Feature("negative_item_ids", "ids", "items that the user never met, drawn by popularity, all different"),
+    Feature("negative_item_ids", "ids", "distinct items that the user never interacted with, drawn by popularity"),
     Feature("target_item_id", "id", "the item to be predicted"),
     Feature("trained_items", "id", "how many items the user's training sequence has"),
     Feature("user_id", "text", "the user's id in the log"),
@@ -51,10 +55,10 @@ def encode(schema: Schema, columns: dict[str, Column]) -> list[bytes]:
 
     Args:
         schema: the feature table.
-        columns: for each feature by name: `ids` a `Ragged`, `id` an integer array [rows], `text` a list of str.
+        columns: by feature name: `ids` a `Ragged`, `id` an integer array [rows], `text` a list of str.
 
     Returns:
-        A serialised tf.train.Example for each row.
+        One serialised tf.train.Example per row.
     """
     pieces = [_encode_feature(feature, columns[feature.name]) for feature in schema]
     records = []
@@ -68,7 +72,7 @@ def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
     """Parses one serialised record.
 
     Returns:
-        For each feature by name: `ids` an int32 [any length], `id` an int32 scalar, `text` a string scalar.
+        By feature name: `ids` an int32 [any length], `id` an int32 scalar, `text` a string scalar.
     """
     import tensorflow as tf
 
@@ -82,7 +86,7 @@ def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
 
 
 def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
-    """One serialised entry of the Features map for each row."""
+    """One serialised entry of the Features map per row."""
     if isinstance(column, list):
         texts = [text.encode("utf-8") for text in column]
         return [_entry_prefix(feature.name, 1, len(text)) + text for text in texts]
@@ -97,7 +101,7 @@ def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
 
 @functools.lru_cache(maxsize=1 << 16)  # few sizes recur
 def _entry_prefix(name: str, list_field: int, size: int) -> bytes:
-    """All that goes before the payload in `Features.feature[name] = {bytes_list (1) or int64_list (3) {value}}`."""
+    """The bytes before the payload in `Features.feature[name] = {bytes_list (1) or int64_list (3) {value}}`."""
     value = b"\x0a" + _varint(size) if size or list_field == 1 else b""  # an empty packed list is left out
     values = bytes([list_field << 3 | 2]) + _varint(len(value) + size) + value
     key = name.encode()

@@ -1,4 +1,4 @@
-"""Settings out of JSON files and `--set`: checked against the dataclasses that declare them."""
+"""Reads settings from JSON files and `--set`, and checks them against the dataclasses that declare them."""
 
 import dataclasses
 import json
@@ -19,10 +19,10 @@ class Sections:
 
     @classmethod
     def from_dict(cls: type[S], values: Any, origin: str = "config") -> S:
-        """Builds a configuration from nested dicts; fields left out take their defaults.
+        """Builds a configuration from nested dicts; omitted fields take their defaults.
 
         Raises:
-            InputError: an unknown section or field, a wrong type or an impossible value; `origin` names the source.
+            InputError: an unknown section or field, a wrong type or an invalid value; `origin` names the source.
         """
         typed = typed_sections(cls, values, origin)
         sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
@@ -37,14 +37,14 @@ class Sections:
 
 
 def read_settings(declared: type, path: str | None, assignments: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Reads what the user set, and only that: a JSON file, then `section.field=value` assignments over it.
+    """Reads only the settings that the user set: a JSON file, overridden by `section.field=value` assignments.
 
-    Names and types are checked here, and values by `Sections.from_dict`, for some are only possible with others.
+    Names and types are checked here. Values are checked by `Sections.from_dict`, because some depend on each other.
 
     Args:
         declared: the configuration, a subclass of `Sections`.
         path: a JSON file of sections and fields, or None.
-        assignments: the values of `--set`; the right side is JSON, or else taken as a string.
+        assignments: the values of `--set`; the right side is JSON or, failing that, a string.
 
     Raises:
         InputError: an unreadable file, invalid JSON, or an assignment that is not `section.field=value`.
@@ -77,13 +77,13 @@ def read_settings(declared: type, path: str | None, assignments: Sequence[str] =
 
 
 def check_settings_match(settings: dict[str, dict[str, Any]], config: Sections, made_by: str, fix: str) -> None:
-    """Holds what the user set now against a configuration that was fixed earlier.
+    """Compares the settings that the user set now with an earlier configuration.
 
     Args:
-        settings: what `read_settings` gave.
+        settings: from `read_settings`.
         config: the earlier configuration; only sections and fields named in `settings` are compared.
-        made_by: what the earlier configuration belongs to, for the message.
-        fix: what to do, for the message.
+        made_by: the owner of the earlier configuration, for the message.
+        fix: for the message.
 
     Raises:
         InputError: names the first field that differs and both values.
@@ -117,7 +117,7 @@ def _check_names(values: Any, known: typing.Collection[str], origin: str, kind: 
 
 
 def typed_sections(declared: type, values: Any, origin: str) -> dict[str, dict[str, Any]]:
-    """Checks the names and the types of settings, and gives them as their fields are declared.
+    """Checks the names and types of settings, and converts the values to their declared types.
 
     Raises:
         InputError: see `Sections.from_dict`.

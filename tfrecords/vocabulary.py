@@ -1,4 +1,4 @@
-"""The one vocabulary: which integer stands for which item, and how often each was trained on."""
+"""The vocabulary: the integer id of each item, and how often each occurs in training."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from tfrecords.errors import InputError
 PAD_ID = 0
 MASK_ID = 1
 UNK_ID = 2
-NUM_SPECIAL_IDS = 3  # items from here, by falling training count, ties by item id
+NUM_SPECIAL_IDS = 3  # items start here, by falling training count, ties by item id
 VOCABULARY_FILE = "vocabulary.jsonl"
 
 
@@ -22,8 +22,8 @@ class Vocabulary:
 
     Attributes:
         item_ids: the raw ids, any non-empty unicode strings.
-        counts: int64 [V - 3], events of each item in the training part of the log (0: only seen at evaluation).
-        titles: a title for each item, or None where unknown.
+        counts: int64 [V - 3], training events of each item (0: the item occurs only in evaluation).
+        titles: of each item; None if unknown.
     """
 
     item_ids: tuple[str, ...]
@@ -39,13 +39,13 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """V: the items and the special ids [PAD], [MASK] and [UNK]."""
+        """V: the number of items plus the special ids [PAD], [MASK] and [UNK]."""
         return len(self.item_ids) + NUM_SPECIAL_IDS
 
     def log_popularity(self) -> np.ndarray:
-        """Log share of the training events, float32 [V]: each item counted once more than seen, specials at the least.
+        """Log share of the training events, float32 [V], with one event added to each item and one for each special id.
 
-        The share orders items as popularity does and is finite for items that were never trained on.
+        It orders the items by popularity and is finite for items without training events.
         """
         smoothed = np.concatenate([np.ones(NUM_SPECIAL_IDS), self.counts + 1.0])
         return np.log(smoothed / smoothed.sum()).astype(np.float32)
@@ -81,7 +81,7 @@ class Vocabulary:
                 "Fix: name a directory written by pipelines/make_tfrecords.py or train.py"
             )
         entries, content = [], path.read_bytes()
-        # Not str.splitlines: ids may hold U+2028 and other characters that it takes for line ends.
+        # Not str.splitlines: it also splits at characters such as U+2028, which ids may contain.
         for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
             try:
                 entry = json.loads(line)

@@ -1,4 +1,4 @@
-"""Shards: TFRecord files that appear whole or not at all."""
+"""Writes shards: TFRecord files that appear complete or not at all."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ import google_crc32c
 
 from tfrecords.files import replacing
 
-FRAME_BYTES = 16  # of a record: its length, and two checksums
+FRAME_BYTES = 16  # per record: its length and two checksums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Shard:
 
     Attributes:
         file: path below the data directory, with `/`.
-        records: how many it holds.
+        records: number of records in it.
         bytes: its size.
         sha256: hex digest of its bytes.
     """
@@ -37,7 +37,7 @@ def shard_name(split: str, index: int, num_shards: int) -> str:
 
 
 def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes]) -> Shard:
-    """Writes `records` to `data_dir/file` by rename, so that a reader never sees half a shard.
+    """Writes `records` to `data_dir/file` by rename, so that a reader never sees a partial shard.
 
     Raises:
         OSError: the directory cannot be written or the disk is full; no file is left behind.
