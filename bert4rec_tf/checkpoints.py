@@ -30,6 +30,16 @@ class Progress(tf.Module):
         self.best_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)
         self.epochs_since_best = tf.Variable(0, trainable=False, dtype=tf.int64)
 
+    @property
+    def in_last_stage(self) -> bool:
+        """Whether the last stage has begun."""
+        return int(self.last_stage_from.numpy()) >= 0
+
+    @property
+    def stage_start(self) -> int:
+        """The first step of the stage that the run is in."""
+        return max(int(self.last_stage_from.numpy()), 0)
+
     def to_dict(self) -> dict[str, Any]:
         """The values, for metadata; the validation's is None before the first one."""
         ndcg = round(float(self.validation_ndcg.numpy()), 6)

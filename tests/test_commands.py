@@ -157,7 +157,7 @@ def test_kill_9_and_the_same_command_again_change_nothing(
         time.sleep(0.002)
     process.kill()
     process.wait()
-    assert "going on" in train_again(data_dir, tmp_path / "killed", *flags)
+    assert "resuming" in train_again(data_dir, tmp_path / "killed", *flags)
     assert weights_of(tmp_path / "killed", 70) == weights_of(tmp_path / "unbroken", 70)
     assert history_of(tmp_path / "killed") == history_of(tmp_path / "unbroken")
     assert [step for step, _ in history_of(tmp_path / "unbroken")] == [30, 60, 70]
@@ -211,7 +211,7 @@ def test_a_run_starts_from_another_model(
     )
     assert after == pytest.approx(before, abs=1e-6), "hardly anything was learnt since"
     assert after > cold
-    assert "going on" in train_again(data_dir, warm, "--set=training.num_steps=40", flags[1])
+    assert "resuming" in train_again(data_dir, warm, "--set=training.num_steps=40", flags[1])
     other = train_again(data_dir, tmp_path / "x", f"--warm_start_from={model_dir}", "--set=model.num_layers=2", code=2)
     assert "`model.num_layers` must be that of the model to start from" in other
     assert not (tmp_path / "x").exists()
@@ -251,7 +251,7 @@ def test_a_run_taken_up_in_its_last_stage_validates_as_often_as_before(
     flags = ["--set=training.last_item_share=1", "--set=training.num_length_buckets=3",
              "--set=training.steps_per_epoch=null"]  # fmt: skip
     printed = [train_again(data_dir, tmp_path / "model", *flags, f"--set=training.num_steps={n}") for n in (10, 20)]
-    assert "going on" in printed[1]
+    assert "resuming" in printed[1]
     first, again = (re.findall(r"validation every (\d+) steps", text) for text in printed)
     assert len(first) == 1
     assert again == first

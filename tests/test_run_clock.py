@@ -62,7 +62,7 @@ def test_the_last_stage_has_its_share_of_the_time(seconds: Seconds, share: float
 def test_the_time_of_the_last_validation_is_kept(seconds: Seconds) -> None:
     config, progress = TrainingConfig(num_steps=1_000_000), Progress(1_000_000)
     clock = RunClock(progress, config, 1_000, 1, 60.0, False)
-    clock.set_aside(20.0)
+    clock.reserve(20.0)
     steps_of(clock, progress, seconds, pace=0.1)
     assert seconds.now == pytest.approx(140, abs=0.5)
 

@@ -29,7 +29,7 @@ def test_a_signal_is_remembered_until_the_block_looks(own_handler: list[int]) ->
         with pytest.raises(Stopped, match="stopped by SIGTERM and saved") as stopped:
             signals.stop_if_received()
         assert stopped.value.exit_code == 143
-        signals.heeded()
+        signals.acknowledge()
         assert not own_handler
         os.kill(os.getpid(), signal.SIGTERM)
         assert own_handler == [signal.SIGTERM], "a second one does what it always does"
@@ -62,6 +62,6 @@ def test_a_signal_that_is_heeded_in_time_ends_nothing() -> None:
     ended: list[int] = []
     with StopSignals(0.3, end=ended.append) as signals:
         os.kill(os.getpid(), signal.SIGTERM)
-        signals.heeded()
+        signals.acknowledge()
         threading.Event().wait(0.6)
     assert not ended

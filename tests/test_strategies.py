@@ -204,7 +204,7 @@ def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_pat
         for index in range(2):
             workers.start("worker", index, ENDLESS)
         workers.wait_for("worker", 0, "validation NDCG@10")
-        assert "going on with" in workers.printed("worker", 0)
+        assert "resuming" in workers.printed("worker", 0)
         # SIGTERM at one worker, as a machine that is taken away gets it, ends all of them in good order.
         workers.processes["worker", 1].terminate()
         for index in range(2):

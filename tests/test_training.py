@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bert4rec_tf.checkpoints import Checkpoints
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.training import trainer
@@ -22,7 +23,7 @@ from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError, Stopped
-from tfrecords.manifest import Manifest
+from tfrecords.manifest import Manifest, VerifiedRecords
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {"hidden_size": 4, "num_layers": 1, "num_heads": 1},
@@ -182,17 +183,17 @@ def test_a_run_resumes_exactly_when_its_records_are_back(
     built: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_here(built, tmp_path / "unbroken")
-    checked = trainer.VerifiedRecords.check
+    checked = VerifiedRecords.check
     with monkeypatch.context() as while_training:
         calls = []
 
-        def rebuild_late(self: trainer.VerifiedRecords) -> None:
+        def rebuild_late(self: VerifiedRecords) -> None:
             calls.append(1)
             if len(calls) == 6:
                 build(data_dir, seed=2, overwrite=True)
             checked(self)
 
-        while_training.setattr(trainer.VerifiedRecords, "check", rebuild_late)
+        while_training.setattr(VerifiedRecords, "check", rebuild_late)
         with pytest.raises(InputError, match="records must not change"):
             train_here(data_dir, tmp_path / "model")
     assert saved_steps(tmp_path / "model") == [2]
@@ -245,7 +246,7 @@ def test_a_signal_cuts_a_validation_short_and_the_next_call_runs_it_again(
     assert CheapSteps.made == 6 - step
     assert [at for at, _ in history_of(tmp_path / "model")] == [2, 4, 6]
     printed = capsys.readouterr()
-    assert f"going on with {tmp_path / 'model'} from step {step}" in printed.out
+    assert f"resuming {tmp_path / 'model'} from step {step}" in printed.out
     assert f"step {step}: loss not measured" in printed.err, "the steps before it were another call's"
     assert saved_steps(tmp_path / "model", "best") == [2]
     train_here(built, tmp_path / "model")
@@ -261,7 +262,7 @@ def test_a_validation_whose_checkpoint_was_never_written_is_run_again(
         with pytest.raises(Stopped):
             train_here(built, tmp_path / "model")
     with cheap.context() as killed:
-        killed.setattr(trainer.Checkpoints, "save", raise_interrupt)  # after the line in history.jsonl
+        killed.setattr(Checkpoints, "save", raise_interrupt)  # after the line in history.jsonl
         with pytest.raises(KeyboardInterrupt):
             train_here(built, tmp_path / "model")
     assert [at for at, _ in history_of(tmp_path / "model")] == [2]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import TrainedModel
-from bert4rec_tf.training.warm_start import WarmStart, check_alike, warm_start
+from bert4rec_tf.training.warm_start import WarmStart, check_compatible, warm_start
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
@@ -95,7 +95,7 @@ def test_new_items_start_in_the_middle_of_the_others(old: TrainedModel) -> None:
 )
 def test_another_architecture_is_refused(old: TrainedModel, changed: Config, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        check_alike(changed, old.config)
+        check_compatible(changed, old.config)
 
 
 def test_no_shared_item_is_refused(old: TrainedModel) -> None:

@@ -21,14 +21,14 @@ class StopSignals:
     Checkpoints appear whole, so the last one stays good.
 
     Args:
-        limit_seconds: from a signal until `heeded`.
+        limit_seconds: from a signal until `acknowledge`.
         end: ends the process with an exit code, wherever the main thread is.
     """
 
     def __init__(self, limit_seconds: float = 60.0, end: Callable[[int], object] = os._exit) -> None:
         self.received: int | None = None
         self._limit_seconds, self._end = limit_seconds, end
-        self._heeded = threading.Event()
+        self._acknowledged = threading.Event()
 
     def __enter__(self) -> "StopSignals":
         self._before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
@@ -46,7 +46,7 @@ class StopSignals:
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self.heeded()
+        self.acknowledge()
         os.close(self._write_end)  # ends the thread's reading
         self._watcher.join()
         os.close(self._read_end)
@@ -60,9 +60,9 @@ class StopSignals:
         if self.received is not None:
             raise Stopped(self.received)
 
-    def heeded(self) -> None:
+    def acknowledge(self) -> None:
         """Tells that the signal is being answered: what follows takes as long as it takes."""
-        self._heeded.set()
+        self._acknowledged.set()
 
     def _remember(self, number: int, frame: types.FrameType | None) -> None:
         self.received = number
@@ -74,10 +74,10 @@ class StopSignals:
         if first is None:
             return
         ends = time.monotonic() + self._limit_seconds
-        while not self._heeded.is_set() and (left := ends - time.monotonic()) > 0:
+        while not self._acknowledged.is_set() and (left := ends - time.monotonic()) > 0:
             if self._next_signal(min(left, 0.2)) is not None:
                 break
-        if not self._heeded.is_set():
+        if not self._acknowledged.is_set():
             stopped = Stopped(
                 first, "in the middle of a step; the last checkpoint is kept, and the same command again goes on"
             )

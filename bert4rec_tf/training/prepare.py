@@ -1,15 +1,126 @@
-"""What a run checks before its first step."""
+"""Prepares a run: checks records and settings, makes the model, and resumes or warm-starts it."""
+
+import hashlib
+import json
+import pathlib
 
 import tensorflow as tf
 
-from bert4rec_tf.checkpoints import Progress
+from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
 from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.objectives import Objective, training_instances
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from bert4rec_tf.model.sampled_loss import SampledLoss
+from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
+from bert4rec_tf.training.coordination import Coordinator, is_chief
+from bert4rec_tf.training.optimizer import make_optimizer
+from bert4rec_tf.training.run_context import RunContext
+from bert4rec_tf.training.strategy import on_parameter_servers
+from bert4rec_tf.training.validation import is_validated
+from bert4rec_tf.training.warm_start import check_compatible, warm_start
 from tfrecords.errors import InputError
-from tfrecords.manifest import Manifest
+from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.settings import check_settings_match
+from tfrecords.vocabulary import Vocabulary
+
+_FIX_CHANGED_RECORDS = (
+    "the last checkpoint has seen only the verified records; rebuild these (the same make_tfrecords.py command "
+    "writes the same files) and run the same command to resume, or train on the new ones in another --model_dir"
+)
 
 
-def check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
+def prepare(
+    data_dir: str,
+    model_dir: str,
+    settings: dict[str, dict],
+    strategy: tf.distribute.Strategy,
+    time_limit_seconds: float | None,
+    warm_start_from: str | None,
+    profile: bool,
+) -> RunContext:
+    """Makes a new run, or restores an earlier one. Only the chief reads and writes the model directory.
+
+    Args:
+        data_dir: as in `trainer.train`, like all other arguments.
+        model_dir: the model directory.
+        settings: what the user set.
+        strategy: how steps are distributed.
+        time_limit_seconds: for the whole run.
+        warm_start_from: the directory of a trained model, or None.
+        profile: whether to write a trace.
+
+    Raises:
+        InputError: the records are damaged, or the settings fit neither them, the strategy nor the model directory;
+            or this worker's records or settings differ from the chief's.
+    """
+    manifest = Manifest.load(data_dir)
+    config = _config_with_records(settings, manifest, data_dir)
+    _check_strategy(strategy, config)
+    first_objective: Objective = "next_item" if config.model.attention == "causal" else "masked_item"
+    _check_something_to_predict(data_dir, manifest, first_objective)
+    records = VerifiedRecords(data_dir, manifest, _FIX_CHANGED_RECORDS)
+    vocabulary = Vocabulary.load(data_dir)
+    records.check()
+
+    chief, old_model = is_chief(strategy), None
+    if chief:
+        if warm_start_from is not None and not has_checkpoint(model_dir):
+            old_model = load_model(warm_start_from)
+            check_compatible(config, old_model.config)
+        open_model_dir(model_dir, config, manifest, vocabulary)
+    model, optimizer, progress = _make_model(config, vocabulary, strategy)
+    tracked = {"model": model, "optimizer": optimizer, "progress": progress}
+    checkpoints = Checkpoints(model_dir, tracked, config.training.checkpoints_to_keep)
+    steps_are_done = finished = False
+    if chief and checkpoints.restore_latest():
+        if time_limit_seconds is None:
+            progress.total_steps.assign(config.training.num_steps)
+        steps_are_done = _steps_are_done(config, progress, time_limit_seconds)
+        finished = steps_are_done and is_validated(pathlib.Path(model_dir), progress)
+        _report_resumed(model_dir, progress, finished)
+    elif chief and old_model is not None:
+        _start_warm(model, vocabulary, old_model)
+        checkpoints.save(best=False)  # from here on the other model is not needed
+
+    coordinator = Coordinator(strategy, chief)
+    _check_same_run(coordinator, chief, data_dir, manifest, config)
+    coordinator.broadcast_from_chief([*model.variables, *optimizer.variables, *progress.variables])
+    return RunContext(
+        data_dir=data_dir,
+        model_dir=pathlib.Path(model_dir),
+        config=config,
+        manifest=manifest,
+        records=records,
+        vocabulary=vocabulary,
+        strategy=strategy,
+        is_chief=chief,
+        coordinator=coordinator,
+        model=model,
+        optimizer=optimizer,
+        progress=progress,
+        checkpoints=checkpoints,
+        first_objective=first_objective,
+        time_limit_seconds=time_limit_seconds,
+        steps_are_done=steps_are_done,
+        is_finished=finished,
+        profile=profile,
+    )
+
+
+def _config_with_records(settings: dict[str, dict], manifest: Manifest, data_dir: str) -> Config:
+    """The user's settings, completed by the sections that the records were built with.
+
+    Raises:
+        InputError: a setting of `data` or `masking` differs from the records.
+    """
+    received = {section: fields for section, fields in settings.items() if section in ("data", "masking")}
+    fix = f"Rebuild {data_dir} with pipelines/make_tfrecords.py"
+    check_settings_match(received, manifest.config, "the records", fix)
+    built_with = {section: manifest.config.to_dict()[section] for section in ("data", "masking")}
+    return Config.from_dict(settings | built_with, "--config and flags")
+
+
+def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
     """Refuses a batch size or batch shapes that the strategy cannot distribute.
 
     Raises:
@@ -27,13 +138,8 @@ def check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
         )
 
 
-def first_objective(config: Config) -> Objective:
-    """What a run learns before its last stage."""
-    return "next_item" if config.model.attention == "causal" else "masked_item"
-
-
-def check_something_to_predict(data_dir: str, manifest: Manifest, config: Config) -> None:
-    """A pass without a slot to predict would train on nothing, and report a loss of 0.
+def _check_something_to_predict(data_dir: str, manifest: Manifest, objective: Objective) -> None:
+    """Refuses records without a slot to predict: training on them would change nothing and report a loss of 0.
 
     Raises:
         InputError: no window has a slot to predict, or there is only one item, which every slot would predict.
@@ -44,7 +150,6 @@ def check_something_to_predict(data_dir: str, manifest: Manifest, config: Config
             f"A model needs at least two items to choose from. Received: {items} in {data_dir}. "
             "Fix: build the records from a log with more items"
         )
-    objective = first_objective(config)
     if training_instances(manifest, objective).predicted_slots():
         return
     if objective == "next_item" and windows:
@@ -60,16 +165,63 @@ def check_something_to_predict(data_dir: str, manifest: Manifest, config: Config
     )
 
 
-def on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether the weights are on parameter servers."""
-    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
+def _make_model(
+    config: Config, vocabulary: Vocabulary, strategy: tf.distribute.Strategy
+) -> tuple[Bert4Rec, tf.keras.optimizers.Optimizer, Progress]:
+    """A compiled model with fresh weights, its optimizer, and a progress of zero steps."""
+    training, log_popularity = config.training, vocabulary.log_popularity()
+    tf.keras.utils.set_random_seed(training.seed)
+    with strategy.scope():
+        progress = Progress(training.num_steps)
+        model = build_model(config.model, vocabulary.size, config.data.max_seq_length, log_popularity, training.seed)
+        # XLA cannot read weights that are on another machine.
+        jit_compile = training.jit_compile and not on_parameter_servers(strategy)
+        optimizer = make_optimizer(training, progress.total_steps)
+        optimizer.build(model.trainable_variables)
+        sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
+        model.compile(optimizer, jit_compile=jit_compile, sampled_loss=sampled_loss)
+    return model, optimizer, progress
 
 
-def is_finished(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:
-    """Whether no step is left: the last one is done, the time is up, or validation stopped getting better."""
+def _steps_are_done(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:
+    """Whether no step is left: the last one is done, the time is up, or early stopping ended the run."""
     patience = config.training.early_stopping_epochs
     return (
         int(progress.step.numpy()) >= config.training.num_steps
         or (time_limit_seconds is not None and float(progress.elapsed_seconds.numpy()) >= time_limit_seconds)
         or (patience is not None and int(progress.epochs_since_best.numpy()) >= patience)
     )
+
+
+def _report_resumed(model_dir: str, progress: Progress, finished: bool) -> None:
+    if finished:
+        print(
+            f"{model_dir} is trained already. To train it further, raise num_steps or --time_limit_minutes, or "
+            "early_stopping_epochs if early stopping ended the run."
+        )
+    else:
+        print(f"resuming {model_dir} from step {int(progress.step.numpy()):,}")
+
+
+def _start_warm(model: Bert4Rec, vocabulary: Vocabulary, old_model: TrainedModel) -> None:
+    carried = warm_start(model, vocabulary, old_model)
+    print(
+        f"starting from a trained model: {carried.shared_items:,} items carried over, {carried.new_items:,} "
+        f"new, {carried.forgotten_items:,} no longer there"
+    )
+
+
+def _check_same_run(coordinator: Coordinator, chief: bool, data_dir: str, manifest: Manifest, config: Config) -> None:
+    """Compares this worker's records and settings with the chief's.
+
+    Raises:
+        InputError: they differ, so the workers' shares of a batch would not fit together.
+    """
+    described = json.dumps([manifest.sha256(), config.to_dict()], sort_keys=True)
+    digest = int(hashlib.sha256(described.encode()).hexdigest()[:15], 16)
+    if coordinator.sum_over_workers([digest if chief else 0]) != [digest]:
+        raise InputError(
+            "All workers need the same records and settings. Received: this worker's records or settings differ from "
+            f"the chief's (--data_dir={data_dir}). Fix: copy the chief's --data_dir, and start all workers with the "
+            "same command"
+        )

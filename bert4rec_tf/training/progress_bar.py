@@ -1,15 +1,14 @@
-"""What a run shows while it goes on: a line, TensorBoard's training curves, and on request a trace."""
+"""What a run shows while it trains: a progress line, and TensorBoard's training curves."""
 
 import math
 import sys
 import time
-from collections.abc import Callable
 
 import tensorflow as tf
 from tqdm import tqdm
 
-from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.training.run_clock import RunClock
+from bert4rec_tf.training.run_context import RunContext
 from bert4rec_tf.training.steps import StepSums
 
 _SCALAR_STEPS = 50  # between two points of TensorBoard's training curves
@@ -17,26 +16,18 @@ _LOG_SECONDS = 15.0
 
 
 class ProgressBar:
-    """A line with step, loss, pace, best validation and time left; and the training curves of TensorBoard.
+    """Shows a line with step, loss, pace, best validation and time left; writes TensorBoard's training curves.
 
-    On a terminal the line is drawn in place; in a log file a new one is written every quarter of a minute.
+    On a terminal the line is updated in place; in a log file a new line is written every 15 seconds.
 
     Args:
-        clock: of the run.
-        progress: of the run.
-        learning_rate: as it is now.
+        context: the run.
+        clock: the run's clock.
         tensorboard: a summary writer.
     """
 
-    def __init__(
-        self,
-        clock: RunClock,
-        progress: Progress,
-        learning_rate: Callable[[], float],
-        tensorboard: tf.summary.SummaryWriter,
-    ):
-        self._clock, self._progress = clock, progress
-        self._learning_rate, self._tensorboard = learning_rate, tensorboard
+    def __init__(self, context: RunContext, clock: RunClock, tensorboard: tf.summary.SummaryWriter):
+        self._context, self._clock, self._tensorboard = context, clock, tensorboard
         self._bar = tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), mininterval=0.3, file=sys.stderr)
         self._smooth_loss = math.nan
         self._last_line = time.monotonic()
@@ -60,7 +51,7 @@ class ProgressBar:
         if self._clock.step // _SCALAR_STEPS > (self._clock.step - sums.steps) // _SCALAR_STEPS:
             with self._tensorboard.as_default(step=self._clock.step):
                 tf.summary.scalar("loss", self._smooth_loss)
-                tf.summary.scalar("learning_rate", self._learning_rate())
+                tf.summary.scalar("learning_rate", self._context.learning_rate())
                 tf.summary.scalar("items_per_second", self.items_per_second())
                 tf.summary.scalar("input_wait_share", self.input_wait_share())
 
@@ -91,12 +82,12 @@ class ProgressBar:
         self._since = time.monotonic()
 
     def _line(self) -> str:
-        left = self._clock.seconds_left()
+        progress, left = self._context.progress, self._clock.seconds_left()
         ends = "" if math.isinf(left) else f", {max(left, 0) / 60:.1f} min left"
-        best = float(self._progress.best_ndcg.numpy())
+        best = float(progress.best_ndcg.numpy())
         seen = f", best NDCG@10 {best:.4f}" if best >= 0 else ""
         return (
-            f"step {self._clock.step:,}/{int(self._progress.total_steps.numpy()):,}, loss {self._smooth_loss:.4f}, "
+            f"step {self._clock.step:,}/{int(progress.total_steps.numpy()):,}, loss {self._smooth_loss:.4f}, "
             f"{self.items_per_second():,.0f} items/s, "
             f"{self.input_wait_share():.1%} waiting for input{seen}{ends}"
         )

@@ -47,7 +47,7 @@ class RunClock:
         self.step = int(progress.step.numpy())
         self._earlier_seconds = float(progress.elapsed_seconds.numpy())
         self._started = time.monotonic()
-        self._set_aside = 0.0
+        self._reserved = 0.0
         self._step_seconds = _CALL_SECONDS
         self.ended = ended
         self._begin_pace()
@@ -58,7 +58,7 @@ class RunClock:
 
     def seconds_left(self) -> float:
         """Until the last step, by the pace so far; infinite before a pace is known."""
-        of_the_limit = self._limit - self._set_aside - self.elapsed_seconds()
+        of_the_limit = self._limit - self._reserved - self.elapsed_seconds()
         pace = self._pace()
         return of_the_limit if pace is None else min((self._num_steps - self.step) * pace, of_the_limit)
 
@@ -74,9 +74,9 @@ class RunClock:
             of_this_stage = self._last_stage_step - self.step
         return min(number, to_validation, of_this_stage)
 
-    def set_aside(self, seconds: float) -> None:
+    def reserve(self, seconds: float) -> None:
         """Time to keep for the last validation and checkpoint."""
-        self._set_aside = seconds
+        self._reserved = seconds
 
     def after_steps(self, sums: StepSums) -> None:
         """Counts them."""
@@ -91,7 +91,7 @@ class RunClock:
             self.ended = True
 
     def _begin_last_stage_when_due(self) -> None:
-        if not self._last_stage_share or int(self._progress.last_stage_from.numpy()) >= 0:
+        if not self._last_stage_share or self._progress.in_last_stage:
             return
         # Not by the pace, which is no good guess just after a run is taken up.
         due = (1 - self._last_stage_share) * self._limit
@@ -123,5 +123,5 @@ class RunClock:
         """Puts the clock into `progress`; a run that its limit ended counts as having used all of it."""
         seconds = self.elapsed_seconds()
         unfinished = self.ended and self.step < self._num_steps
-        ended_by_limit = unfinished and self._limit - self._set_aside <= seconds
+        ended_by_limit = unfinished and self._limit - self._reserved <= seconds
         self._progress.elapsed_seconds.assign(max(seconds, self._limit) if ended_by_limit else seconds)

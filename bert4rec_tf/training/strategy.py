@@ -50,6 +50,11 @@ def make_strategy(name: str, cluster_timeout_minutes: float = DEFAULT_TIMEOUT_MI
     return tf.distribute.get_strategy()
 
 
+def on_parameter_servers(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the weights are on parameter servers."""
+    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
+
+
 def _mirrored() -> tf.distribute.Strategy:
     if tf.config.list_physical_devices("GPU"):
         return tf.distribute.MirroredStrategy()

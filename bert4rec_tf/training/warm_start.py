@@ -54,7 +54,7 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
     Args:
         model: freshly built, with `vocabulary`.
         vocabulary: of the new records.
-        old: the model to start from; `check_alike` must have passed.
+        old: the model to start from; `check_compatible` must have passed.
 
     Raises:
         InputError: no item is shared.
@@ -85,7 +85,7 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
     return WarmStart(items, len(vocabulary.item_ids) - items, len(old.vocabulary.item_ids) - items)
 
 
-def check_alike(new: Config, old: Config) -> None:
+def check_compatible(new: Config, old: Config) -> None:
     """Whether a model may start from another one.
 
     Raises:

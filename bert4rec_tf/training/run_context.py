@@ -1,0 +1,88 @@
+"""One training run: what it reads, what it trains, and how far it has come."""
+
+import dataclasses
+import functools
+import pathlib
+
+import tensorflow as tf
+
+from bert4rec_tf.checkpoints import Checkpoints, Progress
+from bert4rec_tf.config import Config, TrainingConfig
+from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
+from bert4rec_tf.inputs.objectives import Objective, training_instances
+from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.training.coordination import Coordinator
+from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """Everything that the parts of a run share. `prepare.prepare` makes it; one process has one.
+
+    Attributes:
+        data_dir: the data directory.
+        model_dir: the model directory; only the chief writes to it.
+        config: the settings, as written to the model directory.
+        manifest: the manifest of `data_dir`.
+        records: the verified records of `data_dir`.
+        vocabulary: the vocabulary of `data_dir`.
+        strategy: how steps are distributed.
+        is_chief: whether this process validates, saves and reports.
+        coordinator: keeps the workers in step with the chief.
+        model: compiled, in the strategy's scope.
+        optimizer: the optimizer of `model`.
+        progress: step, schedule and best validation so far; saved in every checkpoint.
+        checkpoints: where model, optimizer and progress are saved.
+        first_objective: what the model learns before the last stage.
+        time_limit_seconds: for the whole run, earlier calls included; None: no limit.
+        steps_are_done: no step is left. Always false in a process that is not the chief.
+        is_finished: neither a step nor a validation is left. Always false in a process that is not the chief.
+        profile: whether to write a trace for TensorBoard.
+    """
+
+    data_dir: str
+    model_dir: pathlib.Path
+    config: Config
+    manifest: Manifest
+    records: VerifiedRecords
+    vocabulary: Vocabulary
+    strategy: tf.distribute.Strategy
+    is_chief: bool
+    coordinator: Coordinator
+    model: Bert4Rec
+    optimizer: tf.keras.optimizers.Optimizer
+    progress: Progress
+    checkpoints: Checkpoints
+    first_objective: Objective
+    time_limit_seconds: float | None
+    steps_are_done: bool
+    is_finished: bool
+    profile: bool
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The training settings. A causal model has no last stage: it predicts the last item in every stage."""
+        if self.first_objective == "next_item":
+            return dataclasses.replace(self.config.training, last_item_share=0.0)
+        return self.config.training
+
+    @property
+    def objective(self) -> Objective:
+        """What the model learns in the stage that the run is in."""
+        return "last_item" if self.progress.in_last_stage else self.first_objective
+
+    def buckets(self, objective: Objective) -> list[Bucket]:
+        """The batch shapes of an objective."""
+        histogram = training_instances(self.manifest, objective).length_histogram()
+        return choose_buckets(histogram, self.config.training.num_length_buckets)
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps from one validation to the next, in all stages."""
+        training = self.config.training
+        return training.steps_per_epoch or steps_per_pass(self.buckets(self.first_objective), training.batch_size)
+
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        return float(self.optimizer.learning_rate.numpy())
