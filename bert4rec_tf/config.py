@@ -13,41 +13,56 @@ from tfrecords.config import RecordsConfig
 from tfrecords.settings import check_field
 
 
+def _shapes_weights(default: Any) -> Any:
+    """A setting that gives the weights their shapes or their meaning: a warm start needs the same value."""
+    return dataclasses.field(default=default, metadata={"shapes_weights": True})
+
+
+def _resumable(default: Any) -> Any:
+    """A setting that may change when a run is resumed: how long to train, and what to keep and show."""
+    return dataclasses.field(default=default, metadata={"resumable": True})
+
+
+def fields_with(section: type, mark: Literal["resumable", "shapes_weights"]) -> list[str]:
+    """The names of a section's fields that carry a mark."""
+    return [field.name for field in dataclasses.fields(section) if field.metadata.get(mark)]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The Transformer (paper sections 3.3 to 3.5). The defaults are the paper's."""
 
-    hidden_size: int = 64  # D of the paper
-    num_layers: int = 2  # L of the paper
-    num_heads: int = 2  # h of the paper
-    feed_forward_size: int | None = None  # None: four times hidden_size, as in the paper
+    hidden_size: int = _shapes_weights(64)  # D of the paper
+    num_layers: int = _shapes_weights(2)  # L of the paper
+    num_heads: int = _shapes_weights(2)  # h of the paper
+    feed_forward_size: int | None = _shapes_weights(None)  # None: four times hidden_size, as in the paper
     dropout: float = 0.1  # on the embeddings and on each sublayer's output
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
     # Paper: post; pre trains at ten times the learning rate.
-    layer_norm: Literal["post", "pre", "none"] = "post"
+    layer_norm: Literal["post", "pre", "none"] = _shapes_weights("post")
     # Another one on the embeddings (in the authors' code, not in the paper's text). With layer_norm=pre the item itself
     # then counts beside what attention adds to it: on a log that has few events of an item, the largest gain of all.
-    embedding_layer_norm: bool = False
+    embedding_layer_norm: bool = _shapes_weights(False)
     # What the paper's Table 5 leaves out, one at a time: these two, layer_norm=none, positions=none and dropout=0.
-    feed_forward: bool = True
-    residual: bool = True
+    feed_forward: bool = _shapes_weights(True)
+    residual: bool = _shapes_weights(True)
     # What a slot sees, and with it what is learned. The paper's: the whole window; masked items are predicted. "causal"
     # is SASRec's (Kang & McAuley, ICDM 2018): itself and the slots before it; each predicts the next item, over the
     # same softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
-    attention: Literal["bidirectional", "causal"] = "bidirectional"
+    attention: Literal["bidirectional", "causal"] = _shapes_weights("bidirectional")
     # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
     # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
-    positions: Literal["from_oldest", "from_newest", "none"] = "from_oldest"
+    positions: Literal["from_oldest", "from_newest", "none"] = _shapes_weights("from_oldest")
     # Above 0: attention scores have a learned term for the distance between two slots as well, one for each head and
     # each distance up to so many slots either way, the furthest for all beyond. No part of the paper.
-    relative_distances: int = 0
+    relative_distances: int = _shapes_weights(0)
     initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
     # Where the matrices of the dense layers start: "paper" as the embeddings do; "glorot" (Glorot & Bengio, AISTATS
     # 2010) uniformly within +-sqrt(6 / (rows + columns)), some five times as large, which learns far sooner.
     dense_initializer: Literal["paper", "glorot"] = "paper"
     # Whether a hidden state goes through GELU(h W^P + b^P) before it is compared with the items (equation 7). Without,
     # the model learns sooner.
-    head_projection: bool = True
+    head_projection: bool = _shapes_weights(True)
     output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
 
     def __post_init__(self) -> None:
@@ -72,7 +87,7 @@ class ModelConfig:
 class TrainingConfig:
     """Optimisation (paper section 4.3) and the training run."""
 
-    num_steps: int = 400_000  # optimizer updates (the authors' scripts: 400,000)
+    num_steps: int = _resumable(400_000)  # optimizer updates (the authors' scripts: 400,000)
     batch_size: int = 256  # instances in one update, over all replicas
     # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records. Of no
     # consequence with model.attention=causal.
@@ -97,12 +112,12 @@ class TrainingConfig:
     epsilon: float = 1e-6
     clip_norm: float = 5.0  # on the global norm of the gradient
     steps_per_epoch: int | None = None  # steps between validations and checkpoints; None: one pass over the records
-    validation_users: int | None = None  # rank so many users during training; None: all
+    validation_users: int | None = _resumable(None)  # rank so many users during training; None: all
     # Stop after so many epochs without a better validation, counted in the last stage where there is one; None: never.
-    early_stopping_epochs: int | None = None
-    checkpoints_to_keep: int = 2
-    checkpoint_minutes: float = 10.0  # minutes without a validation after which a checkpoint is saved all the same
-    jit_compile: bool = True  # XLA for the forward and backward pass
+    early_stopping_epochs: int | None = _resumable(None)
+    checkpoints_to_keep: int = _resumable(2)
+    checkpoint_minutes: float = _resumable(10.0)  # save a checkpoint after so many minutes without a validation
+    jit_compile: bool = _resumable(True)  # XLA for the forward and backward pass
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Progress, restore_best
-from bert4rec_tf.config import Config
+from bert4rec_tf.config import Config, fields_with
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import write_whole
@@ -22,11 +22,6 @@ from tfrecords.vocabulary import VOCABULARY_FILE, Vocabulary
 
 CONFIG_FILE = "config.json"
 HISTORY_FILE = "history.jsonl"
-# Settings that say how long to go on and what to show: a run may be continued with others.
-_MAY_CHANGE = {
-    "num_steps", "validation_users", "early_stopping_epochs", "checkpoints_to_keep", "checkpoint_minutes",
-    "jit_compile",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +96,10 @@ def _read_config(directory: pathlib.Path) -> Config:
 
 def _check_same_run(directory: pathlib.Path, config: Config, manifest: Manifest) -> None:
     old, new = _read_config(directory).to_dict(), config.to_dict()
-    for section in ("model", "training", "evaluation"):  # the last one decides which checkpoint is the best
+    for section in ("model", "training", "evaluation"):  # `evaluation` decides which checkpoint is the best
+        resumable = fields_with(type(getattr(config, section)), "resumable")
         for field, value in new[section].items():
-            if value != old[section][field] and field not in _MAY_CHANGE:
+            if value != old[section][field] and field not in resumable:
                 raise InputError(
                     f"`{section}.{field}` must be that of the run in {directory}. Received: {value!r}, there "
                     f"{old[section][field]!r}. Fix: name another --model_dir, or set "

@@ -5,27 +5,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.config import Config
+from bert4rec_tf.config import Config, ModelConfig, fields_with
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.model_dir import TrainedModel
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
-
-# What gives the weights their shapes and their meaning; regularisation may change.
-_MUST_MATCH = (
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "feed_forward_size",
-    "layer_norm",
-    "embedding_layer_norm",
-    "attention",
-    "positions",
-    "relative_distances",
-    "feed_forward",
-    "residual",
-    "head_projection",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +75,8 @@ def check_compatible(new: Config, old: Config) -> None:
     Raises:
         InputError: sizes, what a slot sees, or the longest sequence differ.
     """
-    settings = [(f"model.{name}", getattr(new.model, name), getattr(old.model, name)) for name in _MUST_MATCH]
+    names = fields_with(ModelConfig, "shapes_weights")
+    settings = [(f"model.{name}", getattr(new.model, name), getattr(old.model, name)) for name in names]
     settings.append(("data.max_seq_length", new.data.max_seq_length, old.data.max_seq_length))
     for name, received, carried in settings:
         if received != carried:
