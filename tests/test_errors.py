@@ -24,7 +24,7 @@ def test_a_write_to_a_full_device_is_named() -> None:
 
 def test_the_file_that_the_system_names_comes_first(tmp_path: pathlib.Path) -> None:
     missing = tmp_path / "missing" / "file"
-    with pytest.raises(InputError, match=rf"^No such file or directory: {missing}\. Fix: mend"), writing(tmp_path):
+    with pytest.raises(InputError, match=rf"^No such file or directory: {missing}\. Fix: correct"), writing(tmp_path):
         missing.write_text("text")
 
 

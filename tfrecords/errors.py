@@ -40,9 +40,7 @@ class PeerLost(Exception):  # noqa: N818, an event, not this process's error
 
     exit_code = 3
 
-    def __init__(
-        self, text: str = "another process of the cluster has ended; start all of them again to resume the run"
-    ):
+    def __init__(self, text: str = "another process of the cluster is gone; start all of them again to resume the run"):
         super().__init__(text)
 
 
