@@ -1,4 +1,4 @@
-"""That freed memory is handed out again: in a process of its own, with buffers that malloc would map and unmap."""
+"""Freed memory is reused: tested in a separate process, with buffers that malloc would map and unmap."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_faults_of_buffers_as_large_as_freed_ones(keep: bool) -> None:
+def test_buffers_of_freed_sizes_cause_no_page_faults(keep: bool) -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS.format(keep=keep)], capture_output=True, text=True, check=True)
     faults = int(done.stdout)  # pages of 4 KiB, or of 2 MiB where the kernel gives these to all
     assert faults < 100 if keep else faults >= 120, faults

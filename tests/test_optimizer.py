@@ -1,4 +1,4 @@
-"""The learning rate's course, and AdamW against the textbook."""
+"""The learning-rate schedule, and AdamW compared with the textbook."""
 
 import json
 import math
@@ -27,20 +27,20 @@ def rates(schedule: str, steps: list[int], warmup_steps: int = 4, total_steps: i
         ("constant", [0.8] * 6),
     ],
 )
-def test_course(schedule: str, expected: list[float]) -> None:
+def test_learning_rate_schedule(schedule: str, expected: list[float]) -> None:
     assert rates(schedule, [0, 1, 2, 3]) == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert rates(schedule, [4, 6, 8, 10, 12, 20]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_warmup_it_starts_at_the_peak() -> None:
+def test_without_warmup_the_rate_starts_at_the_peak() -> None:
     assert rates("linear", [0, 6, 12], warmup_steps=0) == pytest.approx([0.8, 0.4, 0.0])
 
 
-def test_warmup_longer_than_the_run_rises_to_its_end() -> None:
+def test_a_warmup_longer_than_the_run_rises_to_its_end() -> None:
     assert rates("linear", [0, 5, 11, 12], warmup_steps=100) == pytest.approx([0.008, 0.048, 0.096, 0.0])
 
 
-def test_moving_the_end_moves_the_course() -> None:
+def test_moving_the_last_step_moves_the_schedule() -> None:
     total_steps = tf.Variable(12, dtype=tf.int64)
     config = TrainingConfig(learning_rate=0.8, warmup_steps=4)
     rate = tf.function(WarmupThenDecay(config, total_steps))
@@ -71,7 +71,7 @@ def test_steps_equal_adamw_after_clipping_by_the_global_norm(clip_norm: float) -
     )
     generator = np.random.default_rng(1)
     values = [generator.normal(size=shape) for shape in ([3, 4], [5])]
-    variables = [tf.Variable(value, dtype=tf.float32, name=f"kernel_{place}") for place, value in enumerate(values)]
+    variables = [tf.Variable(value, dtype=tf.float32, name=f"kernel_{index}") for index, value in enumerate(values)]
     total_steps = tf.Variable(6, dtype=tf.int64)
     optimizer = make_optimizer(config, total_steps)
     means, squares = [np.zeros_like(value) for value in values], [np.zeros_like(value) for value in values]
@@ -82,18 +82,18 @@ def test_steps_equal_adamw_after_clipping_by_the_global_norm(clip_norm: float) -
         global_norm = math.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
         assert global_norm > 5, "the small bound must clip"
         rate = 0.1 * min(step / 2, 1) * min((6 - (step - 1)) / 4, 1)
-        for place, gradient in enumerate(gradients):
+        for index, gradient in enumerate(gradients):
             clipped = gradient * min(1, clip_norm / global_norm)
-            means[place] = 0.8 * means[place] + 0.2 * clipped
-            squares[place] = 0.95 * squares[place] + 0.05 * clipped**2
-            mean, square = means[place] / (1 - 0.8**step), squares[place] / (1 - 0.95**step)
-            values[place] = values[place] - rate * (mean / (np.sqrt(square) + 1e-6) + 0.05 * values[place])
+            means[index] = 0.8 * means[index] + 0.2 * clipped
+            squares[index] = 0.95 * squares[index] + 0.05 * clipped**2
+            mean, square = means[index] / (1 - 0.8**step), squares[index] / (1 - 0.95**step)
+            values[index] = values[index] - rate * (mean / (np.sqrt(square) + 1e-6) + 0.05 * values[index])
             # Keras adds epsilon before it corrects the bias, the textbook after: 1e-5 of a step.
-            np.testing.assert_allclose(variables[place], values[place], atol=5e-5)
+            np.testing.assert_allclose(variables[index], values[index], atol=5e-5)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "gbce"])
-def test_a_saved_optimizer_is_the_same_one(loss: str) -> None:
+def test_a_saved_optimizer_is_restored_exactly(loss: str) -> None:
     config = TrainingConfig(
         loss=loss, learning_rate=0.1, warmup_steps=0, weight_decay=0.3, clip_norm=2.0, schedule="cosine"
     )
@@ -112,8 +112,8 @@ def test_a_saved_optimizer_is_the_same_one(loss: str) -> None:
     assert np.any(variables[0][0].numpy() != variables[0][1].numpy()), "the decay tells weights apart"
 
 
-def pair(clip_norm: float) -> tuple[tf.keras.optimizers.Optimizer, tf.keras.optimizers.Optimizer]:
-    """AdamW and its lazy kin, else alike."""
+def plain_and_lazy(clip_norm: float) -> tuple[tf.keras.optimizers.Optimizer, tf.keras.optimizers.Optimizer]:
+    """AdamW and LazyAdamW with the same settings."""
     made = []
     for loss in ("softmax", "gbce"):
         config = TrainingConfig(loss=loss, learning_rate=0.1, warmup_steps=0, weight_decay=0.05, clip_norm=clip_norm)
@@ -123,8 +123,8 @@ def pair(clip_norm: float) -> tuple[tf.keras.optimizers.Optimizer, tf.keras.opti
 
 @pytest.mark.parametrize("clip_norm", [1.0, 1e6], ids=["clipped", "not clipped"])
 @pytest.mark.parametrize("name", ["item_table", "position_table", "output_bias"])
-def test_the_lazy_one_equals_adamw_where_every_row_is_touched(clip_norm: float, name: str) -> None:
-    plain, lazy = pair(clip_norm)
+def test_lazy_adamw_equals_adamw_if_every_row_is_touched(clip_norm: float, name: str) -> None:
+    plain, lazy = plain_and_lazy(clip_norm)
     shape, generator = ([5] if name == "output_bias" else [5, 3]), np.random.default_rng(1)
     start = generator.normal(size=shape)
     variables = [tf.Variable(start, dtype=tf.float32, name=name) for _ in range(2)]
@@ -146,10 +146,10 @@ def test_the_lazy_one_equals_adamw_where_every_row_is_touched(clip_norm: float, 
 
 
 @pytest.mark.parametrize("name", ["item_table", "position_table"])
-def test_the_lazy_one_leaves_other_rows_alone(name: str) -> None:
-    _, lazy = pair(5.0)
+def test_lazy_adamw_leaves_untouched_rows_unchanged(name: str) -> None:
+    _, lazy = plain_and_lazy(5.0)
     table = tf.Variable(tf.ones([4, 2]), name=name)
     lazy.apply_gradients([(tf.IndexedSlices(tf.ones([1, 2]), tf.constant([1]), tf.constant([4, 2], tf.int64)), table)])
     np.testing.assert_array_equal(table.numpy()[[0, 2, 3]], np.ones([3, 2]))
-    # The first step of Adam is the learning rate, and the decay comes to it.
+    # The first step of Adam is the learning rate; the decay is added to it.
     np.testing.assert_allclose(table[1], [1 - 0.1 - 0.1 * 0.05] * 2, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What a warm start carries over, and what it says where it cannot."""
+"""What a warm start carries over, and which models it refuses."""
 
 import dataclasses
 from typing import Any
@@ -67,7 +67,7 @@ def test_shared_items_score_as_before(changes: dict[str, Any]) -> None:
     assert MASK_ID < NUM_SPECIAL_IDS
 
 
-def test_new_items_start_in_the_middle_of_the_others(old: TrainedModel) -> None:
+def test_new_items_start_at_the_mean_of_the_shared_ones(old: TrainedModel) -> None:
     popularity = np.linspace(-1, 1, NEW.size).astype(np.float32)
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, output_bias="log_popularity"))
     model = build_model(config.model, NEW.size, 6, popularity)
@@ -93,7 +93,7 @@ def test_new_items_start_in_the_middle_of_the_others(old: TrainedModel) -> None:
         (dataclasses.replace(CONFIG, data=DataConfig(max_seq_length=7)), "`data.max_seq_length`"),
     ],
 )
-def test_another_architecture_is_refused(old: TrainedModel, changed: Config, named: str) -> None:
+def test_a_different_architecture_is_refused(old: TrainedModel, changed: Config, named: str) -> None:
     with pytest.raises(InputError, match=named):
         check_compatible(changed, old.config)
 

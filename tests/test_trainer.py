@@ -1,4 +1,4 @@
-"""A training run in this process: what it refuses to train on, and what it does when its records change."""
+"""A training run in this process: what it refuses to train on, and how it handles changed records and signals."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def made_up_ranks() -> UserRanks:
-    """Of three users, whatever columns there are."""
+    """Ranks of three users, with values in all columns."""
     names = [field.name for field in dataclasses.fields(UserRanks)][1:]
     columns = {name: np.array([1, 2, 3]) for name in names} | {"repeats": np.zeros(3, bool)}
     columns |= {"recommended": np.zeros([3, 0], np.int32)}
@@ -56,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture
 def data_dir(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """The records, to be changed."""
+    """A copy of the records, for tests that change them."""
     return pathlib.Path(shutil.copytree(built, tmp_path / "data"))
 
 
@@ -76,7 +76,7 @@ def weights_of(model_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
 
 
 class CheapSteps:
-    """Steps that train nothing, in no time; `before` is called with the number of steps made so far."""
+    """Steps that take batches but train nothing; `before` is called with the number of steps made so far."""
 
     made = 0
     before: Callable[[int], object] = staticmethod(lambda _: None)
@@ -98,7 +98,7 @@ class CheapSteps:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Steps and validations that cost nothing, so that a test is about what goes on around them."""
+    """Replaces steps and validations by ones that compute nothing."""
     monkeypatch.setattr(CheapSteps, "made", 0)
     monkeypatch.setattr(trainer, "SynchronousSteps", CheapSteps)
     monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: made_up_ranks())
@@ -118,7 +118,7 @@ def test_a_causal_model_refuses_windows_of_one_item(tmp_path: pathlib.Path) -> N
     assert not (tmp_path / "model").exists()
 
 
-def test_a_single_item_is_nothing_to_learn(tmp_path: pathlib.Path) -> None:
+def test_records_of_a_single_item_are_refused(tmp_path: pathlib.Path) -> None:
     log, data_dir = tmp_path / "log.txt", tmp_path / "data"
     log.write_text("".join(f"{user} item\n" for user in "aabb" * 3))
     build_records(LogSource([str(log)], "user_item"), {}, Config(), str(data_dir))
@@ -156,11 +156,11 @@ def test_records_that_change_in_training_are_refused(
     with pytest.raises(InputError, match=r"records must not change while they are read\..*the last checkpoint"):
         train_here(data_dir, tmp_path / "model")
     assert CheapSteps.made == 4
-    assert saved_steps(tmp_path / "model") == [2], "step 4 may have seen other records"
+    assert saved_steps(tmp_path / "model") == [2], "step 4 may have read other records"
 
 
 @pytest.mark.slow
-def test_the_same_records_built_again_are_no_change(
+def test_rebuilding_equal_records_is_no_change(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
 ) -> None:
     cheap.setattr(CheapSteps, "before", act_at(3, lambda: build(data_dir, overwrite=True)))
@@ -179,10 +179,10 @@ def test_records_that_change_during_a_validation_are_refused(
 
 
 @pytest.mark.slow
-def test_a_run_resumes_exactly_when_its_records_are_back(
+def test_a_run_resumes_exactly_after_its_records_are_restored(
     built: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_here(built, tmp_path / "unbroken")
+    train_here(built, tmp_path / "uninterrupted")
     checked = VerifiedRecords.check
     with monkeypatch.context() as while_training:
         calls = []
@@ -201,13 +201,13 @@ def test_a_run_resumes_exactly_when_its_records_are_back(
         train_here(data_dir, tmp_path / "model")
     build(data_dir, overwrite=True)
     train_here(data_dir, tmp_path / "model")
-    received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "unbroken", 6)
+    received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "uninterrupted", 6)
     assert received.keys() == expected.keys()
     assert all(np.array_equal(received[name], value) for name, value in expected.items())
 
 
 def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
-    """SIGTERM comes while the validation after a step ranks its second batch."""
+    """Sends SIGTERM while the validation after `step` ranks its second batch."""
     ranked: list[int] = []
 
     def evaluate(ranker: Callable[[dict], object], *_: object, **__: object) -> UserRanks:
@@ -228,7 +228,7 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(6, marks=pytest.mark.slow)], ids=["epoch", "last"])
-def test_a_signal_cuts_a_validation_short_and_the_next_call_runs_it_again(
+def test_a_signal_interrupts_a_validation_and_the_next_call_repeats_it(
     built: pathlib.Path,
     tmp_path: pathlib.Path,
     cheap: pytest.MonkeyPatch,
@@ -247,14 +247,14 @@ def test_a_signal_cuts_a_validation_short_and_the_next_call_runs_it_again(
     assert [at for at, _ in history_of(tmp_path / "model")] == [2, 4, 6]
     printed = capsys.readouterr()
     assert f"resuming {tmp_path / 'model'} from step {step}" in printed.out
-    assert f"step {step}: loss not measured" in printed.err, "the steps before it were another call's"
+    assert f"step {step}: loss not measured" in printed.err, "the steps before it were made by another call"
     assert saved_steps(tmp_path / "model", "best") == [2]
     train_here(built, tmp_path / "model")
     assert "is trained already" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_validation_whose_checkpoint_was_never_written_is_run_again(
+def test_a_validation_without_its_checkpoint_is_repeated(
     built: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
 ) -> None:
     with cheap.context() as stopping:
@@ -276,11 +276,11 @@ def raise_interrupt(*_: object, **__: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbroken_one(
+def test_a_run_stopped_in_validations_ends_with_the_weights_of_an_uninterrupted_one(
     built: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     early = {"early_stopping_epochs": 3, "checkpoint_minutes": 1e-6}
-    train_here(built, tmp_path / "unbroken", training=early)
+    train_here(built, tmp_path / "uninterrupted", training=early)
     evaluate = trainer.evaluate
     for _ in range(3):
         with monkeypatch.context() as stopping:
@@ -293,11 +293,11 @@ def test_a_run_that_was_stopped_in_a_validation_ends_with_the_weights_of_an_unbr
             with pytest.raises(Stopped):
                 train_here(built, tmp_path / "model", training=early)
     train_here(built, tmp_path / "model", training=early)
-    received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "unbroken", 6)
+    received, expected = weights_of(tmp_path / "model", 6), weights_of(tmp_path / "uninterrupted", 6)
     assert received.keys() == expected.keys()
     assert all(np.array_equal(received[name], value) for name, value in expected.items())
-    assert history_of(tmp_path / "model") == history_of(tmp_path / "unbroken")
-    assert saved_steps(tmp_path / "model", "best") == saved_steps(tmp_path / "unbroken", "best")
+    assert history_of(tmp_path / "model") == history_of(tmp_path / "uninterrupted")
+    assert saved_steps(tmp_path / "model", "best") == saved_steps(tmp_path / "uninterrupted", "best")
 
 
 def test_a_full_disk_under_tensorboard_is_named(

@@ -1,4 +1,4 @@
-"""What a process does with Ctrl-C and SIGTERM, wherever they find it."""
+"""How a training process handles Ctrl-C and SIGTERM, between steps and inside one."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ from tfrecords.errors import Stopped
 
 @pytest.fixture(autouse=True)
 def own_handler() -> Iterator[list[int]]:
-    """Signals that reach the tests' own process are counted, and end nothing."""
+    """Records the signals that reach the test process, which would end it otherwise."""
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     yield received
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_signal_is_remembered_until_the_block_looks(own_handler: list[int]) -> None:
+def test_a_signal_is_remembered_until_it_is_checked(own_handler: list[int]) -> None:
     ended: list[int] = []
     with StopSignals(end=ended.append) as signals:
         signals.stop_if_received()
@@ -32,14 +32,14 @@ def test_a_signal_is_remembered_until_the_block_looks(own_handler: list[int]) ->
         signals.acknowledge()
         assert not own_handler
         os.kill(os.getpid(), signal.SIGTERM)
-        assert own_handler == [signal.SIGTERM], "a second one does what it always does"
+        assert own_handler == [signal.SIGTERM], "a second signal runs the earlier handler"
     os.kill(os.getpid(), signal.SIGTERM)
     assert own_handler == [signal.SIGTERM] * 2
     assert not ended
 
 
 @pytest.mark.parametrize("limit_seconds", [0.0, 0.3])
-def test_a_signal_that_is_not_heeded_ends_the_process(limit_seconds: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unacknowledged_signal_ends_the_process(limit_seconds: float, capsys: pytest.CaptureFixture[str]) -> None:
     ended, done = [], threading.Event()
     with StopSignals(limit_seconds, end=lambda code: (ended.append(code), done.set())):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -58,7 +58,7 @@ def test_a_second_signal_does_not_wait_for_the_limit() -> None:
     assert ended == [143]
 
 
-def test_a_signal_that_is_heeded_in_time_ends_nothing() -> None:
+def test_a_signal_that_is_acknowledged_in_time_ends_nothing() -> None:
     ended: list[int] = []
     with StopSignals(0.3, end=ended.append) as signals:
         os.kill(os.getpid(), signal.SIGTERM)
