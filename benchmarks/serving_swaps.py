@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
         while not stopping.is_set():
             inputs = client.recommend_inputs([f"kind-{number}-3" for number in range(_KINDS)], k=5)
             try:
-                answers.append(client.recommend(address, "shop", inputs, timeout=30, retries=0))
+                answers.append(client.recommend(client.Request(address, "shop", inputs, timeout=30, retries=0)))
             except client.ServingError as error:
                 errors.append(str(error))
 

@@ -1,11 +1,13 @@
-"""Asks TF Serving, over gRPC or REST, or an exported SavedModel without a server. Needs nothing of the project.
+"""Requests recommendations from TF Serving, over gRPC or REST, or from an exported SavedModel without a server.
+
+The file imports nothing of the project.
 
 python deploy/client.py --server=localhost:8500 --model=ml-1m --item_id=161 --item_id=378           gRPC
 python deploy/client.py --server=http://localhost:8501 --model=ml-1m --item_id=161 --item_id=378    REST
 python deploy/client.py --export_dir=exports/ml-1m --item_id=161 --item_id=378                      no server
 
-TLS: --tls for gRPC, https:// for REST, and --ca_cert, --client_cert, --client_key where they are needed. What a proxy
-wants, such as a token, is sent along by --metadata=authorization:'Bearer …'.
+TLS: --tls for gRPC, https:// for REST, and --ca_cert, --client_cert, --client_key if the server needs them. --metadata
+sends what a proxy requires, such as a token: --metadata=authorization:'Bearer …'.
 """
 
 import dataclasses
@@ -26,23 +28,38 @@ from absl import app, flags
 from urllib3.util.retry import Retry
 
 _SERVER = flags.DEFINE_string(
-    "server", None, "host:port for gRPC, http://host:port or https://host:port for REST; without: --export_dir"
+    "server",
+    None,
+    "address of the server: host:port for gRPC, http://host:port or https://host:port for REST; default: load the "
+    "model of --export_dir without a server",
 )
-_MODEL = flags.DEFINE_string("model", None, "the model's name at the server")
-_LABEL = flags.DEFINE_string("label", None, "of the version to ask: stable or previous; without: the newest")
-_EXPORT = flags.DEFINE_string("export_dir", None, "written by export.py: the titles, and without --server the model")
-_ITEMS = flags.DEFINE_multi_string("item_id", [], "an item of the history; repeatable, newest last")
-_EXCLUDED = flags.DEFINE_multi_string("excluded_item_id", [], "never answered; repeatable")
-_ALLOWED = flags.DEFINE_multi_string("allowed_item_id", [], "only these are answered; repeatable")
-_K = flags.DEFINE_integer("k", 10, "items in the answer")
-_KEEP_SEEN = flags.DEFINE_bool("keep_seen", False, "let items of the history be answered")
-_TIMEOUT = flags.DEFINE_float("timeout_seconds", 1.0, "for an answer, the retries of gRPC included")
-_RETRIES = flags.DEFINE_integer("retries", 3, "where the server cannot be reached", lower_bound=0, upper_bound=4)
-_TLS = flags.DEFINE_bool("tls", False, "speak TLS over gRPC; over REST, https:// in --server does that")
-_CA_CERT = flags.DEFINE_string("ca_cert", None, "PEM file of the authorities that the server's certificate may be from")
+_MODEL = flags.DEFINE_string("model", None, "name of the model at the server")
+_LABEL = flags.DEFINE_string(
+    "label", None, "label of the version that answers: stable or previous; default: the newest version"
+)
+_EXPORT = flags.DEFINE_string(
+    "export_dir", None, "directory written by export.py, to read item titles from and, without --server, the model"
+)
+_ITEMS = flags.DEFINE_multi_string("item_id", [], "item of the user's history, newest last; repeatable")
+_EXCLUDED = flags.DEFINE_multi_string("excluded_item_id", [], "item that the answer must not hold; repeatable")
+_ALLOWED = flags.DEFINE_multi_string(
+    "allowed_item_id", [], "item that the answer may hold; repeatable; default: all items"
+)
+_K = flags.DEFINE_integer("k", 10, "number of items in the answer")
+_KEEP_SEEN = flags.DEFINE_bool("keep_seen", False, "whether the answer may hold items of the history")
+_TIMEOUT = flags.DEFINE_float("timeout_seconds", 1.0, "seconds to wait for an answer; over gRPC, retries included")
+_RETRIES = flags.DEFINE_integer(
+    "retries", 3, "number of further tries if the server cannot be reached", lower_bound=0, upper_bound=4
+)
+_TLS = flags.DEFINE_bool("tls", False, "use TLS over gRPC; for REST, write https:// in --server instead")
+_CA_CERT = flags.DEFINE_string(
+    "ca_cert", None, "PEM file of the authorities to check the server's certificate with; default: the system's"
+)
 _CLIENT_CERT = flags.DEFINE_string("client_cert", None, "PEM file of this client's certificate; needs --client_key")
-_CLIENT_KEY = flags.DEFINE_string("client_key", None, "PEM file of its private key")
-_METADATA = flags.DEFINE_multi_string("metadata", [], "key:value sent along, over REST as a header; repeatable")
+_CLIENT_KEY = flags.DEFINE_string("client_key", None, "PEM file of the private key of --client_cert")
+_METADATA = flags.DEFINE_multi_string(
+    "metadata", [], "key:value to send with the request, over REST as a header; repeatable"
+)
 _SHOWN_ITEMS = 5
 
 
@@ -51,14 +68,20 @@ class Answer:
     """Items, best first, with their scores.
 
     Attributes:
-        version: that answered; None over REST, which does not say.
-        item_ids: string, without the "" of places left over.
-        scores: as long.
+        version: the version that answered; None over REST, which does not tell it.
+        item_ids: without empty entries.
+        scores: the score of each item.
     """
 
     version: str | None
     item_ids: list[str]
     scores: list[float]
+
+    @classmethod
+    def without_empty_entries(cls, version: str | None, item_ids: list[str], scores: list[float]) -> "Answer":
+        """Drops the entries of a server's answer whose item id is ""."""
+        entries = [(item_id, score) for item_id, score in zip(item_ids, scores, strict=True) if item_id]
+        return cls(version, [item_id for item_id, _ in entries], [score for _, score in entries])
 
 
 class ServingError(Exception):
@@ -67,16 +90,16 @@ class ServingError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Connection:
-    """How a server is reached.
+    """TLS and metadata of a connection.
 
     Attributes:
-        tls: over gRPC; over REST, the scheme https:// does that.
-        ca_cert: PEM file of the authorities that the server's certificate may be from; None: those of the system.
-        client_cert, client_key: PEM files, for a server that asks for a certificate.
-        metadata: names and values that are sent along, over REST as headers.
+        tls: whether gRPC uses TLS; over REST, the scheme https:// decides.
+        ca_cert: PEM file of the authorities to check the server's certificate with; None: those of the system.
+        client_cert, client_key: PEM files, for a server that requires a client certificate.
+        metadata: names and values to send, over REST as headers.
 
     Raises:
-        ValueError: an option without one that it needs, or a name or value that cannot be sent.
+        ValueError: a missing file or option, or a name or value that cannot be sent.
     """
 
     tls: bool = False
@@ -92,7 +115,7 @@ class Connection:
             if path is not None and not pathlib.Path(path).is_file():
                 raise ValueError(f"--ca_cert, --client_cert and --client_key must be files. Received: {path}")
         for name, value in self.metadata:
-            # What gRPC takes; names of its own and binary ones are left out.
+            # The names that gRPC takes, without its own and binary ones.
             is_name = re.fullmatch(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)", name)
             if not is_name or not re.fullmatch(r"[\x20-\x7e]*", value):
                 raise ValueError(
@@ -101,48 +124,54 @@ class Connection:
                 )
 
     def check(self, server: str) -> None:
-        """Whether a server can be reached so.
+        """Checks that the settings fit the address of the server.
 
         Raises:
-            ValueError: TLS is asked for without being spoken, or otherwise than over the scheme.
+            ValueError: an option of TLS for an address without TLS.
         """
         needs_tls = self.tls or self.ca_cert is not None or self.client_cert is not None
-        speaks_tls = server.startswith("https://") if "://" in server else self.tls
-        if needs_tls and not speaks_tls:
+        has_tls = server.startswith("https://") if "://" in server else self.tls
+        if needs_tls and not has_tls:
             fix = "https:// in --server" if "://" in server else "--tls"
             raise ValueError(f"--tls, --ca_cert and --client_cert need TLS. Received: {server}. Fix: {fix}")
 
 
-def recommend(
-    server: str,
-    model: str,
-    inputs: dict[str, Any],
-    label: str | None = None,
-    timeout: float = 1.0,
-    retries: int = 3,
-    connection: Connection | None = None,
-) -> Answer:
-    """Asks the `recommend` signature for one history.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A request to the `recommend` signature for one history.
 
-    Args:
+    Attributes:
         server: "host:port" for gRPC, "http://host:port" or "https://host:port" for REST.
-        model: its name.
-        inputs: all of the signature's inputs, see `recommend_inputs`.
-        label: of the version; None: the newest.
+        model: the model's name at the server.
+        inputs: all inputs of the signature, from `recommend_inputs`.
+        label: the label of the version; None: the newest version.
         timeout: seconds.
-        retries: at most 4, and only where no answer came.
-        connection: TLS and metadata; None: neither.
+        retries: further tries if no answer came, at most 4.
+        connection: TLS and metadata.
 
     Raises:
-        ServingError: no answer; the message says why.
         ValueError: `connection` does not fit `server`.
     """
-    connection = connection or Connection()
-    connection.check(server)
-    ask = _over_rest if "://" in server else _over_grpc
-    version, item_ids, scores = ask(server, model, inputs, label, timeout, retries, connection)
-    found = [(item_id, score) for item_id, score in zip(item_ids, scores, strict=True) if item_id]
-    return Answer(version, [item_id for item_id, _ in found], [score for _, score in found])
+
+    server: str
+    model: str
+    inputs: dict[str, Any]
+    label: str | None = None
+    timeout: float = 1.0
+    retries: int = 3
+    connection: Connection = dataclasses.field(default_factory=Connection)
+
+    def __post_init__(self) -> None:
+        self.connection.check(self.server)
+
+
+def recommend(request: Request) -> Answer:
+    """Sends a request over gRPC or REST.
+
+    Raises:
+        ServingError: no answer; the message tells the reason.
+    """
+    return _over_rest(request) if "://" in request.server else _over_grpc(request)
 
 
 def recommend_inputs(
@@ -152,46 +181,40 @@ def recommend_inputs(
     excluded: list[str] | None = None,
     allowed: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Inputs of `recommend` for one history; over REST none may be left out."""
+    """The inputs of the `recommend` signature for one history. REST requires all of them."""
     lists = {"item_ids": [item_ids], "excluded_item_ids": [excluded or []], "allowed_item_ids": [allowed or []]}
     return {**lists, "k": [k], "drop_seen": [drop_seen]}
 
 
-def _over_grpc(
-    server: str,
-    model: str,
-    inputs: dict[str, Any],
-    label: str | None,
-    timeout: float,
-    retries: int,
-    connection: Connection,
-) -> tuple[str, list[str], list[float]]:
+def _over_grpc(request: Request) -> Answer:
     import tensorflow as tf
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
     from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-    request = PredictRequest()
-    request.model_spec.name, request.model_spec.signature_name = model, "recommend"
-    if label:
-        request.model_spec.version_label = label
+    message = PredictRequest()
+    message.model_spec.name, message.model_spec.signature_name = request.model, "recommend"
+    if request.label:
+        message.model_spec.version_label = request.label
     dtypes = {"k": tf.int32, "drop_seen": tf.bool}
-    for name, value in inputs.items():
+    for name, value in request.inputs.items():
         shape = [len(value), *([len(value[0])] if isinstance(value[0], list) else [])]
         proto = tf.make_tensor_proto(value, dtypes.get(name, tf.string), shape)
-        request.inputs[name].CopyFrom(proto)
-    again = {"maxAttempts": retries + 1, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
-             "retryableStatusCodes": ["UNAVAILABLE"]}  # fmt: skip
-    policy = {"methodConfig": [{"name": [{}], "retryPolicy": again}]} if retries else {}
-    # gRPC would refuse answers past 4 MB.
-    options = [("grpc.service_config", json.dumps(policy)), ("grpc.max_receive_message_length", -1)]
-    with _channel(server, options, connection) as channel:
+        message.inputs[name].CopyFrom(proto)
+    retry_policy = {"maxAttempts": request.retries + 1, "initialBackoff": "0.1s", "maxBackoff": "1s",
+                    "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}  # fmt: skip
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": retry_policy}]} if request.retries else {}
+    # Without the second option, gRPC refuses answers larger than 4 MB.
+    options = [("grpc.service_config", json.dumps(config)), ("grpc.max_receive_message_length", -1)]
+    with _channel(request.server, options, request.connection) as channel:
         try:
-            response = PredictionServiceStub(channel).Predict(request, timeout=timeout, metadata=connection.metadata)
+            response = PredictionServiceStub(channel).Predict(
+                message, timeout=request.timeout, metadata=request.connection.metadata
+            )
         except grpc.RpcError as error:
             raise ServingError(f"{error.code().name}: {error.details()}") from None
     found = {name: tf.make_ndarray(value)[0].tolist() for name, value in response.outputs.items()}
     item_ids = [item_id.decode("utf-8") for item_id in found["item_ids"]]
-    return str(response.model_spec.version.value), item_ids, found["scores"]
+    return Answer.without_empty_entries(str(response.model_spec.version.value), item_ids, found["scores"])
 
 
 def _channel(server: str, options: list[tuple[str, Any]], connection: Connection) -> grpc.Channel:
@@ -202,42 +225,40 @@ def _channel(server: str, options: list[tuple[str, Any]], connection: Connection
     return grpc.secure_channel(server, credentials, options)
 
 
-def _over_rest(
-    server: str,
-    model: str,
-    inputs: dict[str, Any],
-    label: str | None,
-    timeout: float,
-    retries: int,
-    connection: Connection,
-) -> tuple[None, list[str], list[float]]:
-    version = f"/labels/{urllib.parse.quote(label, safe='')}" if label else ""
-    url = f"{server.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}{version}:predict"
-    again = Retry(
-        total=retries, backoff_factor=0.1, status_forcelist=[503], allowed_methods=["POST"], raise_on_status=False
+def _over_rest(request: Request) -> Answer:
+    server, connection = request.server, request.connection
+    version = f"/labels/{urllib.parse.quote(request.label, safe='')}" if request.label else ""
+    url = f"{server.rstrip('/')}/v1/models/{urllib.parse.quote(request.model, safe='')}{version}:predict"
+    retry_policy = Retry(
+        total=request.retries,
+        backoff_factor=0.1,
+        status_forcelist=[503],
+        allowed_methods=["POST"],
+        raise_on_status=False,
     )
     with requests.Session() as session:
-        session.mount(server, requests.adapters.HTTPAdapter(max_retries=again))
+        session.mount(server, requests.adapters.HTTPAdapter(max_retries=retry_policy))
         session.headers.update(connection.metadata)
         cert = None
         if connection.client_cert and connection.client_key:
             cert = (connection.client_cert, connection.client_key)
-        body: dict[str, Any] = {"signature_name": "recommend", "inputs": inputs}
+        body: dict[str, Any] = {"signature_name": "recommend", "inputs": request.inputs}
         try:
-            # `verify` is given here, since REQUESTS_CA_BUNDLE goes before the session's. No redirects: metadata is for
-            # this server, not for one that it names.
+            # `verify` is an argument, since REQUESTS_CA_BUNDLE overrides the session's attribute. Redirects are off,
+            # since the metadata is for this server only.
             response = session.post(
-                url, json=body, timeout=timeout, allow_redirects=False, verify=connection.ca_cert, cert=cert
+                url, json=body, timeout=request.timeout, allow_redirects=False, verify=connection.ca_cert, cert=cert
             )
-        except OSError as error:  # also of a file that is no PEM
+        except OSError as error:  # includes a file that is not PEM
             raise ServingError(str(error)) from None
     try:
         content = response.json()
     except ValueError:
-        raise ServingError(f"{response.status_code}: the answer is no JSON: {response.text[:200]!r}") from None
+        raise ServingError(f"{response.status_code}: the answer is not JSON: {response.text[:200]!r}") from None
     if response.status_code != 200:
         raise ServingError(f"{response.status_code}: {content.get('error', content)}")
-    return None, content["outputs"]["item_ids"][0], content["outputs"]["scores"][0]
+    outputs = content["outputs"]
+    return Answer.without_empty_entries(None, outputs["item_ids"][0], outputs["scores"][0])
 
 
 def _without_server(export_dir: str, inputs: dict[str, Any]) -> Answer:
@@ -254,15 +275,12 @@ def _without_server(export_dir: str, inputs: dict[str, Any]) -> Answer:
         found = {name: value[0].numpy().tolist() for name, value in signature(**tensors).items()}
     except tf.errors.InvalidArgumentError as error:
         raise ServingError(error.message.split(" [Op:")[0]) from None
-    pairs = [
-        (item_id.decode("utf-8"), score) for item_id, score in zip(found["item_ids"], found["scores"], strict=True)
-    ]
-    pairs = [pair for pair in pairs if pair[0]]
-    return Answer(version.name, [item_id for item_id, _ in pairs], [score for _, score in pairs])
+    item_ids = [item_id.decode("utf-8") for item_id in found["item_ids"]]
+    return Answer.without_empty_entries(version.name, item_ids, found["scores"])
 
 
 def main(argv: list[str]) -> None:
-    """Asks, and prints the answer with titles where they are known."""
+    """Sends the request and prints the answer, with the titles that are known."""
     if argv[1:]:
         sys.exit(f"error: Only flags are taken, --item_id once for each item. Received: {' '.join(argv[1:])}")
     if _EXPORT.value and "://" in _EXPORT.value:
@@ -276,7 +294,7 @@ def main(argv: list[str]) -> None:
         if _SERVER.value and _MODEL.value:
             connection = Connection(_TLS.value, _CA_CERT.value, _CLIENT_CERT.value, _CLIENT_KEY.value, _metadata())
             answer = recommend(
-                _SERVER.value, _MODEL.value, inputs, _LABEL.value, _TIMEOUT.value, _RETRIES.value, connection
+                Request(_SERVER.value, _MODEL.value, inputs, _LABEL.value, _TIMEOUT.value, _RETRIES.value, connection)
             )
         elif _EXPORT.value and not _SERVER.value:
             answer = _without_server(_EXPORT.value, inputs)
@@ -286,7 +304,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {printable(str(error))}")
     except ServingError as error:
         sys.exit(f"error: {_SERVER.value or _EXPORT.value} gave no answer. {printable(str(error))}")
-    print(f"version {answer.version or 'unsaid'}; a history of {len(_ITEMS.value)} items, the newest last:")
+    print(f"version {answer.version or 'unknown'}; a history of {len(_ITEMS.value)} items, the newest last:")
     if len(_ITEMS.value) > _SHOWN_ITEMS:
         print("              ...")
     for item_id in _ITEMS.value[-_SHOWN_ITEMS:]:
@@ -297,7 +315,7 @@ def main(argv: list[str]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: what would move its cursor, or turn the direction of writing, is spelled out."""
+    """Text for a terminal: escapes the characters that move its cursor or change the direction of writing."""
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char)[0] == "C" or unicodedata.category(char) in ("Zl", "Zp")

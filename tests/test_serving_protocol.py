@@ -1,7 +1,7 @@
-"""The exported model behind a server, as clients meet it.
+"""The exported model behind a server, over gRPC and REST, and deploy/client.py.
 
-The server is TF Serving where there is one: the binary `tensorflow_model_server`, or docker with the image
-tensorflow/serving; everywhere, the double of its protocol.
+Tests run against a double of TF Serving's protocol, and against TF Serving itself if the machine has it: as the binary
+`tensorflow_model_server`, or as the docker image tensorflow/serving.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ BATCHING = ROOT / "deploy" / "batching_parameters.txt"
 
 
 class Started:
-    """A server that was started as a process, seen as the double is."""
+    """TF Serving in a process of its own, with the interface of the double."""
 
     def __init__(self, command: list[str], grpc_port: int, rest_port: int, name: str):
         self.grpc_address, self.rest_address = f"localhost:{grpc_port}", f"http://localhost:{rest_port}"
@@ -75,7 +75,7 @@ def free_port() -> int:
 
 
 def start(kind: str, root: pathlib.Path, batching: bool = False) -> ServingDouble | Started:
-    """A server of the versions in `root`, by its `models.config`, started as deploy/compose.yaml does."""
+    """Starts a server of the versions in `root` with its `models.config` and the flags of deploy/compose.yaml."""
     if kind == "double":
         return ServingDouble(
             root,
@@ -247,7 +247,7 @@ def test_rest_refuses_what_tf_serving_refuses(server: ServingDouble | Started) -
     assert post(server, "no_such_model:predict", instances=[["a3"]]).status_code == 404
 
 
-# A request's body, the status of its answer, and what stands in it: the error's message, or the items.
+# A request's body, the status of its answer, and a part of the answer: of the error's message, or of the items.
 WHOLE = b'{"signature_name": "recommend", "inputs": {"item_ids": [["a3"]], "k": [%b], "drop_seen": [true], '
 WHOLE += b'"excluded_item_ids": [[]], "allowed_item_ids": [[]]}}'
 REST_CASES: list[tuple[bytes, int, str]] = [
@@ -321,7 +321,7 @@ REST_CASES: list[tuple[bytes, int, str]] = [
     (b'{"signature_name": "rank", "instances": [["a3"]]}', 400, "instances is a plain list, but expecting"),
     # Columns.
     (b'{"inputs": {"item_ids": [["a3"]]}}', 200, "a"),
-    (b'{"inputs": {"item_ids": [["a3"]], "unknown": [[3]]}}', 200, "a"),  # not looked at
+    (b'{"inputs": {"item_ids": [["a3"]], "unknown": [[3]]}}', 200, "a"),  # unknown names are ignored
     (b'{"inputs": {"item_ids": [["a3"]], "item_ids": 3}}', 200, "a"),
     (b'{"inputs": {}}', 400, "Missing named input: item_ids in 'inputs' object."),
     (b'{"inputs": [[3]]}', 400, "Type: Number is not of expected type: string"),
@@ -367,17 +367,17 @@ REST_CASES: list[tuple[bytes, int, str]] = [
 
 def test_rest_reads_json_as_tf_serving_does(server: ServingDouble | Started) -> None:
     with requests.Session() as session:
-        for body, status, holds in REST_CASES:
+        for body, status, expected in REST_CASES:
             answer = session.post(f"{server.rest_address}/v1/models/shop:predict", data=body, timeout=30)
             assert answer.status_code == status, (body, answer.text)
             found = answer.json()
             if status == 400:
-                assert holds in found["error"], body
+                assert expected in found["error"], body
                 continue
             row = found["predictions"][0] if "predictions" in found else found["outputs"]
             items = row["item_ids"] if "predictions" in found else row["item_ids"][0]
-            assert all(item == "" or item.startswith(holds) for item in items), body
-            # Whichever way a3 is written: the server knows it, and leaves it out.
+            assert all(item == "" or item.startswith(expected) for item in items), body
+            # The server knows the item a3 in every spelling, and leaves it out.
             is_known = any(spelling in body for spelling in (b"a3", b"u0033", b"YT", b"Y T"))
             assert ("a3" in items) != is_known, body
 
@@ -399,7 +399,7 @@ def test_rest_paths(server: ServingDouble | Started) -> None:
     assert code("GET", "/v1/models/shop/versions/7") == 404
     assert code("GET", "/v1/models/shop/metadata") == 200
     assert code("GET", "/v1/models/other") == 404
-    # JSON is read before the model is looked for.
+    # The server parses the JSON before it looks up the model.
     broken = requests.post(f"{server.rest_address}/v1/models/other:predict", data=b"{", timeout=30)
     assert (broken.status_code, "JSON Parse error" in broken.text) == (400, True)
 
@@ -419,9 +419,9 @@ def test_numbers_and_strings_are_written_as_rapid_json_writes_them() -> None:
 
 
 @pytest.mark.parametrize("kind", ["double", "binary", "docker"])
-def test_with_batching_it_starts_and_answers_as_without(kind: str, shop: pathlib.Path) -> None:
+def test_answers_with_and_without_batching_are_equal(kind: str, shop: pathlib.Path) -> None:
     server = start(kind, shop, batching=True)
-    alone = serving_double.Version(shop / "1")
+    unbatched = serving_double.Version(shop / "1")
 
     def request(size: int) -> tuple[str, dict[str, Any]]:
         rows = {"item_ids": [["a3", f"a{row % 12}"] for row in range(size)]}
@@ -442,7 +442,7 @@ def test_with_batching_it_starts_and_answers_as_without(kind: str, shop: pathlib
             answers = list(pool.map(lambda sent: predict(server, sent[0], **sent[1])[1], requests_sent))
         for (signature, inputs), found in zip(requests_sent, answers, strict=True):
             protos = {name: tf.make_tensor_proto(value) for name, value in inputs.items()}
-            expected = alone.predict(signature, protos)
+            expected = unbatched.predict(signature, protos)
             for alias, value in expected.items():
                 if value.dtype == np.float32:
                     np.testing.assert_allclose(found[alias], value, rtol=1e-4)
@@ -460,7 +460,7 @@ def test_with_batching_it_starts_and_answers_as_without(kind: str, shop: pathlib
         server.stop()
 
 
-def test_the_double_does_not_start_where_a_warm_up_cannot_be_batched(
+def test_the_double_does_not_start_if_a_warm_up_request_cannot_be_batched(
     shop: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     root = shutil.copytree(shop, tmp_path / "shop")
@@ -475,7 +475,7 @@ def test_the_double_does_not_start_where_a_warm_up_cannot_be_batched(
         start("double", root, batching=True)
 
 
-def test_the_double_batches_as_the_batching_session_does() -> None:
+def test_batching_session() -> None:
     text = "max_batch_size { value: 6 } batch_timeout_micros { value: 300000 } "
     text += "allowed_batch_sizes: 4 allowed_batch_sizes: 6 "
     seen: list[list[int]] = []
@@ -518,7 +518,7 @@ def test_the_double_batches_as_the_batching_session_does() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["double", "binary", "docker"])
-def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_new_version_is_served_and_a_broken_one_is_not(kind: str, shop: pathlib.Path, tmp_path: pathlib.Path) -> None:
     root = shutil.copytree(shop, tmp_path / "shop")
     server = start(kind, root)
     try:
@@ -530,7 +530,7 @@ def test_a_new_version_takes_over_a_broken_one_does_not(kind: str, shop: pathlib
         time.sleep(2 if kind != "double" else 0.3)
         previous = post(server, "shop/labels/previous:predict", instances=[["a3"]])
         assert previous.json()["predictions"][0]["item_ids"][0].startswith("a")
-        # Versions that do not load, or load and cannot answer their warm-up: the old one goes on.
+        # A version that does not load, and one that cannot answer its warm-up: the old version is still served.
         for number, spoil in ((3, empty_the_variables), (4, write_bad_warm_up)):
             broken = shutil.copytree(root / "2", root / f".tmp-{number}")
             spoil(broken)
@@ -574,30 +574,34 @@ def run_client(*flags: str, code: int = 0) -> str:
     return printed
 
 
-def test_the_client_asks_in_three_ways(server: ServingDouble | Started, shop: pathlib.Path) -> None:
-    asked = ["--item_id=a3", "--item_id=a4", "--excluded_item_id=a5", "--k=20"]
+def test_the_client_answers_the_same_over_grpc_rest_and_without_a_server(
+    server: ServingDouble | Started, shop: pathlib.Path
+) -> None:
+    flags = ["--item_id=a3", "--item_id=a4", "--excluded_item_id=a5", "--k=20"]
     answers = []
-    for where in (
+    for address in (
         [f"--server={server.grpc_address}", "--model=shop", f"--export_dir={shop}"],
         [f"--server={server.rest_address}", "--model=shop", f"--export_dir={shop}"],
         [f"--export_dir={shop}"],
     ):
-        printed = run_client(*where, *asked)
+        printed = run_client(*address, *flags)
         answers.append(printed[printed.index("top 9:") :])
         assert "a0  A title" in answers[-1]
-        shown = {line.split()[2] for line in answers[-1].splitlines()[1:]}
-        assert shown == {f"a{number}" for number in range(12)} - {"a3", "a4", "a5"}
+        item_ids = {line.split()[2] for line in answers[-1].splitlines()[1:]}
+        assert item_ids == {f"a{number}" for number in range(12)} - {"a3", "a4", "a5"}
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_the_client_says_what_went_wrong(server: ServingDouble | Started, shop: pathlib.Path) -> None:
-    where = [f"--server={server.grpc_address}", "--model=shop"]
-    assert "`k` must be at least 1" in run_client(*where, "--k=0", code=1)
+def test_the_client_reports_errors(server: ServingDouble | Started, shop: pathlib.Path) -> None:
+    address = [f"--server={server.grpc_address}", "--model=shop"]
+    assert "`k` must be at least 1" in run_client(*address, "--k=0", code=1)
     assert "Give --server with --model" in run_client(code=1)
 
 
 @pytest.mark.slow
-def test_the_client_says_what_else_went_wrong(server: ServingDouble | Started, shop: pathlib.Path) -> None:
+def test_the_client_reports_errors_over_grpc_rest_and_without_a_server(
+    server: ServingDouble | Started, shop: pathlib.Path
+) -> None:
     for address in (server.grpc_address, server.rest_address):
         assert "`k` must be at least 1" in run_client(f"--server={address}", "--model=shop", "--k=0", code=1)
         assert "ound" in run_client(f"--server={address}", "--model=other", code=1)
@@ -608,34 +612,32 @@ def test_the_client_says_what_else_went_wrong(server: ServingDouble | Started, s
 
 
 @pytest.mark.parametrize("over", ["grpc_address", "rest_address"])
-def test_the_client_asks_again_where_no_answer_came(
-    shop: pathlib.Path, monkeypatch: pytest.MonkeyPatch, over: str
-) -> None:
+def test_the_client_retries_if_no_answer_came(shop: pathlib.Path, monkeypatch: pytest.MonkeyPatch, over: str) -> None:
     server = ServingDouble(shop, "shop")
-    whole, asked = server.version, []
+    version, calls = server.version, []
 
     def busy_twice(*args: object) -> contextlib.AbstractContextManager:
-        asked.append(args)
-        if len(asked) <= 2:
+        calls.append(args)
+        if len(calls) <= 2:
             raise serving_double.RequestError("UNAVAILABLE", "busy")
-        return whole(*args)
+        return version(*args)
 
     monkeypatch.setattr(server, "version", busy_twice)
     inputs, address = client.recommend_inputs(["a3"], k=3), getattr(server, over)
     try:
         with pytest.raises(client.ServingError, match="busy"):
-            client.recommend(address, "shop", inputs, timeout=20, retries=1)
-        asked.clear()
-        answer = client.recommend(address, "shop", inputs, timeout=20, retries=3)
+            client.recommend(client.Request(address, "shop", inputs, timeout=20, retries=1))
+        calls.clear()
+        answer = client.recommend(client.Request(address, "shop", inputs, timeout=20, retries=3))
     finally:
         server.stop()
-    assert len(asked) == 3
+    assert len(calls) == 3
     assert len(answer.item_ids) == len(answer.scores) == 3
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Keys and certificates that sign themselves: of a server named localhost, of a client, and of a stranger."""
+    """Keys and self-signed certificates of a server named localhost, of a client, and of a stranger."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     directory = tmp_path_factory.mktemp("authority")
@@ -664,7 +666,7 @@ def quick_double(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Cal
 
 
 class Answering:
-    """A version of no model. Its items are what a test puts into `item_ids`."""
+    """A version without a model. It answers with the class attribute `item_ids`, which a test may replace."""
 
     item_ids: ClassVar[list[bytes]] = [b"a1", b"a2", b""]
 
@@ -691,47 +693,47 @@ INPUTS = client.recommend_inputs(["a3"], k=3)
 
 
 @pytest.mark.parametrize("over", ["grpc_address", "rest_address"])
-def test_the_client_speaks_tls(quick_double: Callable[..., ServingDouble], authority: pathlib.Path, over: str) -> None:
+def test_the_client_uses_tls(quick_double: Callable[..., ServingDouble], authority: pathlib.Path, over: str) -> None:
     files = {path.name: str(path) for path in authority.iterdir()}
     server = quick_double(tls=(authority / "server.key", authority / "server.crt", None))
     address = getattr(server, over)
 
-    def ask(address: str, **settings: str) -> client.Answer:
+    def request(address: str, **settings: str) -> client.Answer:
         connection = client.Connection(tls=True, **settings)
-        return client.recommend(address, "shop", INPUTS, timeout=5, retries=0, connection=connection)
+        return client.recommend(client.Request(address, "shop", INPUTS, timeout=5, retries=0, connection=connection))
 
-    assert ask(address, ca_cert=files["server.crt"]).item_ids == ["a1", "a2"]
+    assert request(address, ca_cert=files["server.crt"]).item_ids == ["a1", "a2"]
     for ca_cert in ({}, {"ca_cert": files["stranger.crt"]}, {"ca_cert": files["stranger.key"]}):
         with pytest.raises(client.ServingError):
-            ask(address, **ca_cert)
+            request(address, **ca_cert)
     plain = address.replace("https://", "http://")
-    with pytest.raises(client.ServingError):  # in the clear, to a port with TLS
-        client.recommend(plain, "shop", INPUTS, timeout=5, retries=0)
+    with pytest.raises(client.ServingError):  # without TLS, to a port with TLS
+        client.recommend(client.Request(plain, "shop", INPUTS, timeout=5, retries=0))
     mutual = quick_double(tls=(authority / "server.key", authority / "server.crt", authority / "client.crt"))
     address = getattr(mutual, over)
     keys = {"client_cert": files["client.crt"], "client_key": files["client.key"]}
-    assert ask(address, ca_cert=files["server.crt"], **keys).item_ids == ["a1", "a2"]
+    assert request(address, ca_cert=files["server.crt"], **keys).item_ids == ["a1", "a2"]
     with pytest.raises(client.ServingError):
-        ask(address, ca_cert=files["server.crt"])
+        request(address, ca_cert=files["server.crt"])
     strangers = {"client_cert": files["stranger.crt"], "client_key": files["stranger.key"]}
     with pytest.raises(client.ServingError):
-        ask(address, ca_cert=files["server.crt"], **strangers)
+        request(address, ca_cert=files["server.crt"], **strangers)
 
 
 @pytest.mark.parametrize("over", ["grpc_address", "rest_address"])
 def test_the_client_sends_metadata(quick_double: Callable[..., ServingDouble], over: str) -> None:
     server = quick_double()
     connection = client.Connection(metadata=(("authorization", "Bearer a:b"), ("x-tenant", "shop 1")))
-    client.recommend(getattr(server, over), "shop", INPUTS, timeout=20, connection=connection)
+    client.recommend(client.Request(getattr(server, over), "shop", INPUTS, timeout=20, connection=connection))
     assert server.metadata["authorization"] == "Bearer a:b"
     assert server.metadata["x-tenant"] == "shop 1"
 
 
-def test_the_client_takes_answers_past_4_mb(
+def test_the_client_takes_answers_larger_than_4_mb(
     quick_double: Callable[..., ServingDouble], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Answering, "item_ids", [b"a" * 3_000_000, b"b" * 3_000_000])
-    answer = client.recommend(quick_double().grpc_address, "shop", INPUTS, timeout=20)
+    answer = client.recommend(client.Request(quick_double().grpc_address, "shop", INPUTS, timeout=20))
     assert [len(item_id) for item_id in answer.item_ids] == [3_000_000] * 2
 
 
@@ -752,13 +754,13 @@ def test_the_client_takes_answers_past_4_mb(
         ({"metadata": (("a", "\u00e9"),)}, "localhost:1", "--metadata must be"),
     ],
 )
-def test_connections_that_cannot_be_are_named(settings: dict[str, Any], server: str, message: str) -> None:
+def test_impossible_connections_are_refused(settings: dict[str, Any], server: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        client.recommend(server, "shop", INPUTS, connection=client.Connection(**settings))
+        client.recommend(client.Request(server, "shop", INPUTS, connection=client.Connection(**settings)))
 
 
-def test_titles_move_no_cursor() -> None:
-    shown = {
+def test_control_characters_of_titles_are_escaped() -> None:
+    printed = {
         "Se7en (1995)": "Se7en (1995)",
         "Amélie 天空の城 😀": "Amélie 天空の城 😀",
         "a\x1b[2Jb\x07": "a\\x1b[2Jb\\x07",
@@ -767,27 +769,29 @@ def test_titles_move_no_cursor() -> None:
         "a\u202eb\u2028c\u200f": "a\\u202eb\\u2028c\\u200f",
         "a\ud800b": "a\\ud800b",
     }
-    assert {title: client.printable(title) for title in shown} == shown
+    assert {title: client.printable(title) for title in printed} == printed
 
 
-def test_the_client_prints_no_escapes(quick_double: Callable[..., ServingDouble], tmp_path: pathlib.Path) -> None:
+def test_the_client_prints_no_control_characters(
+    quick_double: Callable[..., ServingDouble], tmp_path: pathlib.Path
+) -> None:
     server = quick_double()
     vocabulary = tmp_path / "shop" / "1" / "assets.extra" / "vocabulary.jsonl"
     vocabulary.parent.mkdir()
     vocabulary.write_text('{"item_id": "a1", "title": "A \\u001b[31mtitle"}\n')
-    where = [f"--server={server.rest_address}", "--model=shop", f"--export_dir={tmp_path / 'shop'}"]
-    printed = run_client(*where, "--item_id=a\x1b[2J", "--k=2")
+    address = [f"--server={server.rest_address}", "--model=shop", f"--export_dir={tmp_path / 'shop'}"]
+    printed = run_client(*address, "--item_id=a\x1b[2J", "--k=2")
     assert "\x1b" not in printed
     assert "a1  A \\x1b[31mtitle" in printed
     assert "a\\x1b[2J" in printed
 
 
-def test_the_client_names_flags_that_do_not_fit() -> None:
+def test_the_client_refuses_impossible_flags() -> None:
     assert "--metadata must be" in run_client("--server=localhost:1", "--model=shop", "--metadata=a b:c", code=1)
     assert "Fix: https://" in run_client("--server=http://localhost:1", "--model=shop", "--tls", code=1)
 
 
-def test_configuration_files_name_what_there_is() -> None:
+def test_configuration_files_are_consistent_and_hardened() -> None:
     compose = (ROOT / "deploy" / "compose.yaml").read_text()
     assert "\t" not in compose
     assert {"serving", "prometheus"} == set(re.findall(r"^  (\w+):$", compose.split("\nvolumes:")[0], re.MULTILINE))
