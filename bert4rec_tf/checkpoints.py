@@ -1,4 +1,4 @@
-"""Checkpoints of a run: each a folder that appears whole, the latest ones and the best one."""
+"""Checkpoints of a run: the latest ones and the best one, each a folder that appears only when complete."""
 
 import os
 import pathlib
@@ -12,19 +12,22 @@ import tensorflow as tf
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from tfrecords.errors import InputError
 
-# A parameter server that is gone; a full disk is none of these.
+# Raised if a parameter server has ended; a full disk raises others.
 _PEER_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-_STATE = "state"  # what the files of a checkpoint begin with
+_STATE = "state"  # prefix of the files of a checkpoint
 
 
 class Progress(tf.Module):
-    """Where a run stands; saved in every checkpoint."""
+    """How far a run has come; saved in every checkpoint.
+
+    The names of the attributes are part of the checkpoint format.
+    """
 
     def __init__(self, total_steps: int):
         super().__init__(name="progress")
         self.step = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.total_steps = tf.Variable(total_steps, trainable=False, dtype=tf.int64)
-        self.last_stage_from = tf.Variable(-1, trainable=False, dtype=tf.int64)  # its first step; -1 before it
+        self.last_stage_from = tf.Variable(-1, trainable=False, dtype=tf.int64)  # first step; -1 before that stage
         self.elapsed_seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         self.validation_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)
         self.best_ndcg = tf.Variable(-1.0, trainable=False, dtype=tf.float64)
@@ -41,7 +44,7 @@ class Progress(tf.Module):
         return max(int(self.last_stage_from.numpy()), 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values, for metadata; the validation's is None before the first one."""
+        """The values for metadata; the validation metric is None before the first validation."""
         ndcg = round(float(self.validation_ndcg.numpy()), 6)
         return {
             "step": int(self.step.numpy()),
@@ -51,12 +54,12 @@ class Progress(tf.Module):
 
 
 class Checkpoints:
-    """The latest checkpoints of everything, and the best one by validation: a folder each, which appears whole.
+    """The latest checkpoints of the whole run, and the model with the best validation: one folder each.
 
     Args:
-        model_dir: where `checkpoints/` is.
-        tracked: what is saved: model, optimizer, progress.
-        to_keep: how many of the latest.
+        model_dir: the folder that holds `checkpoints/`.
+        tracked: the objects to save: "model", "optimizer" and "progress".
+        to_keep: how many of the latest checkpoints to keep.
     """
 
     def __init__(self, model_dir: str | pathlib.Path, tracked: dict[str, Any], to_keep: int):
@@ -68,15 +71,15 @@ class Checkpoints:
         self._best = tf.train.Checkpoint(model=tracked["model"], progress=tracked["progress"])
 
     def restore_latest(self) -> bool:
-        """Puts the run back where its latest whole checkpoint stands; False where there is none.
+        """Restores the latest complete checkpoint; False if there is none.
 
-        A damaged one is set aside, with a warning, for the one before.
+        A damaged checkpoint is renamed, with a warning, and the one before it is restored.
 
         Raises:
             InputError: every checkpoint is damaged.
         """
         for directory in (self._latest_dir, self._best_dir):
-            _put_back(directory)
+            _restore_name(directory)
         checkpoints = _checkpoints(self._latest_dir)
         while checkpoints:
             newest = checkpoints.pop()
@@ -87,18 +90,21 @@ class Checkpoints:
                 if not checkpoints:
                     raise
                 aside, number = newest.with_name(f"damaged-{newest.name}"), 1
-                while aside.exists():  # the same step, damaged once more
+                while aside.exists():  # a checkpoint of the same step was damaged before
                     number += 1
                     aside = newest.with_name(f"damaged-{newest.name}-{number}")
                 newest.rename(aside)
-                print(f"warning: {error} Going on from the one before; it is kept as {aside}", file=sys.stderr)
+                print(
+                    f"warning: {error} Resuming from the checkpoint before it; the damaged one is kept as {aside}",
+                    file=sys.stderr,
+                )
         return False
 
     def save(self, best: bool) -> None:
-        """Saves the latest checkpoint, and the best one too if this is it.
+        """Saves a latest checkpoint, and also the best one if `best`.
 
         Raises:
-            InputError: a weight is not finite or the disk is full; the checkpoints on disk stay as they are.
+            InputError: a weight is not finite or the disk is full; the checkpoints on disk do not change.
         """
         for weight in self._model.weights:
             if not np.all(np.isfinite(weight.numpy())):
@@ -113,18 +119,22 @@ class Checkpoints:
 
 
 def has_checkpoint(model_dir: str | pathlib.Path) -> bool:
-    """Whether a run in this directory would go on from a checkpoint."""
-    return bool(_with_those_aside(pathlib.Path(model_dir) / "checkpoints" / "latest"))
+    """Whether a run in this directory would resume from a checkpoint."""
+    return bool(_readable_checkpoints(pathlib.Path(model_dir) / "checkpoints" / "latest"))
 
 
 def restore_best(directory: pathlib.Path, checkpoint: tf.train.Checkpoint) -> None:
     """Restores the best checkpoint.
 
-    Where it is damaged, with a warning the latest one of its step, which has the same weights, or else the newest.
+    If it is damaged, warns and restores the latest checkpoint of the same step, which has the same weights, or else the
+    newest one.
+
+    Raises:
+        InputError: there is no checkpoint, or all are damaged.
     """
-    best, latest = (_with_those_aside(directory / "checkpoints" / folder)[::-1] for folder in ("best", "latest"))
-    of_its_step = [path for path in latest if best and path.name == best[0].name]
-    found = [*best, *of_its_step, *(path for path in latest if path not in of_its_step)]
+    best, latest = (_readable_checkpoints(directory / "checkpoints" / folder)[::-1] for folder in ("best", "latest"))
+    same_step = [path for path in latest if best and path.name == best[0].name]
+    found = [*best, *same_step, *(path for path in latest if path not in same_step)]
     if not found:
         raise InputError(f"--model_dir must hold a checkpoint. Received: {directory}, without one. Fix: run train.py")
     damages = []
@@ -135,7 +145,7 @@ def restore_best(directory: pathlib.Path, checkpoint: tf.train.Checkpoint) -> No
             damages.append(error)
             continue
         if damages:
-            same = path in of_its_step
+            same = path in same_step
             which = "which has the same weights" if same else "another model than that of the best validation"
             print(f"warning: {damages[0]} Using {path} instead, {which}.", file=sys.stderr)
         return
@@ -143,19 +153,19 @@ def restore_best(directory: pathlib.Path, checkpoint: tf.train.Checkpoint) -> No
 
 
 def _checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints of a folder, by rising step."""
+    """The complete checkpoints of a folder, in order of their steps."""
     found = [path for path in directory.glob("ckpt-*") if path.name.removeprefix("ckpt-").isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("ckpt-")))
 
 
 def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int, to_keep: int) -> None:
-    """Writes a checkpoint beside its place, moves it there by one rename, and removes those past `to_keep`."""
-    place = directory / f"ckpt-{step}"
-    building = directory / f".{place.name}.building"
-    for left in directory.glob(".ckpt-*"):
-        shutil.rmtree(left)
+    """Writes a checkpoint under a temporary name, renames it, and removes the oldest ones beyond `to_keep`."""
+    target_path = directory / f"ckpt-{step}"
+    building = directory / f".{target_path.name}.building"
+    for leftover in directory.glob(".ckpt-*"):
+        shutil.rmtree(leftover)
     try:
-        checkpoint.write(str(building / _STATE), _on_this_machine())
+        checkpoint.write(str(building / _STATE), _local_options())
         for file in building.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -165,41 +175,41 @@ def _write(checkpoint: tf.train.Checkpoint, directory: pathlib.Path, step: int, 
         shutil.rmtree(building, ignore_errors=True)
         raise InputError(
             f"A checkpoint must fit on the disk of --model_dir. Received: {str(error).splitlines()[0]:.300} "
-            f"at {place}; the last good checkpoint is kept. Fix: free space, and run the same command again"
+            f"at {target_path}; the last good checkpoint is kept. Fix: free space, and run the same command to resume"
         ) from None
-    replaced = directory / f".{place.name}.replaced"
-    if place.exists():  # of a run that went on from an earlier step, or was stopped right after it validated
-        place.rename(replaced)
-    building.rename(place)
+    replaced = directory / f".{target_path.name}.replaced"
+    if target_path.exists():  # the run resumed from an earlier step, or was stopped right after a validation
+        target_path.rename(replaced)
+    building.rename(target_path)
     shutil.rmtree(replaced, ignore_errors=True)
-    others = [path for path in _checkpoints(directory) if path != place]
+    others = [path for path in _checkpoints(directory) if path != target_path]
     for old in others[: max(0, len(others) + 1 - to_keep)]:
-        # Not in place: half a checkpoint that is left of a killed run would be taken for a damaged one.
+        # Renamed first: a kill would otherwise leave half a checkpoint, which would count as damaged.
         shutil.rmtree(old.rename(directory / f".{old.name}.removed"))
 
 
-def _put_back(directory: pathlib.Path) -> None:
-    """A checkpoint that was moved aside for another one of its step, where a kill came between."""
+def _restore_name(directory: pathlib.Path) -> None:
+    """Restores the name of a checkpoint that was renamed to make room for its replacement, if a kill came between."""
     for aside in directory.glob(".ckpt-*.replaced"):
-        place = directory / aside.name[1:].removesuffix(".replaced")
-        if not place.exists():
-            aside.rename(place)
+        target_path = directory / aside.name[1:].removesuffix(".replaced")
+        if not target_path.exists():
+            aside.rename(target_path)
 
 
-def _with_those_aside(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints of a folder as a reader sees them, who leaves them where a training may be moving them."""
+def _readable_checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Finished checkpoints, or ones set aside by an interrupted write. Renames nothing: a training may be running."""
     return _checkpoints(directory) or sorted(directory.glob(".ckpt-*.replaced"))
 
 
-def _on_this_machine() -> tf.train.CheckpointOptions:
-    """Weights on a parameter server are else read and written there, on its own disk."""
+def _local_options() -> tf.train.CheckpointOptions:
+    """Reads and writes on this machine; by default, weights on a parameter server use that server's disk."""
     with tf.device("CPU:0"):
         return tf.train.CheckpointOptions(experimental_io_device=tf.constant(0).device)
 
 
 def _restore(checkpoint: tf.train.Checkpoint, path: pathlib.Path) -> None:
     try:
-        checkpoint.read(str(path / _STATE), _on_this_machine()).assert_existing_objects_matched().expect_partial()
+        checkpoint.read(str(path / _STATE), _local_options()).assert_existing_objects_matched().expect_partial()
     except _PEER_ERRORS:
         raise
     # TensorFlow's reader raises IndexError and RuntimeError where a file ends early.

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line for a mistake."""
+"""How a command ends: its exit code, and one line for an error."""
 
 import os
 import sys
@@ -10,13 +10,13 @@ from tfrecords.errors import InputError, PeerLost, Stopped, disk_error
 
 
 def command(main: Callable[[], None]) -> Callable[[list[str]], None]:
-    """Makes a command's `main` what `absl.app.run` takes: a mistake ends in one plain message and exit code 2."""
+    """Wraps a command's `main` for `absl.app.run`: a user's mistake ends in one plain message and exit code 2."""
 
     def run(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             if argv[1:]:
-                raise InputError(f"Only flags are taken. Received: {' '.join(argv[1:])}")
+                raise InputError(f"Arguments must be flags. Received: {' '.join(argv[1:])}. Fix: write --name=value")
             main()
         except InputError as error:
             sys.exit(_report(str(error), code=2))

@@ -1,8 +1,8 @@
-"""A model directory: what was trained, on what, and its checkpoints.
+"""A model directory: settings, vocabulary, records' manifest and checkpoints of one run.
 
-config.json  vocabulary.jsonl  manifest.json     copies that make the directory stand alone; config.json last
+config.json  vocabulary.jsonl  manifest.json     copies that make the directory self-contained; config.json is last
 checkpoints/latest/ckpt-400/  …/best/ckpt-200/   TensorFlow checkpoints by step
-history.jsonl  tensorboard/                      one line a validation; scalars
+history.jsonl  tensorboard/                      one line per validation; scalars
 """
 
 import dataclasses
@@ -26,12 +26,14 @@ HISTORY_FILE = "history.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model directory, loaded.
+    """A loaded model directory.
 
     Attributes:
-        model: with the weights of its best checkpoint.
-        vocabulary, config, manifest: what it was trained with.
-        state: where training stood then: step, epoch, elapsed seconds, validation metric.
+        model: the model with the weights of the best checkpoint.
+        vocabulary: the vocabulary of its records.
+        config: the settings of the run.
+        manifest: the manifest of its records.
+        state: step, elapsed seconds and validation metric of that checkpoint.
     """
 
     model: Bert4Rec
@@ -42,10 +44,10 @@ class TrainedModel:
 
 
 def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
-    """Makes a model directory, or checks that an existing one belongs to this very run.
+    """Makes a model directory, or checks that an existing one belongs to this run.
 
     Raises:
-        InputError: it holds another run (names the first difference), or something else.
+        InputError: the directory holds another run (names the first difference), or other files.
     """
     directory = pathlib.Path(model_dir)
     if (directory / CONFIG_FILE).is_file():
@@ -67,12 +69,12 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
 
 
 def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
-    """Loads the best checkpoint of a model directory (the latest one where none was validated).
+    """Loads the best checkpoint of a model directory (the latest one if there was no validation).
 
-    Where the best one is damaged, it warns on stderr, naming both, and loads the newest whole one.
+    If the best one is damaged, warns on stderr, naming both, and loads another one, see `checkpoints.restore_best`.
 
     Raises:
-        InputError: no trained model is there, or no checkpoint is whole.
+        InputError: there is no trained model, or all checkpoints are damaged.
     """
     check_local("model_dir", model_dir)
     directory = pathlib.Path(model_dir)
@@ -101,13 +103,13 @@ def _check_same_run(directory: pathlib.Path, config: Config, manifest: Manifest)
         for field, value in new[section].items():
             if value != old[section][field] and field not in resumable:
                 raise InputError(
-                    f"`{section}.{field}` must be that of the run in {directory}. Received: {value!r}, there "
-                    f"{old[section][field]!r}. Fix: name another --model_dir, or set "
+                    f"`{section}.{field}` must equal that of the run in {directory}. Received: {value!r}, that run's "
+                    f"value is {old[section][field]!r}. Fix: name another --model_dir, or set "
                     f"{section}.{field}={old[section][field]!r}"
                 )
     trained_on = Manifest.load(directory).sha256()
     if trained_on != manifest.sha256():
         raise InputError(
-            f"A run goes on with the records that it began with. Received: {directory} was trained on other "
+            f"A run must resume with its own records. Received: {directory} was trained on other "
             "records than --data_dir holds. Fix: name another --model_dir"
         )

@@ -1,4 +1,4 @@
-"""A cluster's TF_CONFIG, and the wait for its processes: with made-up peers and a made-up clock, on loopback alone."""
+"""Reading TF_CONFIG, and waiting for the processes of a cluster: with simulated peers and clock, on loopback only."""
 
 import json
 import os
@@ -27,13 +27,13 @@ def free_port() -> int:
 
 
 def cluster_of_three() -> Cluster:
-    """This process at a free port; the peers are made up."""
+    """This process at a free port, and two simulated peers."""
     jobs = {"worker": [f"localhost:{free_port()}", "localhost:1002", "localhost:1003"]}
     return read_cluster("multi_worker_mirrored", config(jobs))
 
 
 class Clock:
-    """Time that passes in `sleep` alone, which may also do something."""
+    """A clock that moves only in `sleep`, which then calls `act` with the seconds so far."""
 
     def __init__(self, act: Callable[[float], object] = lambda _: None):
         self.seconds, self._act = 1000.0, act
@@ -56,7 +56,7 @@ def test_each_worker_needs_all_others() -> None:
     ("job", "needed"),
     [("chief", ["worker 0", "worker 1", "ps 0"]), ("worker", ["chief 0"]), ("ps", ["chief 0"])],
 )
-def test_the_chief_needs_all_and_those_that_serve_need_the_chief(job: str, needed: list[str]) -> None:
+def test_the_chief_needs_all_others_and_they_need_only_the_chief(job: str, needed: list[str]) -> None:
     cluster = read_cluster("parameter_server", config(SERVERS, job))
     assert [f"{peer.job} {peer.index}" for peer in cluster.peers] == needed
 
@@ -91,12 +91,12 @@ def test_the_chief_needs_all_and_those_that_serve_need_the_chief(job: str, neede
         (config(WORKERS, job=["worker"]), "which is not in the cluster"),
     ],
 )
-def test_what_is_no_cluster_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_an_invalid_tf_config_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(InputError, match=rf"--strategy=multi_worker_mirrored needs TF_CONFIG.*Received.*{reason}"):
         read_cluster("multi_worker_mirrored", text)
 
 
-def test_the_wait_names_the_missing_at_once_and_every_minute(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_wait_names_missing_peers_immediately_and_every_minute(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     arrival = {1002: 30.0, 1003: 150.0}
     wait_for_peers(
@@ -121,7 +121,7 @@ def test_all_peers_must_be_there_at_the_same_time() -> None:
     assert clock.now() - 1000 == 9
 
 
-def test_a_peer_that_never_comes_ends_the_wait() -> None:
+def test_a_peer_that_never_starts_ends_the_wait() -> None:
     clock = Clock()
     with pytest.raises(PeerLost, match=r"=2\. Received: no answer from localhost:1003 \(worker 2\); 2 of 3 processes"):
         wait_for_peers(cluster_of_three(), 2, lambda peer: peer.index == 1, clock.now, clock.sleep)
@@ -130,7 +130,7 @@ def test_a_peer_that_never_comes_ends_the_wait() -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_wait(number: signal.Signals, code: int) -> None:
-    before = signal.signal(number, signal.default_int_handler)  # whatever the tests' shell has it do
+    before = signal.signal(number, signal.default_int_handler)  # the shell may ignore the signal
     try:
         clock = Clock(lambda waited: os.kill(os.getpid(), number) if waited >= 3 else None)
         with (
@@ -163,7 +163,7 @@ def test_real_peers_on_loopback_see_each_other_and_the_port_is_free_afterwards()
         pass
 
 
-def test_a_port_that_another_process_has_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
         address = f"localhost:{other.getsockname()[1]}"
         cluster = read_cluster("multi_worker_mirrored", config({"worker": [address, "localhost:1002"]}))
@@ -174,6 +174,6 @@ def test_a_port_that_another_process_has_is_named() -> None:
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
-def test_a_limit_that_is_none_is_refused(minutes: float) -> None:
+def test_an_invalid_timeout_is_refused(minutes: float) -> None:
     with pytest.raises(InputError, match="--cluster_timeout_minutes must be above 0"):
         make_strategy("multi_worker_mirrored", minutes)

@@ -1,4 +1,4 @@
-"""The commands as users run them: processes, exit codes, files, and the way from a log to a SavedModel."""
+"""The commands as users run them: processes, exit codes, files, and the steps from a log to a SavedModel."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_training_writes_its_directory(model_dir: pathlib.Path, data_dir: pathli
 
 
 @pytest.mark.slow
-def test_the_same_command_again_continues(
+def test_repeating_the_command_resumes_the_run(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     copy = tmp_path / "model"
@@ -106,7 +106,7 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_training_that_is_told_to_end_saves_its_steps(
+def test_a_stopped_training_saves_its_steps(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, code: int
 ) -> None:
     flags = ["--set=training.num_steps=1000000"]
@@ -128,7 +128,7 @@ def test_a_training_that_is_told_to_end_saves_its_steps(
 
 
 def weights_of(model_dir: pathlib.Path, step: int) -> dict[str, bytes]:
-    """Every variable of the latest checkpoint but the clock."""
+    """Every variable of the latest checkpoint except the elapsed time."""
     reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{step}/state"))
     names = [name for name in reader.get_variable_to_shape_map() if "elapsed" not in name and "_CHECKPOINT" not in name]
     return {name: reader.get_tensor(name).tobytes() for name in names}
@@ -142,12 +142,12 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal",
                                   "--set=training.last_item_share=0.9"])  # fmt: skip
-def test_kill_9_and_the_same_command_again_change_nothing(
+def test_a_run_resumed_after_kill_9_equals_an_uninterrupted_one(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
     flags = ["--set=training.num_steps=70", "--set=training.steps_per_epoch=30", flag,
              "--set=training.checkpoint_minutes=0.001"]  # fmt: skip
-    train_again(data_dir, tmp_path / "unbroken", *flags)
+    train_again(data_dir, tmp_path / "uninterrupted", *flags)
     process = start_training(data_dir, tmp_path / "killed", *flags)
     saved = tmp_path / "killed/checkpoints/latest"
     deadline = time.monotonic() + 120
@@ -158,9 +158,9 @@ def test_kill_9_and_the_same_command_again_change_nothing(
     process.kill()
     process.wait()
     assert "resuming" in train_again(data_dir, tmp_path / "killed", *flags)
-    assert weights_of(tmp_path / "killed", 70) == weights_of(tmp_path / "unbroken", 70)
-    assert history_of(tmp_path / "killed") == history_of(tmp_path / "unbroken")
-    assert [step for step, _ in history_of(tmp_path / "unbroken")] == [30, 60, 70]
+    assert weights_of(tmp_path / "killed", 70) == weights_of(tmp_path / "uninterrupted", 70)
+    assert history_of(tmp_path / "killed") == history_of(tmp_path / "uninterrupted")
+    assert [step for step, _ in history_of(tmp_path / "uninterrupted")] == [30, 60, 70]
 
 
 @pytest.mark.slow
@@ -170,12 +170,12 @@ def test_replicas_share_a_batch_evenly(data_dir: pathlib.Path, tmp_path: pathlib
 
 
 @pytest.mark.slow
-def test_masks_drawn_anew_in_training(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_masks_are_resampled_in_training(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model_dir = tmp_path / "model"
     train_again(data_dir, model_dir, "--masking=resample", "--set=training.num_steps=20")
     assert json.loads((model_dir / "config.json").read_text())["training"]["masking"] == "resample"
     refused = train_again(data_dir, model_dir, "--masking=pregenerated", code=2)
-    assert "`training.masking` must be that of the run" in refused
+    assert "`training.masking` must equal that of the run" in refused
 
 
 @pytest.mark.slow
@@ -183,9 +183,11 @@ def test_a_causal_model_is_trained_evaluated_and_served(data_dir: pathlib.Path, 
     model_dir, exported = tmp_path / "model", tmp_path / "exported"
     flags = ["--set=model.attention=causal", "--masking=resample", "--set=training.num_steps=20"]
     printed = train_again(data_dir, model_dir, *flags, f"--export_dir={exported}")
-    assert f"{Manifest.load(data_dir).records('train')} instances" in printed, "one a window"
+    assert f"{Manifest.load(data_dir).records('train')} instances" in printed, "one per window"
     assert 0 < history_of(model_dir)[-1][1]["full"]["ndcg@10"] < 1
-    assert "`model.attention` must be that of the run" in train_again(data_dir, model_dir, "--masking=resample", code=2)
+    assert "`model.attention` must equal that of the run" in train_again(
+        data_dir, model_dir, "--masking=resample", code=2
+    )
     (version,) = exported.glob("[0-9]*")
     serve = tf.saved_model.load(str(version)).signatures["serving_default"]
     trained = load_model(model_dir)
@@ -202,36 +204,38 @@ def test_a_run_starts_from_another_model(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     flags = ["--set=training.num_steps=20", "--set=training.learning_rate=1e-9"]
-    anew, warm = tmp_path / "anew", tmp_path / "warm"
-    train_again(data_dir, anew, *flags)
-    printed = train_again(data_dir, warm, *flags, f"--warm_start_from={model_dir}")
+    cold_dir, warm_dir = tmp_path / "cold", tmp_path / "warm"
+    train_again(data_dir, cold_dir, *flags)
+    printed = train_again(data_dir, warm_dir, *flags, f"--warm_start_from={model_dir}")
     assert "60 items carried over, 0 new, 0 no longer there" in printed
     before, cold, after = (
-        max(metrics["full"]["ndcg@10"] for _, metrics in history_of(path)) for path in (model_dir, anew, warm)
+        max(metrics["full"]["ndcg@10"] for _, metrics in history_of(path)) for path in (model_dir, cold_dir, warm_dir)
     )
-    assert after == pytest.approx(before, abs=1e-6), "hardly anything was learnt since"
+    assert after == pytest.approx(before, abs=1e-6), "the learning rate is too small to change the metric"
     assert after > cold
-    assert "resuming" in train_again(data_dir, warm, "--set=training.num_steps=40", flags[1])
+    assert "resuming" in train_again(data_dir, warm_dir, "--set=training.num_steps=40", flags[1])
     other = train_again(data_dir, tmp_path / "x", f"--warm_start_from={model_dir}", "--set=model.num_layers=2", code=2)
-    assert "`model.num_layers` must be that of the model to start from" in other
+    assert "`model.num_layers` must equal that of the model to start from" in other
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow
-def test_a_time_limit_ends_in_good_order(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_time_limit_ends_the_run_with_a_validation_and_a_decayed_learning_rate(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     flags = ["--set=training.num_steps=1000000", "--time_limit_minutes=0.5"]  # a busy machine compiles for 12 s of it
     train_again(data_dir, tmp_path / "model", *flags)
     last = json.loads((tmp_path / "model" / "history.jsonl").read_text().splitlines()[-1])
     assert last["step"] < 1_000_000
-    # By training's own clock: how long the process around it takes is the machine's business.
-    assert last["elapsed_seconds"] < 2 * 30, "the last call of steps and its validation must not run on"
-    assert last["learning_rate"] < 0.003 * 0.2, "the schedule must have come down with the time"
+    # By the run's clock: the duration of the whole process depends on the machine.
+    assert last["elapsed_seconds"] < 2 * 30, "the last call of steps and its validation must end in time"
+    assert last["learning_rate"] < 0.003 * 0.2, "the learning rate must have decayed by the time limit"
     assert "trained already" in train_again(data_dir, tmp_path / "model", *flags)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--set=model.attention=causal"]], ids=["bidirectional", "causal"])
-def test_the_last_stage_asks_for_last_items_alone(
+def test_the_last_stage_predicts_only_last_items(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, more: list[str]
 ) -> None:
     made = {}
@@ -244,7 +248,7 @@ def test_the_last_stage_asks_for_last_items_alone(
 
 
 @pytest.mark.slow
-def test_a_run_taken_up_in_its_last_stage_validates_as_often_as_before(
+def test_a_run_resumed_in_its_last_stage_keeps_its_validation_interval(
     data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     # With three batch lengths, a pass over these records takes another number of steps in the last stage.
@@ -258,7 +262,7 @@ def test_a_run_taken_up_in_its_last_stage_validates_as_often_as_before(
 
 
 @pytest.mark.slow
-def test_patience_is_for_the_last_stage(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_early_stopping_counts_only_in_the_last_stage(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = ["--set=training.num_steps=100", "--set=training.last_item_share=0.5", "--set=training.learning_rate=1e-12"]
     printed = train_again(data_dir, tmp_path / "model", *flags, "--set=training.early_stopping_epochs=1")
     assert "stopping early" in printed
@@ -266,7 +270,7 @@ def test_patience_is_for_the_last_stage(data_dir: pathlib.Path, tmp_path: pathli
 
 
 @pytest.mark.slow
-def test_training_stops_early_where_nothing_gets_better(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_training_stops_early_without_improvement(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     flags = [
         "--set=training.num_steps=1000",
         "--set=training.early_stopping_epochs=1",
@@ -289,14 +293,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(data_dir: pathlib.Path, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flag", "says"),
+    ("flag", "message"),
     [
         ("--set=data.max_seq_length=50", "`data.max_seq_length` must match the records. Received: config=50"),
         ("--time_limit_minutes=0", "--time_limit_minutes must be above 0"),
     ],
 )
-def test_bad_settings_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str, says: str) -> None:
-    assert says in train_again(data_dir, tmp_path / "model", flag, code=2)
+def test_bad_settings_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str, message: str) -> None:
+    assert message in train_again(data_dir, tmp_path / "model", flag, code=2)
     assert not (tmp_path / "model").exists()
 
 
@@ -334,7 +338,7 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
     report = page.read_text(encoding="utf-8")
     assert f"<td>{scores['model']:.4f} <" in report
     assert report.count("<article") == 10
-    assert "of step 40" in report or "of step 20" in report, "curves and weights are those of the run"
+    assert "of step 40" in report or "of step 20" in report, "curves and weights belong to the run"
 
 
 @pytest.mark.slow
@@ -353,7 +357,7 @@ def test_two_evaluations_are_compared(data_dir: pathlib.Path, tmp_path: pathlib.
 
 
 @pytest.mark.slow
-def test_evaluate_says_what_it_cannot_rank(
+def test_evaluate_names_what_it_cannot_rank(
     model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run("pipelines/make_tfrecords.py", "--dataset=synthetic:num_users=50", f"--output_dir={tmp_path / 'other'}")
@@ -389,9 +393,9 @@ def test_what_is_served_is_what_was_evaluated(
             assert (answer.index(names[target]) + 1 if names[target] in answer else top_k + 1) == min(rank, top_k + 1)
             seen_at_least_once += rank <= top_k
     assert seen_at_least_once > 10
-    asked = run("deploy/client.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
-    assert "top 10" in asked
-    assert "item-0001" not in asked.split("top 10")[1]
+    answer = run("deploy/client.py", f"--export_dir={tmp_path}", "--item_id=item-0001", "--item_id=no such item")
+    assert "top 10" in answer
+    assert "item-0001" not in answer.split("top 10")[1]
     newer = shutil.copytree(version, version.with_name("99999999999"))
     rolled_back = run("export.py", "rollback", f"--export_dir={tmp_path}")
     assert f"withdrew version {newer.name}; {version.name} is served again" in rolled_back

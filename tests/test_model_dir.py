@@ -1,4 +1,4 @@
-"""The model directory: what it accepts, what it saves, and what it gives back."""
+"""The model directory: what it accepts, what it saves, and what it loads."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ MANIFEST = Manifest(
 
 @dataclasses.dataclass
 class Run:
-    """A training run's state, without the training."""
+    """The state of a training run, without the training."""
 
     model: Bert4Rec
     optimizer: tf.keras.optimizers.Optimizer
@@ -45,7 +45,7 @@ class Run:
     checkpoints: Checkpoints
 
     def go_to(self, step: int) -> None:
-        """Every weight becomes `step`."""
+        """Sets the step and every weight to `step`."""
         self.progress.step.assign(step)
         for weight in self.model.weights:
             weight.assign(tf.fill(weight.shape, float(step)))
@@ -85,7 +85,7 @@ def test_write_whole_replaces_a_file_or_leaves_it(tmp_path: pathlib.Path) -> Non
     assert path.read_text(encoding="utf-8") == "new: é\n"
 
 
-def test_a_new_directory_stands_alone_and_is_accepted_again(tmp_path: pathlib.Path) -> None:
+def test_a_new_directory_is_self_contained_and_accepted_again(tmp_path: pathlib.Path) -> None:
     model_dir = tmp_path / "deep" / "model"
     open_model_dir(model_dir, CONFIG, MANIFEST, VOCABULARY)
     made = files_in(model_dir)
@@ -112,7 +112,7 @@ def test_an_empty_or_half_made_directory_is_accepted(tmp_path: pathlib.Path) -> 
         (dataclasses.replace(CONFIG, training=TrainingConfig(learning_rate=0.5)), "training.learning_rate"),
     ],
 )
-def test_another_setting_is_refused_by_name(tmp_path: pathlib.Path, changed: Config, field: str) -> None:
+def test_a_changed_setting_is_refused_by_name(tmp_path: pathlib.Path, changed: Config, field: str) -> None:
     open_model_dir(tmp_path, CONFIG, MANIFEST, VOCABULARY)
     with pytest.raises(InputError, match=field):
         open_model_dir(tmp_path, changed, MANIFEST, VOCABULARY)
@@ -124,7 +124,7 @@ def test_other_records_are_refused(tmp_path: pathlib.Path) -> None:
         open_model_dir(tmp_path, CONFIG, dataclasses.replace(MANIFEST, counts={"items": 4}), VOCABULARY)
 
 
-def test_what_is_no_model_directory_is_left_alone(tmp_path: pathlib.Path) -> None:
+def test_a_directory_with_other_files_is_refused_and_unchanged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="something else"):
         open_model_dir(tmp_path, CONFIG, MANIFEST, VOCABULARY)
@@ -133,7 +133,7 @@ def test_what_is_no_model_directory_is_left_alone(tmp_path: pathlib.Path) -> Non
     assert files_in(tmp_path) == {"thesis.txt": b"precious"}
 
 
-def test_restoring_puts_the_whole_run_back(tmp_path: pathlib.Path) -> None:
+def test_restoring_restores_the_whole_run(tmp_path: pathlib.Path) -> None:
     run = start_run(tmp_path)
     assert not run.checkpoints.restore_latest()
     run.optimizer.apply_gradients([(tf.ones(weight.shape), weight) for weight in run.model.trainable_variables])
@@ -160,7 +160,7 @@ def test_only_the_latest_are_kept(tmp_path: pathlib.Path) -> None:
         run.checkpoints.save(best=step < 3)
     kept = {path.parent.relative_to(tmp_path / "checkpoints").as_posix() for path in tmp_path.rglob("*.index")}
     assert kept == {"latest/ckpt-3", "latest/ckpt-4", "best/ckpt-2"}
-    run.go_to(3)  # a run that went on from before: what it saves is what is kept
+    run.go_to(3)  # a run that resumed from an earlier step: its own checkpoint is kept
     run.checkpoints.save(best=False)
     assert sorted(path.name for path in (tmp_path / "checkpoints/latest").iterdir()) == ["ckpt-3", "ckpt-4"]
 
@@ -189,7 +189,7 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(
     assert [path.name for path in (tmp_path / "checkpoints/latest").iterdir()] == ["ckpt-3"]
 
 
-def test_before_the_first_validation_there_is_no_figure_of_one(tmp_path: pathlib.Path) -> None:
+def test_the_validation_metric_is_none_before_the_first_validation(tmp_path: pathlib.Path) -> None:
     progress = start_run(tmp_path).progress
     assert progress.to_dict()["validation_ndcg@10"] is None
     progress.validation_ndcg.assign(0)
@@ -218,7 +218,7 @@ def test_loading_prefers_the_best_checkpoint(tmp_path: pathlib.Path) -> None:
     assert trained.vocabulary.item_ids == VOCABULARY.item_ids
 
 
-def test_loading_takes_the_latest_where_none_was_validated(tmp_path: pathlib.Path) -> None:
+def test_loading_takes_the_latest_without_a_validation(tmp_path: pathlib.Path) -> None:
     open_model_dir(tmp_path, CONFIG, MANIFEST, VOCABULARY)
     run = start_run(tmp_path)
     run.go_to(5)
@@ -226,7 +226,7 @@ def test_loading_takes_the_latest_where_none_was_validated(tmp_path: pathlib.Pat
     assert load_model(tmp_path).state["step"] == 5
 
 
-def test_loading_takes_one_that_a_kill_left_aside(tmp_path: pathlib.Path) -> None:
+def test_loading_takes_a_checkpoint_that_an_interrupted_write_set_aside(tmp_path: pathlib.Path) -> None:
     model_dir = trained_dir(tmp_path)
     best = model_dir / "checkpoints/best"
     (best / "ckpt-1").rename(best / ".ckpt-1.replaced")
@@ -234,7 +234,7 @@ def test_loading_takes_one_that_a_kill_left_aside(tmp_path: pathlib.Path) -> Non
     assert [path.name for path in best.iterdir()] == [".ckpt-1.replaced"]
 
 
-def test_loading_what_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_loading_a_missing_model_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"config\.json"):
         load_model(tmp_path / "nowhere")
     open_model_dir(tmp_path, CONFIG, MANIFEST, VOCABULARY)
@@ -246,7 +246,7 @@ def test_loading_what_is_not_there(tmp_path: pathlib.Path) -> None:
 
 
 def damage(directory: pathlib.Path, kind: str) -> None:
-    """Harms a checkpoint as a full disk, a bad copy or a bad disk would."""
+    """Damages a checkpoint as a full disk, an incomplete copy or a faulty disk would."""
     (data,), (index,) = directory.glob("*.data-*"), directory.glob("*.index")
     content = data.read_bytes()
     if kind == "data cut":
@@ -268,7 +268,7 @@ DAMAGES = ["data cut", "data flipped", "data missing", "index cut", "index missi
 @pytest.mark.parametrize(
     ("step", "which"), [(1, "which has the same weights"), (2, "another model than that of the best validation")]
 )
-def test_loading_passes_over_a_damaged_best_checkpoint_with_a_warning(
+def test_loading_skips_a_damaged_best_checkpoint_with_a_warning(
     tmp_path: pathlib.Path, kind: str, step: int, which: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model_dir = trained_dir(tmp_path)
@@ -279,11 +279,11 @@ def test_loading_passes_over_a_damaged_best_checkpoint_with_a_warning(
     assert trained.state["step"] == step
     assert all(np.all(weight.numpy() == step) for weight in trained.model.weights)
     (warning,) = capsys.readouterr().err.splitlines()
-    said = rf"^warning: .*best/ckpt-1 must be a whole checkpoint.*Using .*latest/ckpt-{step} instead, {which}"
-    assert re.search(said, warning)
+    expected = rf"^warning: .*best/ckpt-1 must be a whole checkpoint.*Using .*latest/ckpt-{step} instead, {which}"
+    assert re.search(expected, warning)
 
 
-# One bit of a latest checkpoint may be the optimizer's, which loading does not read.
+# A flipped bit in a latest checkpoint may belong to the optimizer, which loading does not read.
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGES if kind != "data flipped"])
 def test_loading_damaged_checkpoints_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
     model_dir = trained_dir(tmp_path)
@@ -293,14 +293,16 @@ def test_loading_damaged_checkpoints_is_refused(tmp_path: pathlib.Path, kind: st
         load_model(model_dir)
 
 
-def test_loading_a_whole_model_warns_of_nothing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_an_undamaged_model_prints_no_warning(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model_dir = trained_dir(tmp_path)
     damage(model_dir / "checkpoints/latest/ckpt-2", "data cut")
     assert load_model(model_dir).state["step"] == 1
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_resumes_from_its_latest_checkpoint_whatever_the_best_is(tmp_path: pathlib.Path) -> None:
+def test_a_run_resumes_from_its_latest_checkpoint_if_the_best_is_damaged(tmp_path: pathlib.Path) -> None:
     model_dir = trained_dir(tmp_path)
     damage(model_dir / "checkpoints/best/ckpt-1", "data missing")
     run = start_run(model_dir)
@@ -311,7 +313,7 @@ def test_a_run_resumes_from_its_latest_checkpoint_whatever_the_best_is(tmp_path:
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_going_on_from_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
+def test_resuming_from_a_damaged_checkpoint_is_refused(tmp_path: pathlib.Path, kind: str) -> None:
     run = start_run(tmp_path)
     run.go_to(1)
     run.checkpoints.save(best=False)
@@ -333,9 +335,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert again.checkpoints.restore_latest()
     assert int(again.progress.step) == 1
     assert all(np.all(weight.numpy() == 1) for weight in again.model.weights)
-    said = capsys.readouterr().err
-    assert "warning: " in said
-    assert "ckpt-2 must be a whole checkpoint" in said
+    printed = capsys.readouterr().err
+    assert "warning: " in printed
+    assert "ckpt-2 must be a whole checkpoint" in printed
     assert (tmp_path / "checkpoints/latest/damaged-ckpt-2").is_dir()
     assert start_run(tmp_path).checkpoints.restore_latest()
     assert capsys.readouterr().err == ""

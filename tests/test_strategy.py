@@ -1,4 +1,4 @@
-"""tf.distribute strategies as processes on this machine: the weights of one device, and what a lost process does."""
+"""tf.distribute strategies as processes on this machine: equal weights on one device and many, and lost processes."""
 
 import contextlib
 import json
@@ -42,14 +42,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 class Cluster:
-    """Processes of train.py, one for each task of a cluster, or one alone."""
+    """Processes of train.py: one for each task of a cluster, or a single one."""
 
     def __init__(self, data_dir: pathlib.Path, model_dir: pathlib.Path, strategy: str, jobs: dict[str, int]):
-        with contextlib.ExitStack() as sockets:  # all open at once, so that no port comes twice
+        with contextlib.ExitStack() as sockets:  # all open together, so that all ports differ
             ports = {job: [sockets.enter_context(socket.socket()) for _ in range(n)] for job, n in jobs.items()}
             for each in ports.values():
-                for place in each:
-                    place.bind(("localhost", 0))
+                for opened in each:
+                    opened.bind(("localhost", 0))
             addresses = {job: [f"localhost:{s.getsockname()[1]}" for s in each] for job, each in ports.items()}
         self._config = {"cluster": addresses}
         script = str(ROOT / "train.py")
@@ -58,15 +58,15 @@ class Cluster:
         self.processes: dict[tuple[str, int], subprocess.Popen[str]] = {}
 
     def start(self, job: str, index: int, *flags: str) -> "subprocess.Popen[str]":
-        """Starts a task; only the first of the first job may write: what it calls "model" is elsewhere for others."""
+        """Starts a task. Only the chief may write: the other tasks run in another folder, where nothing may appear."""
         chief = (job, index) == (next(iter(self._config["cluster"])), 0)
-        place = self._model_dir.parent if chief else self._model_dir.with_name("elsewhere")
-        place.mkdir(exist_ok=True)
+        folder = self._model_dir.parent if chief else self._model_dir.with_name("elsewhere")
+        folder.mkdir(exist_ok=True)
         environment = os.environ | {"TF_CONFIG": json.dumps(self._config | {"task": {"type": job, "index": index}})}
         log = self._model_dir.with_name(f"{job}-{index}.log").open("w+")
         self.processes[job, index] = subprocess.Popen(
             [*self._command, f"--model_dir={self._model_dir.name}", *flags],
-            cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
+            cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True,
             # Where the tests run in the background, their shell has them ignore Ctrl-C, and a child inherits that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
@@ -75,8 +75,8 @@ class Cluster:
     def port(self, job: str, index: int) -> int:
         return int(self._config["cluster"][job][index].rpartition(":")[2])
 
-    def wait_until_deaf(self, job: str, index: int) -> None:
-        """Until a task is inside TensorFlow's wait for its peers: its server listens, after its own port was freed."""
+    def wait_until_connecting(self, job: str, index: int) -> None:
+        """Waits until a task is inside TensorFlow, waiting for its peers: TensorFlow's server listens at its port."""
         deadline = time.monotonic() + 120
         with socket.socket() as looking:
             while looking.connect_ex(("localhost", self.port(job, index))):
@@ -105,7 +105,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(data_dir: pathlib.Path, model_dir: pathlib.Path, strategy: str, **jobs: int) -> Iterator[Cluster]:
-    """A cluster of which no process is left behind."""
+    """A cluster whose processes are all ended after the block."""
     made = Cluster(data_dir, model_dir, strategy, jobs)
     try:
         yield made
@@ -138,7 +138,7 @@ def weights_of_three_steps(
 def assert_same_weights(received: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert received.keys() == expected.keys()
     for name, value in expected.items():
-        # Three steps at a warm-up's rates move no weight far; the moments tell gradients of another size apart.
+        # Three steps of the warm-up hardly move the weights; the moments show whether the gradients are equal.
         atol = 1e-5 if name.startswith("model/") else 1e-3 * np.abs(value).max()
         np.testing.assert_allclose(received[name], value, rtol=0, atol=atol, err_msg=name)
 
@@ -147,7 +147,7 @@ def assert_same_weights(received: dict[str, np.ndarray], expected: dict[str, np.
 def test_mirrored_makes_the_updates_of_one_device(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
 ) -> None:
-    # Dropout is on: replicas draw what one device draws for the joint batch.
+    # Dropout is on: replicas draw the same numbers as one device for the joint batch.
     assert_same_weights(weights_of_three_steps(data_dir, tmp_path / "model", "mirrored"), one_device)
 
 
@@ -160,13 +160,13 @@ def test_mirrored_makes_the_updates_of_one_device(
     ],
     ids=["sparse gradients", "causal"],
 )
-def test_mirrored_makes_the_updates_of_one_device_otherwise_too(
+def test_mirrored_makes_the_updates_of_one_device_with_other_losses_and_attention(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flags: list[str]
 ) -> None:
-    mirrored, alone = (
+    mirrored, one_device = (
         weights_of_three_steps(data_dir, tmp_path / strategy, strategy, *flags) for strategy in ("mirrored", "default")
     )
-    assert_same_weights(mirrored, alone)
+    assert_same_weights(mirrored, one_device)
 
 
 @pytest.mark.slow  # the same sums as mirrored replicas, over the network
@@ -183,7 +183,7 @@ def test_two_workers_make_the_updates_of_one_device(
 
 
 @pytest.mark.slow
-def test_workers_with_other_settings_are_told(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_worker_with_other_settings_is_refused(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
         workers.start("worker", 0, "--set=training.num_steps=3")
         workers.start("worker", 1, "--set=training.num_steps=3", "--set=training.seed=2")
@@ -193,7 +193,7 @@ def test_workers_with_other_settings_are_told(data_dir: pathlib.Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_path: pathlib.Path, killed: int) -> None:
+def test_a_killed_worker_ends_the_others(data_dir: pathlib.Path, tmp_path: pathlib.Path, killed: int) -> None:
     with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
         for index in range(2):
             workers.start("worker", index, ENDLESS)
@@ -205,7 +205,7 @@ def test_a_killed_worker_leaves_no_other_hanging(data_dir: pathlib.Path, tmp_pat
             workers.start("worker", index, ENDLESS)
         workers.wait_for("worker", 0, "validation NDCG@10")
         assert "resuming" in workers.printed("worker", 0)
-        # SIGTERM at one worker, as a machine that is taken away gets it, ends all of them in good order.
+        # SIGTERM at one worker, as before a machine is taken away, makes all of them save and stop.
         workers.processes["worker", 1].terminate()
         for index in range(2):
             assert "stopped by SIGTERM and saved" in workers.wait("worker", index, code=143)
@@ -227,10 +227,10 @@ def test_a_parameter_server_cluster_trains(data_dir: pathlib.Path, tmp_path: pat
 
 
 @pytest.mark.slow
-def test_a_parameter_server_run_outlives_a_worker_and_takes_it_back(
+def test_a_parameter_server_run_survives_a_lost_worker_and_uses_it_again(
     data_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    def later_epoch() -> None:
+    def wait_for_later_epoch() -> None:
         epochs = servers.printed("chief", 0).count("validation NDCG@10")
         servers.wait_for("chief", 0, f"epoch {epochs + 2}, ")
 
@@ -241,46 +241,48 @@ def test_a_parameter_server_run_outlives_a_worker_and_takes_it_back(
         servers.wait_for("chief", 0, "epoch 2, step 40")
         servers.processes["worker", 1].kill()
         servers.processes["worker", 1].wait()
-        later_epoch()
+        wait_for_later_epoch()
         servers.start("worker", 1)
-        time.sleep(20)  # TensorFlow does not say when it is taken back, and does not survive losing the other one then
-        later_epoch()
+        time.sleep(
+            20
+        )  # TensorFlow does not report when it uses the worker again, and fails if the other one is lost before that
+        wait_for_later_epoch()
         servers.processes["worker", 0].kill()
         servers.processes["worker", 0].wait()
-        later_epoch()  # which the one that came back alone can have trained
+        wait_for_later_epoch()  # only the restarted worker can have trained it
         assert servers.processes["worker", 1].poll() is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("index", "number", "code"), [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)])
-@pytest.mark.parametrize("peer", ["missing", "deaf"])
-def test_a_worker_alone_says_so_and_heeds_signals(
+@pytest.mark.parametrize("peer", ["missing", "silent"])
+def test_a_waiting_worker_reports_missing_peers_and_stops_at_signals(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, peer: str, index: int, number: signal.Signals, code: int
 ) -> None:
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2))
-        if peer == "deaf":  # it listened when this process looked, and never connects
+        if peer == "silent":  # it listens, but never connects
             stack.enter_context(socket.create_server(("localhost", workers.port("worker", 1 - index))))
         process = workers.start("worker", index)
         if peer == "missing":
             workers.wait_for("worker", index, f"waiting for localhost:{workers.port('worker', 1 - index)}")
         else:
-            workers.wait_until_deaf("worker", index)
+            workers.wait_until_connecting("worker", index)
         process.send_signal(number)
         assert f"stopped by {number.name} while" in workers.wait("worker", index, code=code)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize(("strategy", "job"), [("multi_worker_mirrored", "worker"), ("parameter_server", "chief")])
 def test_a_cluster_that_is_not_complete_in_time_is_an_error(
-    data_dir: pathlib.Path, tmp_path: pathlib.Path, strategy: str, job: str, deaf: bool
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, strategy: str, job: str, silent: bool
 ) -> None:
     jobs = {"worker": 2} if job == "worker" else {"chief": 1, "worker": 1, "ps": 1}
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(cluster(data_dir, tmp_path / "model", strategy, **jobs))
         missing = [("worker", 1)] if job == "worker" else [("worker", 0), ("ps", 0)]
-        for other in missing if deaf else []:
+        for other in missing if silent else []:
             stack.enter_context(socket.create_server(("localhost", processes.port(*other))))
         processes.start(job, 0, "--cluster_timeout_minutes=0.05")
         printed = processes.wait(job, 0, code=3)
@@ -290,7 +292,7 @@ def test_a_cluster_that_is_not_complete_in_time_is_an_error(
 
 
 @pytest.mark.slow
-def test_those_that_serve_heed_signals(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_serving_processes_stop_at_signals(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with cluster(data_dir, tmp_path / "model", "parameter_server", chief=1, worker=1, ps=1) as servers:
         for job in ("ps", "worker"):
             servers.start(job, 0)
@@ -303,7 +305,7 @@ def test_those_that_serve_heed_signals(data_dir: pathlib.Path, tmp_path: pathlib
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_worker_that_vanishes_before_the_first_step_ends_the_other(
+def test_a_worker_killed_before_the_first_step_ends_the_other(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, killed: int
 ) -> None:
     with cluster(data_dir, tmp_path / "model", "multi_worker_mirrored", worker=2) as workers:
@@ -329,13 +331,13 @@ def test_a_worker_that_vanishes_before_the_first_step_ends_the_other(
         '{"cluster": {"evaluator": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}',
     ],
 )
-def test_a_cluster_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, config: str) -> None:
+def test_an_invalid_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, config: str) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(InputError, match=f"--strategy={name} needs TF_CONFIG"):
         make_strategy(name)
 
 
-def test_a_tpu_that_is_not_there_is_said_to_be_missing() -> None:
+def test_a_missing_tpu_is_named() -> None:
     with pytest.raises(InputError, match="--strategy=tpu needs a TPU"):
         make_strategy("tpu")
 

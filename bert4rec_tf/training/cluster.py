@@ -1,7 +1,7 @@
-"""The processes of a cluster: who they are by TF_CONFIG, and the wait until they are all there.
+"""The processes of a cluster: reads them from TF_CONFIG, and waits until all of them have started.
 
-TensorFlow waits for its peers in C++: without a word, without end, and without heeding a signal. So the wait comes
-before, in Python, and the calls that remain are watched by a thread.
+TensorFlow waits for its peers in C++, without a message, a time limit or a reaction to signals. This module therefore
+waits first, in Python, and a thread watches the calls of TensorFlow that still wait.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Task:
         return f"{self.address} ({self.job} {self.index})"
 
     def host_and_port(self) -> tuple[str, int]:
-        """Of the address; the host without the brackets of an IPv6 address."""
+        """The host and the port of the address; the host without the brackets of an IPv6 address."""
         host, _, port = self.address.rpartition(":")
         return host.removeprefix("[").removesuffix("]"), int(port)
 
@@ -53,9 +53,9 @@ class Cluster:
     """A cluster as TF_CONFIG describes it.
 
     Attributes:
-        tasks: all of them.
+        tasks: all processes.
         own: this process.
-        peers: those that this process cannot start without.
+        peers: the processes that this process needs to start.
     """
 
     tasks: tuple[Task, ...]
@@ -64,10 +64,10 @@ class Cluster:
 
 
 def read_cluster(strategy: str, text: str) -> Cluster:
-    """Reads a TF_CONFIG for a strategy's name.
+    """Reads the TF_CONFIG of a strategy.
 
     Raises:
-        InputError: it is not what the strategy needs.
+        InputError: TF_CONFIG does not fit the strategy.
     """
     try:
         tasks, own = _tasks(strategy, json.loads(text) if text else None)
@@ -76,13 +76,13 @@ def read_cluster(strategy: str, text: str) -> Cluster:
     except _UnusableError as error:
         raise _unusable(strategy, text, str(error)) from None
     others = [task for task in tasks if task != own]
-    if strategy == "parameter_server" and own.job != "chief":  # lost workers come back while others are missing
+    if strategy == "parameter_server" and own.job != "chief":  # a restarted worker must not wait for the other workers
         others = [task for task in others if task.job == "chief"]
     return Cluster(tuple(tasks), own, tuple(others))
 
 
 class _UnusableError(Exception):
-    """What is wrong with a TF_CONFIG."""
+    """Describes what is wrong with a TF_CONFIG."""
 
 
 def _tasks(strategy: str, config: Any) -> tuple[list[Task], Task]:
@@ -132,32 +132,32 @@ def wait_for_peers(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Waits until all peers listen at their addresses, with a message at once and every minute.
+    """Waits until all peers listen at their addresses. Prints a message immediately and then every minute.
 
-    Meanwhile this process listens at its own address, for the peers wait for it likewise. TensorFlow's server takes
-    the port over.
+    Meanwhile this process listens at its own address, because the peers wait for it too. TensorFlow's server takes over
+    the port later.
 
     Args:
         cluster: from `read_cluster`.
-        timeout_minutes: how long to wait.
-        is_listening: whether a peer can be reached; None: by a TCP connection.
-        now: the clock.
-        sleep: between two looks at the peers.
+        timeout_minutes: the longest wait.
+        is_listening: whether a peer can be reached; None: try a TCP connection.
+        now: the clock, in seconds.
+        sleep: waits between two checks of the peers.
 
     Raises:
         InputError: this process's own port is taken.
         PeerLost: a peer is still missing when the time is up.
     """
-    started, said = now(), None
+    started, last_message = now(), None
     with _listening(cluster.own), ThreadPoolExecutor(max_workers=32) as threads:
         while missing := missing_peers(cluster, is_listening or _accepts, threads):
             waited = now() - started
             if waited >= 60 * timeout_minutes:
                 raise PeerLost(_too_late(cluster, missing, timeout_minutes))
-            if said is None or now() - said >= _MESSAGE_SECONDS:
-                said = now()
+            if last_message is None or now() - last_message >= _MESSAGE_SECONDS:
+                last_message = now()
                 since = f"after {waited / 60:.0f} of" if waited >= _MESSAGE_SECONDS else "for"
-                say(f"{_waiting(cluster, missing)}, {since} at most {timeout_minutes:g} minutes")
+                log(f"{_waiting(cluster, missing)}, {since} at most {timeout_minutes:g} minutes")
             sleep(_POLL_SECONDS)
 
 
@@ -167,8 +167,8 @@ def missing_peers(cluster: Cluster, is_listening: Callable[[Task], bool], thread
     return [peer for peer, there in zip(cluster.peers, reached, strict=True) if not there]
 
 
-def say(text: str) -> None:
-    """A line for whoever waits with this process."""
+def log(text: str) -> None:
+    """Prints a line on stderr immediately."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -208,7 +208,7 @@ def _listening(own: Task) -> Iterator[None]:
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
-        # The connections that peers try are never taken: that the kernel accepts them is enough.
+        # The peers' connections are never accepted here: it is enough that the kernel completes them.
         server = socket.create_server(("", port), family=family, dualstack_ipv6=dual, backlog=4096)
     except OSError as error:
         raise InputError(
@@ -221,20 +221,20 @@ def _listening(own: Task) -> Iterator[None]:
 
 @contextlib.contextmanager
 def watched_start(cluster: Cluster, timeout_minutes: float) -> Iterator[None]:
-    """Watches TensorFlow's own connecting to the peers, one of which may have ended since they were all there.
+    """Watches TensorFlow while it connects to the peers: one of them may have ended after all were there.
 
-    While the main thread is inside TensorFlow no Python handler runs. A thread heeds SIGTERM and Ctrl-C, prints the
-    missing peers every minute, and ends this process when the time is up. Nothing is lost then: nothing has begun.
+    While the main thread is inside TensorFlow, no Python handler runs. A thread handles SIGTERM and Ctrl-C, prints the
+    missing peers every minute, and ends this process when the time is up. No work is lost: the training has not begun.
     """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     ended = threading.Event()
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    heeded = [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, lambda *_: None)  # what is received comes through the wakeup descriptor
+    watched = [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]
+    for number in watched:
+        signal.signal(number, lambda *_: None)  # the thread reads the signals from the wakeup descriptor
     before = signal.set_wakeup_fd(write_end)
-    watch = threading.Thread(target=_watch, args=(cluster, timeout_minutes, read_end, heeded, ended), daemon=True)
+    watch = threading.Thread(target=_watch, args=(cluster, timeout_minutes, read_end, watched, ended), daemon=True)
     watch.start()
     try:
         with _released_interpreter_lock():
@@ -243,35 +243,35 @@ def watched_start(cluster: Cluster, timeout_minutes: float) -> Iterator[None]:
         ended.set()
         watch.join()
         signal.set_wakeup_fd(before)
-        for number in heeded:
+        for number in watched:
             signal.signal(number, handlers[number])
         os.close(read_end)
         os.close(write_end)
 
 
 def _watch(
-    cluster: Cluster, timeout_minutes: float, signals: int, heeded: list[signal.Signals], ended: threading.Event
+    cluster: Cluster, timeout_minutes: float, signals: int, watched: list[signal.Signals], ended: threading.Event
 ) -> None:
-    started = said = time.monotonic()
-    handlers = {number: _c_handler(number) for number in heeded}
+    started = last_message = time.monotonic()
+    handlers = {number: _c_handler(number) for number in watched}
     with ThreadPoolExecutor(max_workers=32) as threads:
         while not ended.is_set():
             for number, handler in handlers.items():
-                _LIBC.signal(number, handler)  # TensorFlow puts a handler of its own in the place of Python's
+                _LIBC.signal(number, handler)  # TensorFlow replaces Python's handler by its own
             if select.select([signals], [], [], 0.2)[0]:
                 received = os.read(signals, 1)[0]
-                if received in heeded:
+                if received in watched:
                     stopped = Stopped(received, "while the cluster started; run the same command again")
-                    say(f"error: {stopped}")
+                    log(f"error: {stopped}")
                     os._exit(stopped.exit_code)
             now = time.monotonic()
-            if now - said >= _MESSAGE_SECONDS:
-                said = now
+            if now - last_message >= _MESSAGE_SECONDS:
+                last_message = now
                 missing = missing_peers(cluster, _accepts, threads)
-                say(_waiting(cluster, missing) if missing else "waiting for the peers to connect; all of them listen")
+                log(_waiting(cluster, missing) if missing else "waiting for the peers to connect; all of them listen")
             if now - started >= 60 * timeout_minutes:
                 missing = missing_peers(cluster, _accepts, threads)
-                say(f"error: {_too_late(cluster, missing or list(cluster.peers), timeout_minutes)}")
+                log(f"error: {_too_late(cluster, missing or list(cluster.peers), timeout_minutes)}")
                 os._exit(PeerLost.exit_code)
 
 
@@ -288,7 +288,7 @@ def _c_handler(number: int) -> int | None:
 
 @contextlib.contextmanager
 def _released_interpreter_lock() -> Iterator[None]:
-    """TensorFlow's two calls that connect to peers hold Python's lock while they wait; here they release it."""
+    """In the block, the two TensorFlow calls that wait for peers release Python's lock, which they hold otherwise."""
     from tensorflow.python import pywrap_tfe
 
     library = ctypes.CDLL(str(pathlib.Path(tf.__file__).parent / "libtensorflow_cc.so.2"))

@@ -4,24 +4,24 @@ import tensorflow as tf
 
 
 class Coordinator:
-    """Keeps the processes of a run in step with the chief. With any strategy but many workers it does nothing.
+    """Exchanges values between the workers of a run. Does nothing unless the strategy has several workers.
 
     Args:
-        strategy: of the run.
-        chief: whether this is its process.
+        strategy: the run's strategy.
+        chief: whether this process is the chief.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, chief: bool):
         self._strategy, self._chief = strategy, chief
-        self._alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._is_alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
     def sum_over_workers(self, values: list[int]) -> list[int]:
-        """The sums of the values of all processes, position by position."""
-        return values if self._alone else self._sum(tf.constant(values, tf.int64)).numpy().tolist()
+        """Adds the values of all processes, element by element."""
+        return values if self._is_alone else self._sum(tf.constant(values, tf.int64)).numpy().tolist()
 
     def broadcast_from_chief(self, variables: list[tf.Variable]) -> None:
         """Sets variables to the chief's values in every process."""
-        for variable in [] if self._alone else variables:
+        for variable in [] if self._is_alone else variables:
             value = tf.convert_to_tensor(variable)
             variable.assign(self._sum(value if self._chief else tf.zeros_like(value)))
 
@@ -30,14 +30,14 @@ class Coordinator:
         def summed() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             is_first_replica = context.replica_id_in_sync_group % len(self._strategy.extended.worker_devices) == 0
-            local_value = tf.where(is_first_replica, value, tf.zeros_like(value))  # so each process counts once
+            local_value = tf.where(is_first_replica, value, tf.zeros_like(value))  # each process counts once
             return context.all_reduce(tf.distribute.ReduceOp.SUM, local_value)
 
         return self._strategy.experimental_local_results(self._strategy.run(summed))[0]
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process validates, saves and reports; of one process, always."""
+    """Whether this process validates, saves and reports. Always true for a single process."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec():
         return True

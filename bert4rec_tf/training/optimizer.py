@@ -11,16 +11,18 @@ import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import Config, TrainingConfig
 
 _UNDECAYED = ("bias", "layer_norm")
-_TABLES = ("item_table", "position_table")  # a step of a sampled loss touches some of their rows
+_TABLES = ("item_table", "position_table")  # a step with a sampled loss touches only some of their rows
 
 
 @tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Rises over `warmup_steps`, then decays to 0 at `total_steps`: linearly (the paper's), as a cosine, or not.
+    """A rate that rises over `warmup_steps`, then decays to 0 at `total_steps`: linearly (the paper) or as a cosine.
+
+    With the "constant" schedule it does not decay.
 
     Args:
-        config: peak, warm-up and form.
-        total_steps: int64 variable; a run that is to end at a given time moves it as its pace becomes known.
+        config: gives the peak rate, the warm-up and the schedule.
+        total_steps: int64 variable; a run with a time limit moves it as its pace becomes known.
     """
 
     def __init__(self, config: TrainingConfig, total_steps: tf.Variable):
@@ -39,23 +41,23 @@ class WarmupThenDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
         return self.config.learning_rate * rise * decay[self.config.schedule]
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments as JSON values; `total_steps` as it stands."""
+        """The arguments as JSON values, with the current `total_steps`."""
         return {"config": dataclasses.asdict(self.config), "total_steps": int(self.total_steps.numpy())}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "WarmupThenDecay":
-        """The same schedule, with a variable of its own."""
+        """The same schedule, with a new variable."""
         training = Config.from_dict({"training": config["config"]}, "the saved optimizer").training
         return cls(training, tf.Variable(config["total_steps"], trainable=False, dtype=tf.int64))
 
 
 @tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class SelectiveAdamW(tf.keras.optimizers.AdamW):
-    """AdamW whose saved form names what it does not decay: Keras's own forgets that, and decays all once loaded.
+    """AdamW that saves the list of weights without decay. Keras's AdamW loses that list and decays all after loading.
 
     Args:
-        undecayed: parts of the names of weights that are not decayed.
-        **kwargs: of `tf.keras.optimizers.AdamW`.
+        undecayed: weights whose name contains one of these strings are not decayed.
+        **kwargs: arguments of `tf.keras.optimizers.AdamW`.
     """
 
     def __init__(self, undecayed: Sequence[str] = (), **kwargs: Any):
@@ -68,14 +70,14 @@ class SelectiveAdamW(tf.keras.optimizers.AdamW):
 
 @tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class LazyAdamW(SelectiveAdamW):
-    """AdamW that leaves rows alone, moments and decay included, which a sparse gradient does not touch.
+    """AdamW that updates only the rows that a sparse gradient touches: their values, moments and decay.
 
-    Departure from Adam: a row's moments stand still while it is not drawn, and its next update does not know for how
-    long. A step then costs what its batch does, whatever the number of rows.
+    Departure from Adam: moments of untouched rows are not decayed, also not later. The cost of a step then depends on
+    the batch only, not on the number of rows.
     """
 
     def _clip_gradients(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
-        # Rows that come several times are summed before the clipping, as in a dense gradient; Keras does it after.
+        # Repeated rows are summed before the clipping, as in a dense gradient; Keras sums them after it.
         return super()._clip_gradients(super()._deduplicate_sparse_grad(grads))
 
     def _deduplicate_sparse_grad(self, grads: list[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor | tf.IndexedSlices]:
@@ -104,17 +106,17 @@ class LazyAdamW(SelectiveAdamW):
 
 
 def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras.optimizers.Optimizer:
-    """AdamW with decoupled decay on all weights but biases and layer norms, and clipping by the global norm.
+    """AdamW with decoupled decay on all weights except biases and layer norms, and clipping by the global norm.
 
-    Departure from the paper: it says l2 weight decay; like the authors' code, this decouples it (Loshchilov & Hutter,
-    ICLR 2019). Clipping comes after the gradients of all replicas are summed. With a loss over sampled items it is
+    Departure from the paper, which names l2 weight decay: like the authors' code, this decouples it (Loshchilov &
+    Hutter, ICLR 2019). Gradients are clipped after they are summed over all replicas. A loss over sampled items gets
     `LazyAdamW`.
 
     Departures from the authors' code (README.md, "Beside the authors' code"): Adam's bias correction, which theirs
-    leaves out, so that its early updates are up to 6.6 times as large; a warm-up that does not start at a rate of 0;
-    and a decay that counts from the end of the warm-up.
+    omits, so that its early updates are up to 6.6 times as large; a warm-up that does not start at a rate of 0; and
+    a decay that starts at the end of the warm-up.
     """
-    # The lazy optimizer decays the rows that it touches itself.
+    # LazyAdamW itself decays the rows that it touches.
     kind, by_rows = (SelectiveAdamW, ()) if config.loss == "softmax" else (LazyAdamW, _TABLES)
     return kind(
         undecayed=[*_UNDECAYED, *by_rows],

@@ -11,8 +11,8 @@ from bert4rec_tf.training.run_clock import RunClock
 from bert4rec_tf.training.run_context import RunContext
 from bert4rec_tf.training.steps import StepSums
 
-_SCALAR_STEPS = 50  # between two points of TensorBoard's training curves
-_LOG_SECONDS = 15.0
+_SCALAR_STEPS = 50  # steps between two points of TensorBoard's training curves
+_LOG_SECONDS = 15.0  # between two lines of a log file
 
 
 class ProgressBar:
@@ -34,7 +34,7 @@ class ProgressBar:
         self.begin_epoch()
 
     def after_steps(self, sums: StepSums) -> None:
-        """Draws the line, and writes a point of the curves."""
+        """Updates the line, and adds a point to the curves every 50 steps."""
         self._items += sums.items
         self._loss += sums.loss
         self._weight += sums.masked_items
@@ -46,7 +46,7 @@ class ProgressBar:
         self._bar.set_description_str(self._line(), refresh=False)
         self._bar.update()
         if self._bar.disable and time.monotonic() - self._last_line > _LOG_SECONDS:
-            self.say(self._line())
+            self.print_above(self._line())
             self._last_line = time.monotonic()
         if self._clock.step // _SCALAR_STEPS > (self._clock.step - sums.steps) // _SCALAR_STEPS:
             with self._tensorboard.as_default(step=self._clock.step):
@@ -56,7 +56,7 @@ class ProgressBar:
                 tf.summary.scalar("input_wait_share", self.input_wait_share())
 
     def items_per_second(self) -> float:
-        """Real items trained on, padding not counted, since the epoch began."""
+        """Items trained on per second since the epoch began, padding excluded."""
         return self._items / max(time.monotonic() - self._since, 1e-9)
 
     def input_wait_share(self) -> float:
@@ -64,19 +64,19 @@ class ProgressBar:
         return self._input_seconds / max(self._seconds, 1e-9)
 
     def epoch_loss(self) -> float | None:
-        """Mean over the epoch's masked items; None before there was one, as when a run resumes at an epoch's end."""
+        """Mean over the epoch's masked items; None if no step was made, as when a run resumes at an epoch's end."""
         return self._loss / self._weight if self._weight else None
 
-    def say(self, text: str) -> None:
+    def print_above(self, text: str) -> None:
         """Prints a line above the bar."""
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Stops updating the line."""
         self._bar.close()
 
     def begin_epoch(self) -> None:
-        """Loss and pace are those from here on."""
+        """Starts the epoch's loss, pace and input wait from zero."""
         self._items, self._loss, self._weight = 0.0, 0.0, 0.0
         self._seconds, self._input_seconds = 0.0, 0.0
         self._since = time.monotonic()

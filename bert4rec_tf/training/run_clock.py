@@ -1,4 +1,4 @@
-"""How many steps come next, and when a run ends: at its last step or in time."""
+"""Decides how many steps to make next, and when a run ends: at its last step or at its time limit."""
 
 import bisect
 import math
@@ -8,24 +8,25 @@ from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.training.steps import StepSums
 
-_PACE_STEPS = 10  # steps before the pace is believed
-_PACE_MARK_SHARE = 0.01  # of the steps that the pace is of, from mark to mark: a long run keeps hundreds, not all
-_CALL_SECONDS = 0.5
+_PACE_STEPS = 10  # steps before the pace counts as known
+_PACE_MARK_SHARE = 0.01  # store a timestamp every 1% of the steps: a long run keeps hundreds, not one per step
+_CALL_SECONDS = 0.5  # the time that one call of the step function should take
 
 
 class RunClock:
-    """Counts steps and seconds, says how many steps come next, and ends the run at its last step or in time.
+    """Counts steps and seconds, decides how many steps to make next, and ends the run.
 
-    With a time limit, the schedule's last step is moved to where the pace so far will have come when the time is up,
-    the last validation's time set aside. The last stage begins when its share of the steps, or of the time, is left.
+    With a time limit, the schedule's last step is moved to the step that the run will reach in time at its current
+    pace, with time reserved for the last validation. The last stage begins when its share of the steps, or of the time,
+    is left.
 
     Args:
-        progress: of the run.
-        config: the last step, whatever the time, and the last stage's share.
-        steps_per_epoch: no call goes past a validation.
-        min_steps_per_call: to a call.
-        time_limit_seconds: of the whole run, earlier calls counted in; None: no limit.
-        ended: nothing is left to do.
+        progress: the run's progress; the clock sets `total_steps`, `last_stage_from` and `elapsed_seconds`.
+        config: gives the number of steps and the share of the last stage.
+        steps_per_epoch: steps from one validation to the next; a call ends at each validation.
+        min_steps_per_call: the fewest steps in a call, unless a validation, a stage or the run ends before.
+        time_limit_seconds: for the whole run, earlier calls included; None: no limit.
+        ended: whether no step is left.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class RunClock:
         self._last_stage_share = config.last_item_share
         self._last_stage_step = config.num_steps - round(config.last_item_share * config.num_steps)
         self._steps_per_epoch = steps_per_epoch
-        self._fewest_steps = min_steps_per_call
+        self._min_steps = min_steps_per_call
         self._limit = math.inf if time_limit_seconds is None else time_limit_seconds
         self.step = int(progress.step.numpy())
         self._earlier_seconds = float(progress.elapsed_seconds.numpy())
@@ -53,33 +54,36 @@ class RunClock:
         self._begin_pace()
 
     def elapsed_seconds(self) -> float:
-        """Of the whole run, earlier calls counted in."""
+        """Seconds of the whole run, earlier calls included."""
         return self._earlier_seconds + time.monotonic() - self._started
 
     def seconds_left(self) -> float:
-        """Until the last step, by the pace so far; infinite before a pace is known."""
-        of_the_limit = self._limit - self._reserved - self.elapsed_seconds()
+        """Seconds until the last step at the current pace; infinite before the pace is known, if there is no limit."""
+        until_limit = self._limit - self._reserved - self.elapsed_seconds()
         pace = self._pace()
-        return of_the_limit if pace is None else min((self._num_steps - self.step) * pace, of_the_limit)
+        return until_limit if pace is None else min((self._num_steps - self.step) * pace, until_limit)
 
     def next_steps(self) -> int:
-        """How many to make in one call: half a second of them, so that a signal is answered soon; 0 at the end."""
+        """Steps to make in one call; 0 at the end of the run.
+
+        A call takes about half a second, so that a stop signal is handled soon.
+        """
         if self.ended:
             return 0
         self._begin_last_stage_when_due()
-        number = max(self._fewest_steps, round(_CALL_SECONDS / self._step_seconds))
+        number = max(self._min_steps, round(_CALL_SECONDS / self._step_seconds))
         to_validation = self._steps_per_epoch - self.step % self._steps_per_epoch
-        of_this_stage = self._num_steps - self.step
+        to_stage_end = self._num_steps - self.step
         if self.step < self._last_stage_step:
-            of_this_stage = self._last_stage_step - self.step
-        return min(number, to_validation, of_this_stage)
+            to_stage_end = self._last_stage_step - self.step
+        return min(number, to_validation, to_stage_end)
 
     def reserve(self, seconds: float) -> None:
-        """Time to keep for the last validation and checkpoint."""
+        """Reserves time for the last validation and checkpoint."""
         self._reserved = seconds
 
     def after_steps(self, sums: StepSums) -> None:
-        """Counts them."""
+        """Counts the steps, moves the schedule's last step, and ends the run when no step or time is left."""
         self.step += sums.steps
         self._mark_pace()
         self._step_seconds = sums.seconds / sums.steps
@@ -93,7 +97,7 @@ class RunClock:
     def _begin_last_stage_when_due(self) -> None:
         if not self._last_stage_share or self._progress.in_last_stage:
             return
-        # Not by the pace, which is no good guess just after a run is taken up.
+        # Not by the pace, which is a poor estimate just after a run is resumed.
         due = (1 - self._last_stage_share) * self._limit
         if self.step >= self._last_stage_step or self.elapsed_seconds() >= due:
             self._progress.last_stage_from.assign(self.step)
@@ -103,24 +107,24 @@ class RunClock:
         self._pace_marks = [(self.step, time.monotonic())]
 
     def _mark_pace(self) -> None:
-        begun, last = self._pace_marks[0][0], self._pace_marks[-1][0]
-        if self.step - last >= _PACE_MARK_SHARE * (self.step - begun):
+        first_step, last = self._pace_marks[0][0], self._pace_marks[-1][0]
+        if self.step - last >= _PACE_MARK_SHARE * (self.step - first_step):
             self._pace_marks.append((self.step, time.monotonic()))
 
     def _pace(self) -> float | None:
-        """Seconds a step, since the run was taken up or the last stage began; None before it is known.
+        """Seconds per step since this call or the last stage began; None before it is known.
 
-        Over the later half of these steps, for the first ones of each batch shape wait for the compiler.
+        Measured over the later half of these steps, because the first steps of each batch shape include compilation.
         """
-        begun, _ = self._pace_marks[0]
-        if self.step - begun < _PACE_STEPS:
+        first_step, _ = self._pace_marks[0]
+        if self.step - first_step < _PACE_STEPS:
             return None
-        half = bisect.bisect_right(self._pace_marks, ((begun + self.step) / 2, math.inf)) - 1
+        half = bisect.bisect_right(self._pace_marks, ((first_step + self.step) / 2, math.inf)) - 1
         step, then = self._pace_marks[half]
         return (time.monotonic() - then) / (self.step - step)
 
     def record(self) -> None:
-        """Puts the clock into `progress`; a run that its limit ended counts as having used all of it."""
+        """Stores the elapsed time in `progress`. A run that ended at its limit counts as having used all of it."""
         seconds = self.elapsed_seconds()
         unfinished = self.ended and self.step < self._num_steps
         ended_by_limit = unfinished and self._limit - self._reserved <= seconds

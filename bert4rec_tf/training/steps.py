@@ -1,4 +1,4 @@
-"""Optimizer steps under a tf.distribute strategy: several to a call, each batch shared out to the replicas."""
+"""Optimizer steps under a tf.distribute strategy: several steps per call, each batch divided among the replicas."""
 
 import dataclasses
 import time
@@ -11,14 +11,15 @@ from bert4rec_tf.model.bert4rec import Bert4Rec
 
 @dataclasses.dataclass(frozen=True)
 class StepSums:
-    """What one call came to.
+    """The sums of one call.
 
     Attributes:
         steps: updates made.
-        loss: nats, summed over the masked items.
-        masked_items, items: real ones, padding not counted.
-        input_seconds: of `seconds`, those spent waiting for batches.
-        seconds: of the call.
+        loss: in nats, summed over the masked items.
+        masked_items: masked items, padding excluded.
+        items: items, padding excluded.
+        input_seconds: the part of `seconds` spent waiting for batches.
+        seconds: duration of the call.
     """
 
     steps: int
@@ -30,15 +31,15 @@ class StepSums:
 
 
 class SynchronousSteps:
-    """Steps in which all replicas make one update together, on their shares of one batch.
+    """Steps in which all replicas make one update together, each on its share of one batch.
 
-    Every process reads all batches and takes its own rows of each, so that the joint batch of a step is the same
-    whatever the number of replicas.
+    Every process reads all batches and takes its own rows of each, so the batch of a step does not depend on the
+    number of replicas.
 
     Args:
         model: compiled, made in the strategy's scope.
-        strategy: any but a parameter server's.
-        batches: of all replicas together, see `bert4rec_tf.inputs.training_batches.training_batches`.
+        strategy: any strategy without parameter servers.
+        batches: each for all replicas together, see `bert4rec_tf.inputs.training_batches.training_batches`.
     """
 
     def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
@@ -48,11 +49,11 @@ class SynchronousSteps:
 
     @staticmethod
     def min_steps() -> int:
-        """Steps to a call."""
+        """The fewest steps in one call."""
         return 1
 
     def __call__(self, number: int) -> StepSums:
-        """Makes so many updates."""
+        """Makes `number` updates."""
         started = time.monotonic()
         loss, masked_items, items, waited = self._run(tf.constant(number)).numpy().tolist()
         return StepSums(number, loss, masked_items, items, waited, time.monotonic() - started)
@@ -60,14 +61,14 @@ class SynchronousSteps:
     def _steps(self, number: tf.Tensor) -> tf.Tensor:
         sums = tf.zeros([4], tf.float64)
         for _ in tf.range(number):
-            with tf.control_dependencies([sums]):  # the step before has ended
-                asked = tf.timestamp()
-            with tf.control_dependencies([asked]):
+            with tf.control_dependencies([sums]):  # wait for the previous step
+                requested = tf.timestamp()
+            with tf.control_dependencies([requested]):
                 batch = next(self._shares)
             with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-                waited = tf.timestamp() - asked
+                waited = tf.timestamp() - requested
             logs = self._strategy.run(self._model.update_weights, (batch,))
-            # All replicas have the same, for they are sums over all.
+            # Equal on all replicas: each value is a sum over all of them.
             loss, masked_items, items = (
                 tf.cast(self._strategy.experimental_local_results(logs[name])[0], tf.float64)
                 for name in ("loss", "masked_items", "items")
@@ -77,15 +78,15 @@ class SynchronousSteps:
 
 
 class ParameterServerSteps:
-    """Steps that the workers of a cluster make each on its own, on weights that parameter servers hold.
+    """Asynchronous steps: each worker of a cluster makes its own, on weights that parameter servers hold.
 
-    The chief reads the batches and sends them along: each is trained on once, whichever worker is lost, and the workers
-    need no records. Updates are asynchronous, so their order, and the result in its last digits, depends on timing.
+    The chief reads the batches and sends them to the workers. Each batch is trained on once, even if a worker is lost,
+    and the workers need no records. The order of the updates depends on timing, and so do the result's last digits.
 
     Args:
         model: compiled, made in the strategy's scope.
-        strategy: of the parameter servers.
-        batches: one for each step.
+        strategy: a parameter-server strategy.
+        batches: one per step.
     """
 
     def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
@@ -100,16 +101,16 @@ class ParameterServerSteps:
 
     @staticmethod
     def min_steps() -> int:
-        """Steps to a call: every worker has some to do until the last ones."""
+        """The fewest steps in one call: enough that all workers stay busy."""
         return 8 * tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().num_tasks("worker")
 
     def __call__(self, number: int) -> StepSums:
-        """Makes so many updates, and waits for the last."""
+        """Makes `number` updates, and waits for the last one."""
         started, waited, results = time.monotonic(), 0.0, []
         for _ in range(number):
-            asked = time.monotonic()
+            requested = time.monotonic()
             batch = next(self._batches)
-            waited += time.monotonic() - asked
+            waited += time.monotonic() - requested
             results.append(self._coordinator.schedule(self._step, args=(batch,)))
         self._coordinator.join()
         logs = [{name: float(value) for name, value in result.fetch().items()} for result in results]
@@ -119,18 +120,20 @@ class ParameterServerSteps:
 
 
 def _shares(batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
-    """The rows of each batch that go to the replicas of one process, one element a replica."""
+    """The rows of each batch for the replicas of one process: one element per replica."""
     replicas, processes = context.num_replicas_in_sync, context.num_input_pipelines
     if replicas == 1:
         return batches
-    here = replicas // processes
-    first = context.input_pipeline_id * here
+    num_local = replicas // processes
+    first = context.input_pipeline_id * num_local
 
-    def of_this_process(batch: Batch) -> tf.data.Dataset:
+    def rows_of_this_process(batch: Batch) -> tf.data.Dataset:
         parts = {
-            name: tf.reshape(value, [replicas, value.shape[0] // replicas, tf.shape(value)[1]])[first : first + here]
+            name: tf.reshape(value, [replicas, value.shape[0] // replicas, tf.shape(value)[1]])[
+                first : first + num_local
+            ]
             for name, value in batch.items()
         }
         return tf.data.Dataset.from_tensor_slices(parts)
 
-    return batches.flat_map(of_this_process).prefetch(2 * here)
+    return batches.flat_map(rows_of_this_process).prefetch(2 * num_local)

@@ -9,8 +9,8 @@ import tensorflow as tf
 from bert4rec_tf.training.cluster import (
     DEFAULT_TIMEOUT_MINUTES,
     Cluster,
+    log,
     read_cluster,
-    say,
     wait_for_peers,
     watched_start,
 )
@@ -18,24 +18,24 @@ from tfrecords.errors import InputError
 from tfrecords.interruption import stopped_at_once
 
 STRATEGIES = ("default", "mirrored", "multi_worker_mirrored", "parameter_server", "tpu")
-CPU_REPLICAS = 2  # logical devices of a machine without a GPU: shows that a run distributes, not that it is faster
+CPU_REPLICAS = 2  # logical devices of a machine without a GPU: to try out distribution, not for speed
 
 
 def make_strategy(name: str, cluster_timeout_minutes: float = DEFAULT_TIMEOUT_MINUTES) -> tf.distribute.Strategy:
-    """The strategy of a `--strategy` value.
+    """Makes the strategy that a `--strategy` value names.
 
-    "mirrored" takes every GPU, or, without one, two logical CPU devices. "multi_worker_mirrored" and
-    "parameter_server" read the cluster from TF_CONFIG; a worker or parameter server of the latter serves its chief
-    until it is stopped, and this does not return. "tpu" takes the TPU that TPU_NAME names, or the local one.
+    "mirrored" uses every GPU, or two logical CPU devices if there is no GPU. "multi_worker_mirrored" and
+    "parameter_server" read the cluster from TF_CONFIG. In a worker or parameter server of the latter this does not
+    return: the process serves its chief until it is stopped. "tpu" uses the TPU that TPU_NAME names, or the local one.
 
     Must be called before TensorFlow has used its devices.
 
     Args:
         name: one of `STRATEGIES`.
-        cluster_timeout_minutes: how long to wait for the other processes of a cluster.
+        cluster_timeout_minutes: the longest wait for the other processes of a cluster.
 
     Raises:
-        InputError: TF_CONFIG is not what the strategy needs, or there is no TPU.
+        InputError: TF_CONFIG does not fit the strategy, or there is no TPU.
         PeerLost: a process of the cluster is missing when the time is up.
         Stopped: by Ctrl-C or SIGTERM, while this process waited for the others or served its chief.
     """
@@ -44,7 +44,7 @@ def make_strategy(name: str, cluster_timeout_minutes: float = DEFAULT_TIMEOUT_MI
     if name == "mirrored":
         return _mirrored()
     if name in ("multi_worker_mirrored", "parameter_server"):
-        return _of_a_cluster(name, cluster_timeout_minutes)
+        return _cluster_strategy(name, cluster_timeout_minutes)
     if name == "tpu":
         return _tpu()
     return tf.distribute.get_strategy()
@@ -64,7 +64,7 @@ def _mirrored() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")])
 
 
-def _of_a_cluster(name: str, timeout_minutes: float) -> tf.distribute.Strategy:
+def _cluster_strategy(name: str, timeout_minutes: float) -> tf.distribute.Strategy:
     cluster = read_cluster(name, os.environ.get("TF_CONFIG", ""))
     with stopped_at_once("while it waited for the cluster; run the same command again"):
         wait_for_peers(cluster, timeout_minutes)
@@ -78,13 +78,13 @@ def _of_a_cluster(name: str, timeout_minutes: float) -> tf.distribute.Strategy:
 
 def _serve(cluster: Cluster) -> NoReturn:
     """Serves the chief until this process is stopped."""
-    os.environ["GRPC_FAIL_FAST"] = "use_caller"  # a lost peer is an error, not a silence
+    os.environ["GRPC_FAIL_FAST"] = "use_caller"  # a lost peer raises an error; by default the process waits
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     server = tf.distribute.Server(
         resolver.cluster_spec(), job_name=resolver.task_type, task_index=resolver.task_id, protocol="grpc"
     )
-    with stopped_at_once("while it served; the chief saves what was trained"):
-        say(f"serving as {cluster.own} ({server.target}) until this process is stopped")
+    with stopped_at_once("while it served; the chief saves the training progress"):
+        log(f"serving as {cluster.own} ({server.target}) until this process is stopped")
         while True:  # `Server.join` would wait inside TensorFlow, where no signal is handled
             time.sleep(1)  # short: a signal that arrives just before the call is handled only after it
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides scalars: the item embeddings, and a profile of the steps."""
+"""TensorBoard's data besides scalars: the item embeddings, and a profile of some steps."""
 
 import csv
 import json
@@ -12,35 +12,35 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 
 class Profiler:
-    """Writes a trace of some steps for TensorBoard's profiler, once the first steps have compiled what they need.
+    """Writes a trace of ten steps for TensorBoard's profiler, after the first steps, which include compilation.
 
     Args:
-        directory: of the TensorBoard logs.
+        directory: the folder of the TensorBoard logs.
     """
 
     _FIRST, _NUMBER = 20, 10
 
     def __init__(self, directory: pathlib.Path):
-        self._directory, self._steps, self._runs = str(directory), 0, False
+        self._directory, self._steps, self._is_tracing = str(directory), 0, False
         self._last: int | None = None
 
     def after_steps(self, sums: StepSums) -> None:
-        """Starts once 20 steps are made, and stops 10 later or with the call that holds the tenth."""
+        """Starts the trace after 20 steps, and ends it with the call that makes the tenth step after that."""
         self._steps += sums.steps
         if self._last is None and self._steps >= self._FIRST:
             tf.profiler.experimental.start(self._directory)
-            self._runs, self._last = True, self._steps + self._NUMBER
-        elif self._runs and self._last is not None and self._steps >= self._last:
+            self._is_tracing, self._last = True, self._steps + self._NUMBER
+        elif self._is_tracing and self._last is not None and self._steps >= self._last:
             self.close()
 
     def close(self) -> None:
-        """Writes what there is."""
-        if self._runs:
+        """Ends a trace that is being recorded, and writes it."""
+        if self._is_tracing:
             tf.profiler.experimental.stop()
-            self._runs = False
+            self._is_tracing = False
 
 
-MAX_ITEMS = 10_000  # the most popular; the projector runs in a browser
+MAX_ITEMS = 10_000  # the most popular ones only, because the projector runs in a browser
 _CONFIG = """embeddings {
   tensor_name: "item embeddings"
   tensor_path: "items.tsv"
@@ -50,12 +50,12 @@ _CONFIG = """embeddings {
 
 
 def write_projector(directory: pathlib.Path, item_table: np.ndarray, vocabulary: Vocabulary) -> None:
-    """Writes what TensorBoard's projector reads: `items.tsv`, `items_metadata.tsv`, `projector_config.pbtxt`.
+    """Writes the files of TensorBoard's projector: `items.tsv`, `items_metadata.tsv`, `projector_config.pbtxt`.
 
     Args:
-        directory: of the TensorBoard logs.
+        directory: the folder of the TensorBoard logs.
         item_table: float32 [V, D].
-        vocabulary: the same V; titles stand where they are known, ids elsewhere, both escaped as in JSON.
+        vocabulary: gives each item's title, or its id if it has no title; both are escaped as in JSON.
     """
     number = min(MAX_ITEMS, len(vocabulary.item_ids))
     np.savetxt(
@@ -71,5 +71,5 @@ def write_projector(directory: pathlib.Path, item_table: np.ndarray, vocabulary:
 
 
 def _escaped(text: str) -> str:
-    """No tab and no line end, which would break the table."""
+    """Escapes tabs and line ends, which would break the table."""
     return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -30,7 +30,7 @@ class Validation:
         context: the run.
         rank_users: ranks the validation users with the current weights.
         clock: the run's clock.
-        bar: where messages are printed.
+        bar: prints the messages.
         tensorboard: a summary writer.
     """
 
@@ -104,7 +104,7 @@ class Validation:
         self._clock.reserve(_RESERVE_FACTOR * (time.monotonic() - started))
         patience = self._training.early_stopping_epochs
         if patience is not None and int(self._progress.epochs_since_best.numpy()) >= patience:
-            self._bar.say(f"no better validation in {patience} epochs: stopping early")
+            self._bar.print_above(f"no better validation in {patience} epochs: stopping early")
             self._clock.ended = True
 
     def _report_repeats(self, ranks: UserRanks) -> None:
@@ -113,7 +113,7 @@ class Validation:
             return
         self._repeats_reported = True
         missed = bool(np.all(ranks.full[ranks.repeats] == MISSED_RANK))
-        self._bar.say(
+        self._bar.print_above(
             f"{ranks.repeats.sum():,} of {len(ranks.full):,} validation targets occur in their user's own history and "
             + (
                 "count as missed (evaluation.drop_seen=true); callers who recommend seen items train with "
@@ -139,11 +139,13 @@ class Validation:
                     if values[name] is not None:
                         tf.summary.scalar(f"validation_{protocol}/{name.replace('@', '_at_')}", values[name])
         full, sampled = metrics["full"], metrics["sampled"]
-        shown = f"{sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}" if sampled["users"] else "no user has enough"
-        self._bar.say(
+        sampled_text = "no user has enough negatives"
+        if sampled["users"]:
+            sampled_text = f"{sampled['ndcg@10']:.4f}, {sampled['hr@10']:.4f}"
+        self._bar.print_above(
             f"epoch {epoch}, step {self._clock.step:,}: loss {_loss_text(measured['loss'])}, "
             f"validation NDCG@10 {full['ndcg@10']:.4f}, HR@10 {full['hr@10']:.4f} "
-            f"(over the negatives: {shown}), "
+            f"(over the negatives: {sampled_text}), "
             f"{self._clock.elapsed_seconds() / 60:.1f} min"
         )
 

@@ -1,4 +1,4 @@
-"""Starts a model from another one: yesterday's weights over today's vocabulary."""
+"""Starts a model from the weights of another one, which may have another vocabulary."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """What was carried over.
+    """How many items a warm start carried over.
 
     Attributes:
-        shared_items: items of both vocabularies.
-        new_items: items of the new one alone.
-        forgotten_items: items of the old one alone.
+        shared_items: items in both vocabularies.
+        new_items: items only in the new one.
+        forgotten_items: items only in the old one.
     """
 
     shared_items: int
@@ -28,16 +28,16 @@ class WarmStart:
 
 
 def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> WarmStart:
-    """Gives a new model the weights of an old one.
+    """Gives a new model the weights of an old one (not in the paper).
 
-    Positions, layer norms, encoder and head are copied, and so are the special ids' and the shared items' embeddings
-    and biases: both models give shared items the same scores. A new item's embedding is its fresh start plus the mean
-    of the shared items' embeddings, and its bias the fresh one plus the mean by which the old model moved the shared
-    items' biases from theirs. The optimizer starts afresh. (No part of the paper.)
+    Positions, layer norms, encoder and head are copied. So are the embeddings and biases of special ids and shared
+    items: both models give shared items the same scores. A new item's embedding is its initial value plus the mean of
+    the shared items' embeddings. Its bias is its initial value plus the mean change of the shared items' biases, from
+    their initial values to the old model's. The optimizer starts without history.
 
     Args:
-        model: freshly built, with `vocabulary`.
-        vocabulary: of the new records.
+        model: newly built for `vocabulary`.
+        vocabulary: the vocabulary of the new records.
         old: the model to start from; `check_compatible` must have passed.
 
     Raises:
@@ -49,7 +49,8 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
     items = int(shared.sum()) - NUM_SPECIAL_IDS
     if items == 0:
         raise InputError(
-            "A warm start needs items that both vocabularies have. Received: a model with none of the records' items"
+            "A warm start needs items that both vocabularies have. Received: a model with none of the records' items. "
+            "Fix: start from another model, or without --warm_start_from"
         )
     for new_weight, old_weight in (
         (model.embedding.item_table, old.model.embedding.item_table),
@@ -70,24 +71,24 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
 
 
 def check_compatible(new: Config, old: Config) -> None:
-    """Whether a model may start from another one.
+    """Checks that a model can start from another one.
 
     Raises:
-        InputError: sizes, what a slot sees, or the longest sequence differ.
+        InputError: a setting that shapes the weights, or the longest sequence, differs.
     """
     names = fields_with(ModelConfig, "shapes_weights")
     settings = [(f"model.{name}", getattr(new.model, name), getattr(old.model, name)) for name in names]
     settings.append(("data.max_seq_length", new.data.max_seq_length, old.data.max_seq_length))
-    for name, received, carried in settings:
-        if received != carried:
+    for name, received, old_value in settings:
+        if received != old_value:
             raise InputError(
-                f"`{name}` must be that of the model to start from. Received: {received!r}, there {carried!r}. "
-                f"Fix: set {name}={carried!r}, or start anew"
+                f"`{name}` must equal that of the model to start from. Received: {received!r}, that model's value is "
+                f"{old_value!r}. Fix: set {name}={old_value!r}, or start without --warm_start_from"
             )
 
 
 def _copy(new: tf.keras.layers.Layer, old: tf.keras.layers.Layer) -> None:
-    """All of a layer's weights but the output bias, which is the items'."""
+    """Copies a layer's weights except the output bias, which has one value per item."""
     for new_weight, old_weight in zip(new.weights, old.weights, strict=True):
         if "output_bias" not in new_weight.name:
             new_weight.assign(old_weight)
