@@ -1,1 +1,1 @@
-"""From an interaction log to masked instances: the stages of make_tfrecords.py, in the order of the data."""
+"""Turns an interaction log into masked instances: sources read, engines sort, stages write."""

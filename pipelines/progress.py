@@ -1,4 +1,4 @@
-"""Bars on standard error: how far a stage is, how fast, and how long it will take. None where that is no terminal."""
+"""Progress bars on standard error: how far a stage is, its speed and the time left. Shown only on a terminal."""
 
 import contextlib
 import shutil
@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_UPDATES = 0.2
 
 
 class Progress:
-    """Shows one stage after the other."""
+    """Shows the stages one after the other."""
 
     def __init__(self, shown: bool | None = None):
-        """Shows bars, or not; None: only on a terminal."""
+        """Shows bars if `shown`; None: only on a terminal."""
         self._disable = None if shown is None else not shown
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None, unit: str = " rows") -> Iterator["tqdm[None]"]:
-        """A bar for what runs inside: `bar.update(number)` moves it on."""
-        size = shutil.get_terminal_size()  # some terminals say that they have none, and tqdm then shows nothing
+        """A bar for the work in the block, which calls `bar.update(number)`."""
+        size = shutil.get_terminal_size()  # some terminals report a size of 0, for which tqdm would show nothing
         with tqdm(
             desc=name,
             total=total,
@@ -35,18 +35,18 @@ class Progress:
 
     @contextlib.contextmanager
     def watch(self, bar: "tqdm[None]", total: int, done: Callable[[], float]) -> Iterator[None]:
-        """Moves a bar on by the fraction of `total` that is done, as another thread asks from time to time."""
+        """Advances a bar to the fraction of `total` that `done` returns. Another thread calls it at intervals."""
         if bar.disable:
             yield
             return
         first, ended = bar.n, threading.Event()
 
-        def look() -> None:
-            while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-                # Estimates go up and down; a bar does not.
+        def update() -> None:
+            while not ended.wait(_SECONDS_BETWEEN_UPDATES):
+                # An estimate may fall, but the bar must not.
                 bar.update(max(0, first + int(total * min(max(done(), 0.0), 1.0)) - bar.n))
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=update, daemon=True)
         thread.start()
         try:
             yield

@@ -1,4 +1,4 @@
-"""A data directory that appears whole: built beside its place, moved there by one rename, the manifest last."""
+"""A data directory that appears complete: it is built in a directory beside its path and moved there by one rename."""
 
 import contextlib
 import hashlib
@@ -15,10 +15,10 @@ from tfrecords.manifest import DRAWS_VERSION, MANIFEST_FILE, Manifest, verify
 
 
 def is_complete(output_dir: pathlib.Path, config: RecordsConfig, source: dict[str, Any]) -> bool:
-    """Whether `output_dir` already holds the finished records of this very configuration and source.
+    """Whether `output_dir` already holds the finished records of this configuration and source.
 
     Raises:
-        InputError: it does, and a file of it is damaged.
+        InputError: it does, but one of its files is damaged.
     """
     if not (output_dir / MANIFEST_FILE).is_file():
         return False
@@ -31,34 +31,35 @@ def is_complete(output_dir: pathlib.Path, config: RecordsConfig, source: dict[st
 
 @contextlib.contextmanager
 def staged(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    """Gives a directory to build in, and moves it to `output_dir` if the block ends well; else nothing changes.
+    """Yields a directory to build in, and moves it to `output_dir` after the block unless the block fails.
 
-    What a killed run left behind is swept first.
+    The files that a killed run left behind are removed first.
 
     Raises:
-        InputError: `output_dir` holds something, and `overwrite` is not set or it is no data directory; or another run
-            is building it.
+        InputError: `output_dir` is not empty and `overwrite` is not set, it is no data directory, or another run is
+            building it.
     """
     output_dir = output_dir.resolve()
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with _only_run(output_dir):
+    with _exclusive(output_dir):
         yield from _build_beside(output_dir, overwrite)
 
 
 @contextlib.contextmanager
 def discarded(output_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a directory for a dry run, beside `output_dir` or as near as there is a folder, and removes it at the end.
+    """Yields a directory for a dry run and removes it after the block.
 
-    What a killed dry run left behind is swept first.
+    It is created in the nearest existing parent of `output_dir`. The files that a killed dry run left behind are
+    removed first.
 
     Raises:
-        InputError: another dry run is at work there.
+        InputError: another dry run for `output_dir` is running.
     """
     output_dir = output_dir.resolve()
     nearest = next(parent for parent in output_dir.parents if parent.is_dir())
-    of_place = hashlib.sha256(bytes(output_dir)).hexdigest()[:8]  # others of its name may have no folder either
-    building = nearest / f".{output_dir.name}.dry_run-{of_place}"
-    with _only_run(building):
+    path_hash = hashlib.sha256(bytes(output_dir)).hexdigest()[:8]  # another path may have the same name and parent
+    building = nearest / f".{output_dir.name}.dry_run-{path_hash}"
+    with _exclusive(building):
         _remove((building, spill_dir(building)))
         try:
             building.mkdir()
@@ -69,15 +70,15 @@ def discarded(output_dir: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def sweep(output_dir: pathlib.Path) -> None:
-    """Removes what a run left that was killed after its records were in place; what a running one has stays."""
+    """Removes the files of a run that was killed after it moved its records. Files of a running one stay."""
     output_dir = output_dir.resolve()
     if any(path.exists() for path in (_lock(output_dir), *_leftovers(output_dir))):
-        with contextlib.suppress(InputError), _only_run(output_dir):
+        with contextlib.suppress(InputError), _exclusive(output_dir):
             _remove(_leftovers(output_dir))
 
 
 def spill_dir(building: pathlib.Path) -> pathlib.Path:
-    """Where a run that builds there may leave what does not fit in memory."""
+    """The directory for data that does not fit in memory while a run builds in `building`."""
     return building.with_name(f"{building.name}.spill")
 
 
@@ -95,7 +96,7 @@ def _remove(directories: Iterable[pathlib.Path]) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _only_run(output_dir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+def _exclusive(output_dir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """Refuses a second run at the same time."""
     in_use = (
         f"One run at a time builds a directory. Received: {output_dir}, which another run is building. "
@@ -109,7 +110,7 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output_dir must be a directory. Received: {output_dir}, a file")
     if replaced.exists() and not output_dir.exists():
-        replaced.rename(output_dir)  # killed between the two renames below: the old records are still the valid ones
+        replaced.rename(output_dir)  # a run was killed between the two renames below: the old records are still valid
     filled = output_dir.exists() and any(output_dir.iterdir())
     if filled and not overwrite:
         raise InputError(
@@ -137,11 +138,11 @@ def _build_beside(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib
 
 
 def _holds_records(directory: pathlib.Path) -> bool:
-    # A model directory has a manifest too, that of the records it was trained on.
+    # A model directory also has a manifest: that of its training records.
     return (directory / MANIFEST_FILE).is_file() and not (directory / "config.json").exists()
 
 
 def write_manifest(directory: pathlib.Path, manifest: Manifest) -> None:
-    """Writes the manifest by rename; from then on the directory can be read."""
+    """Writes the manifest by rename. After that, the directory can be read."""
     with replacing(directory / MANIFEST_FILE) as stream:
         stream.write(manifest.to_bytes())

@@ -165,7 +165,7 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (TIMED_LOG, ["--format=csv", "--train_since=soon"], ["--train_since", "'soon'"]),
         (TIMED_LOG, ["--format=csv", "--train_since=4"], ["--train_since", "4, which leaves none of 20"]),
         (TIMED_LOG, ["--format=csv", "--train_since=1e40"], ["--train_since", "1e+40, which leaves none of 20"]),
-        (GOOD_LOG, ["--set=data.validation_share=1e-9"], ["validation_share", "20 are tested"]),
+        (GOOD_LOG, ["--set=data.validation_share=1e-9"], ["validation_share", "20 tested users"]),
         (GOOD_LOG + "u\n", ["--max_bad_fraction=0.008"], ["1 bad rows of 121", "--max_bad_fraction=0.009"]),
         (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
@@ -272,7 +272,7 @@ def test_a_larger_log_gets_more_shards(monkeypatch: pytest.MonkeyPatch, tmp_path
     log = MarkovLog(num_users=50, num_items=40, num_themes=4, min_events=10, max_events=10)
     small = build_records(log, {}, Config(), str(tmp_path / "small")).manifest
     assert small.splits["train"][-1].file.endswith("of-00008.tfrecord")
-    monkeypatch.setattr(build, "_EVENTS_IN_A_SHARD", 33)
+    monkeypatch.setattr(build, "_EVENTS_PER_SHARD", 33)
     manifest = build_records(log, {}, Config(), str(tmp_path / "large")).manifest
     assert [len(shards) for shards in manifest.splits.values()] == [16, 16, 16]  # 500 events, 33 in each
     assert manifest.config == RecordsConfig()

@@ -1,4 +1,4 @@
-"""What an engine is given and gives: a log in, shards of user sequences out."""
+"""The interface of an engine, which turns a log into shards of user sequences."""
 
 import contextlib
 import dataclasses
@@ -20,23 +20,22 @@ from tfrecords.ragged import Ragged
 
 Source = LogSource | MarkovLog | TfdsLog
 T = TypeVar("T")
-
-
-MAX_TIME = 1e29  # all that DECIMAL(38, 9) holds; no event comes later
+MAX_TIME = 1e29  # the range of DECIMAL(38, 9); no event is later
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSequences:
-    """The users of one shard.
+    """The user sequences of one shard.
 
     Attributes:
         shard: its number.
         user_ids: raw ids.
-        user_keys: uint64 [users], hashes of the ids that do not depend on machine or engine.
-        sequences: for each item of each user, oldest first, its place in the list of all item ids.
-        early_events: int64 [users], how many of them came before `data.split_time`.
-        old_events: int64 [users], how many of them came before `data.train_since`; 0 without it.
-        also_met: the items of each user's dropped events, places in the same list; some may be in `sequences` too.
+        user_keys: uint64 [users], hashes of the user ids that do not depend on machine or engine.
+        sequences: the items of each user, oldest first, as indices into the list of all item ids.
+        early_events: int64 [users], number of events before `data.split_time`.
+        old_events: int64 [users], number of events before `data.train_since`; 0 if it is not set.
+        also_met: the items of each user's dropped low-rated events, as indices into the same list; an item may be in
+            `sequences` too.
     """
 
     shard: int
@@ -50,13 +49,13 @@ class ShardSequences:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedLog:
-    """What is left of the events, in order.
+    """The events that remain, in order.
 
     Attributes:
         item_ids: raw ids, sorted by code point.
-        users, events: how many.
-        duplicates_dropped, rare_dropped: events that are gone.
-        first_time, last_time: of the events.
+        users, events: their numbers.
+        duplicates_dropped, rare_dropped: numbers of dropped events.
+        first_time, last_time: times of the first and the last event.
     """
 
     item_ids: list[str]
@@ -69,24 +68,24 @@ class PreparedLog:
 
 
 def nothing_left(config: DataConfig, events: int) -> InputError:
-    """The error for a log of which the filters leave nothing."""
+    """The error for a log from which the filters drop all events."""
     return InputError(
         f"A log must hold users with at least {config.min_user_events} events over items with at least "
         f"{config.min_item_events}. Received: {events} events that are no duplicates, none of them by such a user. "
-        "Fix: lower --min_user_events, --min_item_events or --min_rating, or bring a longer log"
+        "Fix: lower --min_user_events, --min_item_events or --min_rating, or use a longer log"
     )
 
 
-def sql_before(moment: float | None) -> str:
-    """SQL of whether an event's time is before a moment, compared exactly, to nine decimals; before None is nothing."""
-    if moment is None:
+def sql_before(time: float | None) -> str:
+    """SQL for whether an event is earlier than a time, compared exactly to nine decimals; false for None."""
+    if time is None:
         return "false"
-    moment = max(-MAX_TIME, min(moment, MAX_TIME))
-    return f"time < CAST('{moment:.9f}' AS DECIMAL(38, 9))"
+    time = max(-MAX_TIME, min(time, MAX_TIME))
+    return f"time < CAST('{time:.9f}' AS DECIMAL(38, 9))"
 
 
 class Engine(Protocol):
-    """What reads, sorts and counts: DuckDB in this process, or Spark."""
+    """Reads, sorts and counts: DuckDB in this process, or Spark."""
 
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
@@ -97,12 +96,12 @@ class Engine(Protocol):
         """
 
     def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
-        """Drops duplicates and rare users and items, and orders what is left into sequences."""
+        """Drops duplicates and rare users and items, and orders the remaining events into sequences."""
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
-        """Calls a function, anywhere, with each of the shards, and gives its results in their order.
+        """Calls a function with each shard, possibly in another process, and yields its results in shard order.
 
-        Item ids are places in `PreparedLog.item_ids`.
+        Items are indices into `PreparedLog.item_ids`.
         """
 
 

@@ -1,4 +1,4 @@
-"""A DuckDB database that spills to disk, and its errors in words of ours."""
+"""Opens a DuckDB database that spills to disk, and translates its errors."""
 
 import pathlib
 
@@ -8,10 +8,10 @@ from tfrecords.errors import InputError
 
 
 def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills into `spill_dir`.
+    """Opens a database in memory that spills into `spill_dir`.
 
     Raises:
-        InputError: `memory_limit` is no size.
+        InputError: `memory_limit` is not a size.
     """
     connection = duckdb.connect()
     connection.execute("SET preserve_insertion_order = true")
@@ -28,15 +28,15 @@ def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBP
 
 
 def raise_as_input_error(error: duckdb.Error, memory_limit: str | None) -> None:
-    """Raises the engine's error as one that says what to do, where the user can do something."""
+    """Raises an `InputError` with a fix if the user can fix the cause of the engine's error."""
     first_line = str(error).splitlines()[0]
     if isinstance(error, duckdb.OutOfMemoryException):
         raise InputError(
-            f"--memory_limit must leave the engine room. Received: {memory_limit or 'none'} ({first_line}). "
+            f"--memory_limit must be large enough for the engine. Received: {memory_limit or 'none'} ({first_line}). "
             "Fix: raise it, or free disk space beside --output_dir where it spills"
         ) from None
     if isinstance(error, duckdb.IOException):
         raise InputError(
-            f"Disk and inputs must stay readable and writable, and beside --output_dir there must be room to sort. "
+            f"Inputs must stay readable, and the disk of --output_dir must be writable with enough space to sort. "
             f"Received: {first_line}"
         ) from None

@@ -1,4 +1,4 @@
-"""One machine: DuckDB reads, sorts and counts within a memory limit; worker processes mask and write."""
+"""Engine for one machine: DuckDB reads, sorts and counts within a memory limit; worker processes mask and write."""
 
 import multiprocessing
 import os
@@ -32,12 +32,12 @@ class DuckDBEngine:
         """Opens an engine.
 
         Args:
-            spill_dir: where what does not fit goes; removed at the end.
-            num_workers: processes that mask and write; 1 needs none beside this one.
-            memory_limit: of DuckDB, e.g. "4GB"; None: most of the machine's.
+            spill_dir: for data that does not fit in memory; removed at the end.
+            num_workers: number of processes that mask and write; with 1 it is this process.
+            memory_limit: of DuckDB, e.g. "4GB"; None: most of the machine's memory.
 
         Raises:
-            InputError: the limit is no size.
+            InputError: the limit is not a size.
         """
         self._num_workers, self._memory_limit, self._num_shards = num_workers, memory_limit, 0
         self._connection = connect(spill_dir, memory_limit)
@@ -48,7 +48,7 @@ class DuckDBEngine:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if self._pool:
-            if error is not None:  # a worker may be busy with a shard for seconds
+            if error is not None:  # without it, a worker would first finish its shard
                 for process in list((self._pool._processes or {}).values()):
                     process.terminate()
             self._pool.shutdown(cancel_futures=True)
@@ -75,7 +75,7 @@ class DuckDBEngine:
         loaded = LoadCounts()
         with progress.stage("reading", sum(file.lines for file in source.files)) as bar:
             for number, file in enumerate(source.files):
-                by_batch: list[int] = []  # rows done, where the file is not read by one statement
+                by_batch: list[int] = []  # numbers of rows done; empty while one statement reads the whole file
 
                 def done(file: LogFile = file, by_batch: list[int] = by_batch) -> float:
                     return by_batch[-1] / file.lines if by_batch else self._done()
@@ -85,24 +85,24 @@ class DuckDBEngine:
         return loaded
 
     def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
-        """Sorts once; the rest are scans."""
+        """Sorts once; the other steps are scans."""
         self._num_shards = num_shards
         with progress.stage("sorting", 100, unit="%") as bar, progress.watch(bar, 100, self._done):
             return prepare_sequences(self._connection, config.data, num_shards)
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
-        """Has the workers do it, a few shards at a time."""
+        """Calls the function in worker processes, with a few shards at a time in memory."""
         shards = stream_shards(self._connection, self._num_shards)
         if self._num_workers == 1:
             yield from map(function, shards)
             return
-        if self._pool is None:  # not fork: the engine's threads would be copied in an unknown state
+        if self._pool is None:  # no fork: it would copy the engine's threads in an unknown state
             context = multiprocessing.get_context("forkserver")
-            # A terminal sends its signals to the workers too. They inherit that these wait for ever: this process stops
-            # them.
+            # A terminal sends its signals to the workers too. The workers inherit this mask, so that only this process
+            # stops them.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
             try:
-                resource_tracker.ensure_running()  # it ignores SIGINT by itself, and unblocks it here
+                resource_tracker.ensure_running()  # it ignores SIGINT itself, and unblocks it here
                 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
                 forkserver.ensure_running()
             finally:
@@ -111,7 +111,7 @@ class DuckDBEngine:
         running: deque[Future[T]] = deque()
         try:
             for shard in shards:
-                with deferred():  # it starts workers, and only those that it knows of are stopped
+                with deferred():  # submit starts workers, and __exit__ stops only those that the pool has registered
                     running.append(self._pool.submit(function, shard))
                 if len(running) > self._num_workers:
                     yield running.popleft().result()
@@ -119,7 +119,7 @@ class DuckDBEngine:
                 yield running.popleft().result()
         except BrokenProcessPool:
             raise InputError(
-                "Every worker must live to its end. Received: one that was killed, most likely for want of memory. "
+                "Every worker process must finish. Received: one was killed, probably out of memory. "
                 "Fix: lower --num_workers, or raise --num_shards so that each shard is smaller"
             ) from None
 
@@ -128,7 +128,7 @@ class DuckDBEngine:
 
 
 def _end_with_parent() -> None:
-    """Ends this worker when the run is killed: it would wait for work for ever, or write beside the next run."""
+    """Ends this worker when the main process is killed. Otherwise it would wait, or write during the next run."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

@@ -1,12 +1,13 @@
-"""Events into user sequences: filters, order, and a stream of shards, with one sort and constant memory.
+"""Turns events into user sequences: it orders and filters them and streams shards, with one sort and constant memory.
 
-Users and items become integers here; the tables are
+Users and items become integers here. The tables are
 
     users(user_index, user_id, shard, key, events, early_events, old_events)
                                                         sorted by shard and id; `key` is a hash of the id
     items(item_index, item_id, key)                     sorted by id; `key` as for users
-    sequences(user_index, item_index, time, row)        one row an event, users one after the other, oldest first
-    met(user_index, item_index)                         what `data.min_rating` dropped, of users and items that are left
+    sequences(user_index, item_index, time, row)        one row per event, sorted by user, oldest first
+    met(user_index, item_index)                         events that `data.min_rating` dropped, of the remaining users
+                                                        and items
 """
 
 from collections.abc import Callable, Iterator
@@ -25,10 +26,10 @@ _BATCH_ROWS = 1 << 20
 
 
 def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> PreparedLog:
-    """From the table `events` to `users`, `items` and `sequences`: order, duplicates, filters.
+    """Turns the table `events` into `users`, `items` and `sequences`: orders, drops duplicates and filters.
 
     Raises:
-        InputError: nothing is left.
+        InputError: the filters drop all events.
     """
     duplicates = order_sequences(connection, config, num_shards)
     rare = filter_sequences(connection, config)
@@ -44,13 +45,13 @@ def prepare_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig,
 def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, num_shards: int) -> int:
     """Turns the table `events` into `users`, `items` and `sequences`, without duplicates (`data.duplicates`).
 
-    Equal timestamps are ordered by a hash of seed, user and item, by item id, or as in the input (`data.tie_order`);
-    equal items among them, which cannot be told apart, as in the input.
+    Events with equal timestamps are ordered by a hash of seed, user and item, by item id, or as in the input
+    (`data.tie_order`). If their items are equal too, they keep the order of the input.
 
     Returns:
-        How many duplicates were dropped.
+        The number of dropped duplicates.
     """
-    # Integers first: sorting and counting then move 40 bytes an event, whatever the ids.
+    # With integers for ids, sorting and counting move 40 bytes per event.
     key = portable_key_sql("user_id")
     connection.execute(
         f"""CREATE TABLE users AS
@@ -76,7 +77,7 @@ def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, n
         ORDER BY user_index, time, bits, item_index, row"""
     )
     connection.execute("DROP TABLE events")
-    if config.duplicates == "exact":  # those equal in all three now stand side by side
+    if config.duplicates == "exact":  # events that are equal in all three are now adjacent
         connection.execute(
             """CREATE OR REPLACE TABLE sequences AS SELECT user_index, item_index, time, row FROM
             (SELECT *, lag(user_index) OVER () AS last_user, lag(item_index) OVER () AS last_item,
@@ -89,7 +90,7 @@ def order_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig, n
 
 
 def _events_with_ties(config: DataConfig) -> str:
-    """SQL of the events with integers for ids; for `hashed_bits_sql`, their `bits` are the hash before the item."""
+    """SQL for the events with integers for ids; `bits` is the input of `hashed_bits_sql` for the item's part."""
     users, bits = "users", "NULL"
     if config.tie_order == "hash":
         prefix = int(hashed_bits(config.seed, TIES)[0])
@@ -101,13 +102,13 @@ def _events_with_ties(config: DataConfig) -> str:
 
 
 def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> int:
-    """Drops users and items with too few events, over and over until all that are left have enough.
+    """Drops users and items with too few events, repeatedly, until all that remain have enough.
 
     Returns:
-        How many events were dropped.
+        The number of dropped events.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no event is left.
     """
     events = left = count(connection, "sequences")
     minimums = {"user_index": config.min_user_events, "item_index": config.min_item_events}
@@ -142,13 +143,13 @@ def filter_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
 
 
 def count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    """The rows of a table."""
+    """The number of rows of a table."""
     (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,)
     return int(rows)
 
 
 def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Iterator[ShardSequences]:
-    """Yields the shards in their order, empty ones too, each with all of its users."""
+    """Yields all shards in order, also empty ones, each with all of its users."""
     rows = _stream_rows(connection)
     indices = connection.execute("SELECT item_index FROM items ORDER BY item_index").to_arrow_table()[0].to_numpy()
     dense = np.zeros(indices[-1] + 1, np.int32)
@@ -173,7 +174,7 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
 
 
 def _also_met(connection: duckdb.DuckDBPyConnection, users: np.ndarray, dense: np.ndarray) -> Ragged:
-    """The table `met` of some users, whose indices are neighbours and rise."""
+    """The rows of the table `met` for some users, whose indices are consecutive and rising."""
     if not len(users):
         return Ragged.from_lengths(dense[:0], users)
     met = connection.execute(
@@ -185,9 +186,9 @@ def _also_met(connection: duckdb.DuckDBPyConnection, users: np.ndarray, dense: n
 
 
 def _stream_rows(connection: duckdb.DuckDBPyConnection) -> Callable[[int], np.ndarray]:
-    """A function that takes the next n item indices off the sorted table."""
-    # A cursor of its own: the caller queries the users while this stream is open. A relation, not execute(), and
-    # insertion order preserved: otherwise two threads may hand over chunks out of order.
+    """Returns a function that reads the next n item indices of the sorted table."""
+    # It has its own cursor, because the caller queries the users while this stream is open. It uses a relation, not
+    # execute(), and preserves the insertion order: otherwise two threads may return chunks out of order.
     cursor = connection.cursor()
     reader = cursor.sql("SELECT user_index, item_index FROM sequences").to_arrow_reader(_BATCH_ROWS)
     waiting: list[np.ndarray] = []

@@ -1,8 +1,8 @@
-"""Many machines: Spark reads, sorts and counts; the stages are those of `DuckDBEngine`, and so are the bytes.
+"""Engine for many machines: Spark reads, sorts and counts. It writes the same bytes as `DuckDBEngine`.
 
-What makes them equal: a shard is a hash of the user id that every engine computes alike, sorting is by keys without
-ties, random draws depend on seed, user and place, and a task that fails and runs again writes the same file by rename.
-Inputs, output and the directory for what does not fit must be seen under the same path by all machines.
+They are equal for these reasons: both engines compute a user's shard by the same hash, they sort by keys without ties,
+random draws depend only on seed, user and position, and a task that fails and runs again replaces the file by rename.
+All machines must see the inputs, the output and the spill directory under the same paths.
 """
 
 import functools
@@ -40,7 +40,7 @@ try:
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import Column, DataFrame, SparkSession, Window
-    from pyspark.sql import functions as F  # noqa: N812, as Spark's own documentation has it
+    from pyspark.sql import functions as F  # noqa: N812, as in Spark's own documentation
 except ImportError:
     raise InputError(
         "--engine=spark needs pyspark. Received: an environment without it. "
@@ -48,10 +48,10 @@ except ImportError:
     ) from None
 T = TypeVar("T")
 _PACKAGES = ("pipelines", "tfrecords")
-_SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # by spark-submit, which then says where to run
+_SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # spark-submit sets it, and chooses where to run
 _TRIES = 4
 _BATCH_ROWS = 1 << 16
-# What matters comes back as an exception. Without an appender Spark takes its own setting.
+# Spark's logging is off: errors come back as exceptions. Without an appender, Spark would use its own setting.
 _QUIET = """rootLogger.level = off
 rootLogger.appenderRef.console.ref = console
 appender.console.type = Console
@@ -62,24 +62,24 @@ appender.console.name = console
 class SparkEngine:
     """See `pipelines.engines.base.Engine`. Use it in a `with` block.
 
-    It takes the session that `spark-submit` set up, or starts one on this machine.
+    It uses the session that `spark-submit` set up, or starts one on this machine.
     """
 
     def __init__(self, spill_dir: pathlib.Path, num_workers: int = 1, memory_limit: str | None = None):
         """Opens an engine.
 
         Args:
-            spill_dir: where events wait between the stages, on a disk that all machines share; removed at the end.
-            num_workers: threads, where Spark runs on this machine alone.
+            spill_dir: for events between the stages, on a disk that all machines share; removed at the end.
+            num_workers: number of threads, if Spark runs only on this machine.
             memory_limit: of DuckDB in each task that reads a file.
 
         Raises:
-            InputError: no Java, or a limit that is no size.
+            InputError: Java is missing, or the limit is not a size.
         """
         self._memory_limit, self._spill_dir = memory_limit, spill_dir
         self._num_shards, self._files_written = 0, 0
         self._prepared = PreparedLog([], 0, 0, 0, 0, Decimal(0), Decimal(0))
-        connect(spill_dir, memory_limit).close()  # a wrong limit is named here, not in a task
+        connect(spill_dir, memory_limit).close()  # reports a wrong limit here instead of in a task
         spill_dir.mkdir(parents=True, exist_ok=True)
         self._spark = _start(num_workers, spill_dir)
         self._spark.sparkContext.addPyFile(str(_zipped_packages(spill_dir)))
@@ -95,12 +95,12 @@ class SparkEngine:
         if isinstance(error, duckdb.Error):
             raise_as_input_error(error, self._memory_limit)
         if isinstance(error, PySparkException | Py4JError):
-            raise InputError(f"Every Spark task must end well within its tries. Received: {_cause(error)}") from None
+            raise InputError(f"Every Spark task must succeed. Received: {_cause(error)}") from None
 
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
     ) -> LoadCounts:
-        """Reads each file in a task of its own; other sources here."""
+        """Reads each file in a separate task, and other sources in this process."""
         if isinstance(source, LogSource):
             files = range(len(source.files))
             read = functools.partial(_read_file, source, unit, config.data, self._spill_dir, self._memory_limit)
@@ -119,7 +119,7 @@ class SparkEngine:
         return loaded
 
     def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
-        """One pass for duplicates, one for each round of the filters, one for the order."""
+        """Runs one pass for duplicates, one per round of the filters, and one for the order."""
         data, self._num_shards = config.data, num_shards
         events = self._spark.read.parquet(_url(self._spill_dir / "events"))
         number = events.count()
@@ -132,7 +132,7 @@ class SparkEngine:
                 if minimum > 1:
                     enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
                     kept = kept.join(enough, column, "left_semi")
-            kept = self._written(kept)  # cuts the lineage: a lost task reads, and does not filter all over again
+            kept = self._written(kept)  # cuts the lineage: a lost task reads this file instead of filtering again
             left, previous = kept.count(), left
             events = kept
             if left == previous:
@@ -164,7 +164,7 @@ class SparkEngine:
         return self._prepared
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
-        """Has a task do each group of shards; a shard without users is done here."""
+        """Calls the function in Spark tasks, and in this process for shards without users."""
         item_ids = self._spark.sparkContext.broadcast(pa.array(self._prepared.item_ids, pa.string()))
         results = (
             self._sequences.repartition(min(self._num_shards, 4096), "shard")
@@ -182,7 +182,7 @@ class SparkEngine:
                 yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, nothing, nothing, nobody))
 
     def _written(self, events: "DataFrame") -> "DataFrame":
-        """The events from a file, which outlives any machine."""
+        """Writes the events to files, which survive the loss of a machine, and reads them back."""
         self._files_written += 1
         url = _url(self._spill_dir / f"events-{self._files_written}")
         events.write.parquet(url)
@@ -216,14 +216,14 @@ def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
 
 
 def _cause(error: Exception) -> str:
-    """The line that says what went wrong, of Python's and Java's traces together."""
+    """The line that names the error, from the combined traces of Python and Java."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*:|\[[A-Z_.]+\]", line)]
-    return (telling or lines)[-1][:500]
+    named = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b.*:|\[[A-Z_.]+\]", line)]
+    return (named or lines)[-1][:500]
 
 
 def _zipped_packages(directory: pathlib.Path) -> pathlib.Path:
-    """Our packages, for the machines that run the tasks."""
+    """A zip of this project's packages, for the machines that run the tasks."""
     root, path = pathlib.Path(__file__).resolve().parents[2], directory / "bert4rec_tf_packages.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for package in _PACKAGES:
@@ -246,7 +246,7 @@ def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
 def _read_file(
     source: LogSource, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None, number: int
 ) -> LoadCounts | str:
-    """Reads a file into a file of events; a user's mistake is told, not raised: another try would not mend it."""
+    """Reads a log file into a file of events. A user's mistake is returned, not raised: another try would not help."""
 
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> LoadCounts:
         return load_file(connection, source, number, data, bad, unit=unit)
@@ -277,7 +277,7 @@ def _read(
                 create_events(connection)
                 loaded = load(connection, own / "bad")
                 for table in ("events", "low_rated"):
-                    # Quoted: the name of --output_dir is part of the path.
+                    # Quoted, because the path contains the name of --output_dir.
                     connection.execute(f"COPY {table} TO {quoted(str(own / table))} (FORMAT parquet)")
         except InputError as error:
             return str(error)
@@ -289,14 +289,14 @@ def _read(
 
 
 def _without_duplicates(events: "DataFrame", data: DataConfig) -> "DataFrame":
-    """As `order_sequences` has it."""
+    """Drops duplicates as `order_sequences` does."""
     if data.duplicates == "exact":
         return events.groupBy("user_id", "item_id", "time").agg(F.min("row").alias("row"))
     if data.duplicates == "keep":
         return events
     order = [F.col("time"), F.col("row")] if data.duplicates == "first" else [F.desc("time"), F.desc("row")]
-    place = F.row_number().over(Window.partitionBy("user_id", "item_id").orderBy(*order))
-    return events.withColumn("place", place).where("place = 1").drop("place")
+    rank = F.row_number().over(Window.partitionBy("user_id", "item_id").orderBy(*order))
+    return events.withColumn("rank", rank).where("rank = 1").drop("rank")
 
 
 def _portable_key(column: str) -> "Column":
@@ -304,7 +304,7 @@ def _portable_key(column: str) -> "Column":
 
 
 def _hash_ties(seed: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Fills the column `tie`, which sorts as the hash of `DuckDBEngine` does: signed, with the sign bit flipped."""
+    """Fills the column `tie`, which sorts like the hash of `DuckDBEngine`: signed, with the sign bit flipped."""
     for batch in batches:
         users, items = (batch[name].to_numpy().astype(np.uint64) for name in ("key", "item_key"))
         ties = (hashed_bits(seed, TIES, users, items)[: len(batch)] ^ np.uint64(1 << 63)).view(np.int64)
@@ -314,7 +314,7 @@ def _hash_ties(seed: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Reco
 def _map_batches(
     function: Callable[[ShardSequences], object], item_ids: Any, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Cuts a sorted stream of events into shards, and calls the function with each."""
+    """Splits a sorted stream of events into shards, and calls the function with each."""
     waiting: list[pa.Table] = []
 
     def done() -> pa.RecordBatch:

@@ -1,1 +1,1 @@
-"""What makes records of the sequences: split, windows, masks, negatives, shuffled shards."""
+"""The stages that turn sequences into records: split, windows, masks, negatives, shuffled shards."""

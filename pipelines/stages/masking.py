@@ -1,4 +1,4 @@
-"""Windows over training sequences, and the Cloze objective's masked instances (paper sections 3.6 and 4.3)."""
+"""The Cloze objective's masked instances of training windows (paper sections 3.6 and 4.3)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from tfrecords.hashed_random import hashed_bits, hashed_uniform
 from tfrecords.ragged import Ragged
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
-# What a draw is for; part of its key, so that no two kinds of draw ever see the same bits.
+# The purpose of a draw is part of its key, so that no two kinds of draws share their bits.
 _RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM = 1, 2, 3, 4
 _NO_SLOT = np.uint64(2**64 - 1)
-_CHUNK = 2048  # instances masked at a time: the work stays in the processor's cache
+_CHUNK = 2048  # instances masked at a time, so that the work fits in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedWindows:
-    """Windows and the masked instances made of them; see `tfrecords.schema.MASKED_WINDOW`.
+    """Windows and their masked instances; see `tfrecords.schema.MASKED_WINDOW`.
 
     Attributes:
-        keys: uint64 [windows], random and different: sorting by them shuffles.
+        keys: uint64 [windows], random and distinct: sorting by them shuffles.
         item_ids: the windows' items.
-        masked_counts: int64 [windows, instances of each], how many slots each instance has masked.
-        masked_positions: for each window the masked slots of its instances, one instance after the other.
-        shown_item_ids: for each window what these slots show; rows without a value where all show [MASK].
+        masked_counts: int64 [windows, instances per window], number of masked slots of each instance.
+        masked_positions: the masked slots of each window's instances, concatenated.
+        shown_item_ids: the ids that these slots show; a row is empty if all of its slots show [MASK].
     """
 
     keys: np.ndarray
@@ -42,8 +42,8 @@ def mask_windows(
 ) -> Iterator[MaskedWindows]:
     """Makes `duplicate_factor` randomly masked instances and `last_item_instances` of each window, in chunks.
 
-    Of an instance of n items, round(rate x n) are masked: at least one, at most `max_predictions`. What is masked
-    depends on the seed, the sequence's key, where the window starts and which duplicate it is, and on nothing else.
+    In an instance of n items, round(rate x n) are masked: at least one, at most `max_predictions`. The masks depend
+    only on the seed, the sequence's key, the start of the window and the number of the instance.
 
     Args:
         windows: from `cut_windows`.
@@ -66,18 +66,18 @@ def mask_windows(
             items = item_ids.values[item_ids.offsets[masks.rows // copies] + masks.positions]
             shown = draw_shown(items, masks.slot_keys, masking, vocabulary_size)
         counts = np.bincount(masks.rows, minlength=len(keys)).reshape(-1, copies)
-        of_window = counts.sum(axis=1)
+        masked_per_window = counts.sum(axis=1)
         yield MaskedWindows(
             window_keys[chunk],
             item_ids,
             counts,
-            Ragged.from_lengths(masks.positions, of_window),
-            Ragged.from_lengths(shown, of_window if len(shown) else 0 * of_window),
+            Ragged.from_lengths(masks.positions, masked_per_window),
+            Ragged.from_lengths(shown, masked_per_window if len(shown) else 0 * masked_per_window),
         )
 
 
 class Masks(NamedTuple):
-    """Masked slots of instances, by instance and then rising: which instance, which slot, and the slot's random key."""
+    """Masked slots, by instance and then rising: the index of the instance, the slot, and the slot's random key."""
 
     rows: np.ndarray
     positions: np.ndarray
@@ -90,7 +90,7 @@ def draw_masks(lengths: np.ndarray, keys: np.ndarray, last_only: np.ndarray, mas
     Args:
         lengths: int64 [instances], at least 1.
         keys: uint64 [instances].
-        last_only: bool [instances], whether only the last item is masked.
+        last_only: bool [instances], True if only the last item is masked.
         masking: rates and cap.
     """
     rates = np.array(masking.masking_rates)[hashed_bits(keys, _RATE) % np.uint64(len(masking.masking_rates))]
@@ -98,16 +98,16 @@ def draw_masks(lengths: np.ndarray, keys: np.ndarray, last_only: np.ndarray, mas
     if masking.max_predictions is not None:
         numbers = np.minimum(numbers, masking.max_predictions)
     # The k smallest of n random numbers are a uniform draw of k slots: sort each row, and compare with its k-th.
-    places = np.arange(lengths.max(initial=1))
-    slots = np.where(places < lengths[:, None], hashed_bits(keys[:, None], _SLOT, places), _NO_SLOT)
+    slot_indices = np.arange(lengths.max(initial=1))
+    slots = np.where(slot_indices < lengths[:, None], hashed_bits(keys[:, None], _SLOT, slot_indices), _NO_SLOT)
     kth = np.take_along_axis(np.sort(slots, axis=1), numbers[:, None] - 1, axis=1)
-    masked = np.where(last_only[:, None], places == lengths[:, None] - 1, slots <= kth)
+    masked = np.where(last_only[:, None], slot_indices == lengths[:, None] - 1, slots <= kth)
     rows, positions = np.nonzero(masked)
     return Masks(rows, positions, slots[rows, positions])
 
 
 def draw_shown(item_ids: np.ndarray, slot_keys: np.ndarray, masking: MaskingConfig, vocabulary_size: int) -> np.ndarray:
-    """What masked slots show: [MASK], a random item or the item itself; int64, one for each of `item_ids`."""
+    """The ids that masked slots show: [MASK], a random item or the item itself; int64, as many as `item_ids`."""
     draw = hashed_uniform(slot_keys, _REPLACEMENT)
     random_items = hashed_bits(slot_keys, _RANDOM_ITEM) % np.uint64(vocabulary_size - NUM_SPECIAL_IDS)
     shown = np.where(draw < masking.random_item_rate + masking.kept_item_rate, item_ids, MASK_ID)

@@ -1,4 +1,4 @@
-"""The fixed negatives of the sampled protocol: items the user never met, drawn by popularity (paper section 4.2)."""
+"""The fixed negatives of the sampled protocol: items new to the user, drawn by popularity (paper section 4.2)."""
 
 import numpy as np
 
@@ -6,24 +6,24 @@ from tfrecords.hashed_random import NEGATIVES, RARE_NEGATIVES, hashed_uniform
 from tfrecords.ragged import Ragged
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
-SPLITS = ("validation", "test")  # in the order that draws count them
+SPLITS = ("validation", "test")  # the index of a split is part of its draws' key
 
 
 def draw_negatives(
     met: Ragged, user_keys: np.ndarray, counts: np.ndarray, number: int, seed: int, split: str = "test"
 ) -> Ragged:
-    """Draws `number` different items for each user, one after the other, each with a chance proportional to its count.
+    """Draws `number` distinct items per user, without replacement, with probability proportional to their counts.
 
-    Items that the user met are never drawn, nor items with a count of 0; a user who has met nearly all items gets
-    fewer negatives. The draw depends on the seed, the split and the user's key alone.
+    Items of the user's history and items with a count of 0 are never drawn. A user with nearly all items in the history
+    gets fewer negatives. The draw depends only on the seed, the split and the user's key.
 
     Args:
-        met: integer item ids of each user: the whole sequence, the targets included, and those of dropped events.
+        met: integer item ids of each user: the whole sequence, including the targets, and the items of dropped events.
         user_keys: uint64 [users].
         counts: int64 [V - 3], training events of each item.
-        number: of negatives for each user.
+        number: of negatives per user.
         seed: of the pipeline.
-        split: one of `SPLITS`; each draws for itself.
+        split: one of `SPLITS`; their draws are independent.
 
     Returns:
         Integer item ids, [users] rows of at most `number`, in the order drawn.
@@ -36,7 +36,7 @@ def draw_negatives(
         return Ragged.from_lengths(drawn[:0, :0].ravel(), found)
     seen = _SeenItems(met, len(counts) + NUM_SPECIAL_IDS)
     waiting = np.arange(users)
-    # Drawing with replacement and passing over repeats and seen items IS drawing one after the other without them.
+    # Drawing with replacement and skipping repeats and seen items equals drawing without replacement.
     for tries in (2 * number, 16 * number):
         uniform = hashed_uniform(seed, NEGATIVES, draw, user_keys[waiting, None], np.arange(tries))
         item_ids = np.searchsorted(cumulative, uniform * cumulative[-1], side="right") + NUM_SPECIAL_IDS
@@ -49,7 +49,8 @@ def draw_negatives(
         waiting = waiting[found[waiting] < number]
         if not len(waiting):
             break
-    # The few users whose unseen items are rare or few: the same law by exponential races (Efraimidis & Spirakis 2006).
+    # A few users have few or rare unseen items. Exponential races (Efraimidis & Spirakis 2006) draw from the same
+    # distribution.
     for user in waiting:
         history = met.values[met.offsets[user] : met.offsets[user + 1]]
         open_items = np.setdiff1d(np.flatnonzero(counts) + NUM_SPECIAL_IDS, history)
@@ -62,7 +63,7 @@ def draw_negatives(
 
 
 class _SeenItems:
-    """Which user has met which item, as one sorted array of (user, item) pairs."""
+    """The items of each user's history, as one sorted array of (user, item) pairs."""
 
     def __init__(self, sequences: Ragged, size: int):
         self._size = size
@@ -71,12 +72,12 @@ class _SeenItems:
 
     def contains(self, users: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
         pairs = users * self._size + item_ids
-        places = np.searchsorted(self._pairs, pairs)
-        return self._pairs[np.minimum(places, len(self._pairs) - 1)] == pairs
+        indices = np.searchsorted(self._pairs, pairs)
+        return self._pairs[np.minimum(indices, len(self._pairs) - 1)] == pairs
 
 
 def _first_occurrence(item_ids: np.ndarray) -> np.ndarray:
-    """True where a row holds an item for the first time; bool [rows, columns]."""
+    """True at the first occurrence of each item in a row; bool [rows, columns]."""
     order = np.argsort(item_ids, axis=1, kind="stable")
     ordered = np.take_along_axis(item_ids, order, axis=1)
     first = np.ones_like(ordered, bool)

@@ -1,4 +1,4 @@
-"""One shard of users: what it holds, and its files. The two units of work that run in a worker, whatever the engine."""
+"""Counts and writes one shard of users: the two units of work that an engine runs in its workers."""
 
 import dataclasses
 from collections import Counter
@@ -20,20 +20,20 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS
 from tfrecords.writer import Shard, shard_name, write_shard
 
 SPLITS = ("train", "validation", "test")
-_USERS_AT_ONCE = 1024  # whose negatives are drawn together
+_USERS_AT_ONCE = 1024  # users whose negatives are drawn together
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardCounts:
-    """What a shard, or several, will hold.
+    """The counts of one or several shards.
 
     Attributes:
-        training_events: int64 [items], by place in the list of all item ids; those of old windows are among them.
-        instances: masked windows to train on, several in a record.
-        old_windows: left out, for none of their events is at or after `data.train_since`.
-        validated_users, evaluated_users: records of validation and test.
-        unseen_users: evaluated users of whom nothing is trained on.
-        longest_history: events of the user who has the most.
+        training_events: int64 [items], by index in the list of all item ids, including the events of old windows.
+        instances: number of masked training instances; a record holds several.
+        old_windows: windows that are not trained on, because all their events are earlier than `data.train_since`.
+        validated_users, evaluated_users: numbers of records of validation and test.
+        unseen_users: evaluated users without a training event.
+        longest_history: number of events of the user with the most events.
     """
 
     training_events: np.ndarray
@@ -57,7 +57,7 @@ class ShardCounts:
 
 
 def count_shard(users: ShardSequences, config: RecordsConfig, num_items: int) -> ShardCounts:
-    """Splits a shard's sequences and counts, without masking or writing."""
+    """Splits a shard's sequences and counts, but masks and writes nothing."""
     split = split_sequences(users.sequences, users.early_events, users.user_keys, config.data)
     windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
     trained_on = windows.reaching(users.old_events)
@@ -74,13 +74,13 @@ def count_shard(users: ShardSequences, config: RecordsConfig, num_items: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class ShardBuilder:
-    """What every shard is built with.
+    """Builds shards; what all of them share.
 
     Attributes:
-        data_dir: where the files go.
+        data_dir: the directory for the files.
         config: of the pipeline.
-        num_shards: of each split.
-        ids: int32 [V - 3], the integer id of each place in the list of all item ids.
+        num_shards: number of shards per split.
+        ids: int32 [V - 3], the integer id of each index in the list of all item ids.
         counts: int64 [V - 3], training events of each item, in the order of the integer ids.
     """
 
@@ -106,7 +106,7 @@ class ShardBuilder:
         windows = cut_windows(split.training, data.max_seq_length, data.sliding_window).reaching(users.old_events)
         records = ShuffledRecords(self.data_dir)
         histogram: Counter[int] = Counter()
-        most_masked: Counter[int] = Counter()
+        max_masked: Counter[int] = Counter()
         for chunk in mask_windows(windows, users.user_keys, self.config.masking, vocabulary_size, data.seed):
             number, copies = chunk.masked_counts.shape
             columns: dict[str, Column] = {
@@ -116,16 +116,16 @@ class ShardBuilder:
                 "shown_item_ids": chunk.shown_item_ids,
             }
             records.add(chunk.keys, encode(MASKED_WINDOW, columns))
-            most_of_window = chunk.masked_counts.max(axis=1).tolist()
-            for length, masked in zip(chunk.item_ids.lengths.tolist(), most_of_window, strict=True):
+            max_of_window = chunk.masked_counts.max(axis=1).tolist()
+            for length, masked in zip(chunk.item_ids.lengths.tolist(), max_of_window, strict=True):
                 histogram[length] += copies
-                most_masked[length] = max(most_masked[length], masked)
-        return records, [LengthCount(length, number, most_masked[length]) for length, number in histogram.items()]
+                max_masked[length] = max(max_masked[length], masked)
+        return records, [LengthCount(length, number, max_masked[length]) for length, number in histogram.items()]
 
     def _write_targets(
         self, name: str, users: ShardSequences, met: Ragged, split: Split, targets: Targets
     ) -> tuple[Shard, int]:
-        """Writes the evaluation users of a split; gives how many of them have fewer negatives than are wanted too."""
+        """Writes the evaluation users of a split; also returns how many have too few negatives."""
         data, few = self.config.data, 0
 
         def records() -> Iterator[bytes]:
@@ -153,13 +153,13 @@ class ShardBuilder:
 
 @dataclasses.dataclass(frozen=True)
 class BuiltShard:
-    """What one shard came to: its file in each split, and the lengths of its training instances.
+    """The result of one shard: its file in each split, and the lengths of its training instances.
 
     Attributes:
         files: by split.
-        histogram: of the training instances.
-        events: how many it has.
-        few_negatives: of validation and test, the users with fewer negatives than `data.num_negatives`.
+        histogram: lengths of the training instances.
+        events: number of its events.
+        few_negatives: number of users with fewer than `data.num_negatives` negatives, by evaluation split.
     """
 
     files: dict[str, Shard]
@@ -169,7 +169,7 @@ class BuiltShard:
 
 
 def merge_histograms(shards: list[BuiltShard]) -> tuple[LengthCount, ...]:
-    """The lengths of all training instances, rising."""
+    """The histogram of all training instances, by rising length."""
     merged: dict[int, LengthCount] = {}
     for row in (row for shard in shards for row in shard.histogram):
         old = merged.get(row.length, LengthCount(row.length, 0, 0))

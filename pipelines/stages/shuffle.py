@@ -1,4 +1,4 @@
-"""Records in the order of their random keys, in bounded memory."""
+"""Sorts records by random keys in bounded memory."""
 
 import heapq
 import operator
@@ -15,13 +15,13 @@ _HEAD = struct.Struct("<QI")
 
 
 class ShuffledRecords:
-    """Takes records with keys, gives them by rising key; those of equal keys as they came.
+    """Collects records with keys, and yields them by rising key; records with equal keys keep their order.
 
-    Past 64 MB they wait as sorted runs in files without a name, which vanish with the process.
+    Beyond 64 MB, sorted runs go to unnamed temporary files, which the operating system removes with the process.
     """
 
     def __init__(self, directory: str | pathlib.Path):
-        """Uses `directory` for the files, and only when they are needed."""
+        """Creates files in `directory`, but only if they are needed."""
         self._directory = directory
         self._records: list[bytes] = []
         self._keys: list[np.ndarray] = []
@@ -29,7 +29,7 @@ class ShuffledRecords:
         self._runs: list[BinaryIO] = []
 
     def add(self, keys: np.ndarray, records: list[bytes]) -> None:
-        """Takes records and their keys, uint64 [records]."""
+        """Adds records and their keys, uint64 [records]."""
         self._keys.append(keys)
         self._records += records
         self._bytes += sum(map(len, records))
@@ -37,7 +37,7 @@ class ShuffledRecords:
             self._write_run()
 
     def __iter__(self) -> Iterator[bytes]:
-        """The records; once."""
+        """Yields the records; works only once."""
         if not self._runs:
             return (record for _, record in self._sorted())
         self._write_run()
@@ -46,7 +46,7 @@ class ShuffledRecords:
     def _sorted(self) -> Iterator[tuple[int, bytes]]:
         keys = np.concatenate(self._keys) if self._keys else np.zeros(0, np.uint64)
         order = np.argsort(keys, kind="stable")
-        return ((key, self._records[place]) for key, place in zip(keys[order].tolist(), order.tolist(), strict=True))
+        return ((key, self._records[index]) for key, index in zip(keys[order].tolist(), order.tolist(), strict=True))
 
     def _write_run(self) -> None:
         run = cast(BinaryIO, tempfile.TemporaryFile(dir=self._directory))  # noqa: SIM115, read later

@@ -1,4 +1,4 @@
-"""What is trained on, and what is asked at validation and test: leave-one-out (paper section 4.2) or by time."""
+"""Splits sequences into training, validation and test: leave-one-out (paper section 4.2) or by time."""
 
 import dataclasses
 
@@ -9,15 +9,15 @@ from tfrecords.hashed_random import hashed_uniform
 from tfrecords.ragged import Ragged, take_slices
 
 MIN_EVALUATED_EVENTS = 3  # leave-one-out: one to train on, one to validate, one to test
-_VALIDATED = 2**40  # sets the draw of the validated users apart from those of windows and negatives
+_VALIDATED = 2**40  # separates the draws of validated users from those of windows and negatives
 
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What one split asks: predict `item_ids[i]` from `histories` row i.
+    """The targets of one split: predict `item_ids[i]` from row i of `histories`.
 
     Attributes:
-        users: int64 [rows], which row of the sequences each belongs to.
+        users: int64 [rows], the row of the sequences that each target belongs to.
         histories: all of the user's items before the target, oldest first.
         item_ids: int64 [rows].
     """
@@ -27,14 +27,14 @@ class Targets:
     item_ids: np.ndarray
 
     def rows(self, first: int, last: int) -> "Targets":
-        """The rows from `first` to before `last`."""
-        places = np.arange(first, min(last, len(self.users)))
-        return Targets(self.users[places], self.histories.rows(places), self.item_ids[places])
+        """The rows from `first` (inclusive) to `last` (exclusive)."""
+        indices = np.arange(first, min(last, len(self.users)))
+        return Targets(self.users[indices], self.histories.rows(indices), self.item_ids[indices])
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """User sequences cut into training sequences (one for each user) and two sets of targets."""
+    """User sequences split into training sequences (one per user) and two sets of targets."""
 
     training: Ragged
     validation: Targets
@@ -42,11 +42,11 @@ class Split:
 
 
 def split_sequences(sequences: Ragged, early_events: np.ndarray, user_keys: np.ndarray, data: DataConfig) -> Split:
-    """Splits by `data.split`; who is validated is drawn by user.
+    """Splits by `data.split`; draws the users who are validated.
 
     Args:
         sequences: items of each user, oldest first.
-        early_events: int64 [users], how many of them came before `data.split_time`.
+        early_events: int64 [users], number of events before `data.split_time`.
         user_keys: uint64 [users].
         data: of the pipeline.
     """
@@ -57,8 +57,8 @@ def split_sequences(sequences: Ragged, early_events: np.ndarray, user_keys: np.n
 def leave_one_out(sequences: Ragged, drawn: np.ndarray) -> Split:
     """The last item of each user is the test target, the one before it the validation target, the rest is training.
 
-    Only who is `drawn`, bool [users], is validated; the others' validation target is trained on. The history at test
-    includes it. Users with fewer than three events are trained on, not evaluated.
+    Only users in `drawn`, bool [users], are validated; the rest are trained on their validation target. The history at
+    test includes the validation target. Users with fewer than three events are only trained on.
     """
     lengths = sequences.lengths
     tested = lengths >= MIN_EVALUATED_EVENTS
@@ -72,12 +72,12 @@ def leave_one_out(sequences: Ragged, drawn: np.ndarray) -> Split:
 
 
 def temporal(sequences: Ragged, early_events: np.ndarray, drawn: np.ndarray) -> Split:
-    """What came before a moment is trained on, and its last item of each user is the validation target.
+    """Events before the split time are for training; each user's last item among them is the validation target.
 
-    Only who is `drawn`, bool [users], is validated; the others' validation target is trained on, as is the event of
-    users with one before the moment. The test target is the last item of each user who came at or after the moment,
-    its history all before it, later items too: among them are users of whom nothing was trained on. (No part of the
-    paper.)
+    Only users in `drawn`, bool [users], are validated; the rest are trained on their validation target. Users with a
+    single event before the split time are trained on it. The test target is the last item of each user with events at
+    or after the split time. Its history is everything before it, including items after the split time. Some of these
+    users have no training events. (This split is not from the paper.)
     """
     lengths = sequences.lengths
     validated = (early_events >= 2) & drawn
@@ -90,7 +90,7 @@ def temporal(sequences: Ragged, early_events: np.ndarray, drawn: np.ndarray) -> 
     )
 
 
-def _targets(sequences: Ragged, users: np.ndarray, places: np.ndarray) -> Targets:
-    """Each user's item at a place, and all before it."""
+def _targets(sequences: Ragged, users: np.ndarray, offsets: np.ndarray) -> Targets:
+    """For each user, the item at an offset of the sequence as the target, and all items before it as the history."""
     starts = sequences.offsets[users]
-    return Targets(users, take_slices(sequences.values, starts, places), sequences.values[starts + places])
+    return Targets(users, take_slices(sequences.values, starts, offsets), sequences.values[starts + offsets])

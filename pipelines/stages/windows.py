@@ -9,12 +9,12 @@ from tfrecords.ragged import Ragged, take_slices
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Cuts of training sequences, at most N items long.
+    """Slices of training sequences, at most N items long.
 
     Attributes:
-        training: the sequences; windows overlap, so their items are taken out a few at a time.
-        sequences: int64 [windows], the row that each was cut from.
-        starts: int64 [windows], where in that row.
+        training: the sequences; windows overlap, so their items are copied only a few windows at a time.
+        sequences: int64 [windows], the row that each window is a slice of.
+        starts: int64 [windows], the offset of the window in that row.
         lengths: int64 [windows].
     """
 
@@ -24,13 +24,13 @@ class Windows:
     lengths: np.ndarray
 
     def item_ids(self, windows: np.ndarray) -> Ragged:
-        """The items of some windows."""
+        """The items of the windows at some indices."""
         starts = self.training.offsets[self.sequences[windows]] + self.starts[windows]
         return take_slices(self.training.values, starts, self.lengths[windows])
 
-    def reaching(self, places: np.ndarray) -> "Windows":
-        """Those that hold an item at a place of its sequence or past it; `places` is int64 [sequences]."""
-        kept = self.starts + self.lengths > places[self.sequences]
+    def reaching(self, offsets: np.ndarray) -> "Windows":
+        """The windows with an item at or after an offset of their sequence; `offsets` is int64 [sequences]."""
+        kept = self.starts + self.lengths > offsets[self.sequences]
         return Windows(self.training, self.sequences[kept], self.starts[kept], self.lengths[kept])
 
     def __len__(self) -> int:
@@ -40,8 +40,8 @@ class Windows:
 def cut_windows(training: Ragged, max_seq_length: int, sliding_window: float) -> Windows:
     """Cuts sequences longer than N into windows of N that step back from the newest item; the oldest starts at 0.
 
-    The step is `sliding_window` x N, and the windows those of the authors' code (gen_data_fin.py); with a
-    `sliding_window` of 0 there is the newest one alone. Empty sequences give none.
+    The step is `sliding_window` x N, as in the authors' code (gen_data_fin.py). A `sliding_window` of 0 keeps only the
+    newest window. Empty sequences have no window.
     """
     lengths = training.lengths
     step = max(1, int(sliding_window * max_seq_length))
