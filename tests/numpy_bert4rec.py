@@ -1,14 +1,14 @@
-"""BERT4Rec's equations (arXiv 1904.06690, section 3) in plain NumPy, one sequence and one head at a time: an oracle.
+"""BERT4Rec's equations (arXiv 1904.06690, section 3) in plain NumPy, one sequence and one head at a time.
 
 Weights are named as in the paper, float64, with D the hidden size, h heads and blocks counted from 0:
 
     E [V, D]  P [N, D]                                   item and position embeddings; P_from_newest instead of P
                                                          where positions count from the newest item
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
-    0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, if there
+    0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, optional
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
     0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only;
-    norm_0 [2, D]                                        on the embeddings, if there
+    norm_0 [2, D]                                        on the embeddings, optional
     W_P [D, D]  b_P [D]  b_O [V]                         output layer; without the first two, no projection
 """
 
@@ -36,14 +36,14 @@ def masked_logits(
     Causal attention is the masked one of Vaswani et al., 2017, section 3.2.3: what comes later scores minus infinity.
     Positions, layer norms and feed-forward sublayers whose weights are missing are left out (Table 5).
     """
-    # Padding takes no part in anything: here it is simply not there.
-    places = np.flatnonzero(valid)
-    hidden = _embedded(weights, item_ids[places], places)
+    # Padding affects nothing, so it is removed here.
+    slots = np.flatnonzero(valid)
+    hidden = _embedded(weights, item_ids[slots], slots)
     for part in _blocks(weights):
         hidden = _after(hidden, part, layer_norm, causal, residual)
     if layer_norm == "pre":
         hidden = _norm(hidden, weights["final_norm"])
-    at_masks = hidden[np.searchsorted(places, positions)]
+    at_masks = hidden[np.searchsorted(slots, positions)]
     if "W_P" in weights:
         at_masks = _gelu(at_masks @ weights["W_P"] + weights["b_P"])
     logits = at_masks @ weights["E"].T + weights["b_O"]
@@ -57,8 +57,8 @@ def attention_of_blocks(
     """Attention weights [h, L, L] of each block over one sequence without padding: `item_ids` int [L]."""
     hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids))), []
     for part in _blocks(weights):
-        asked = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
-        found.append(_attention_weights(asked, part, causal))
+        states = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
+        found.append(_attention_weights(states, part, causal))
         hidden = _after(hidden, part, layer_norm, causal, residual=True)
     return found
 
@@ -69,15 +69,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _embedded(weights: Weights, item_ids: np.ndarray, places: np.ndarray) -> np.ndarray:
-    embedded = weights["E"][item_ids] + _positions(weights, places)
+def _embedded(weights: Weights, item_ids: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    embedded = weights["E"][item_ids] + _positions(weights, slots)
     return _norm(embedded, weights["norm_0"]) if "norm_0" in weights else embedded
 
 
-def _positions(weights: Weights, places: np.ndarray) -> np.ndarray:
+def _positions(weights: Weights, slots: np.ndarray) -> np.ndarray:
     if "P" in weights:
-        return weights["P"][places]
-    return weights["P_from_newest"][places[::-1]] if "P_from_newest" in weights else np.zeros([len(places), 1])
+        return weights["P"][slots]
+    return weights["P_from_newest"][slots[::-1]] if "P_from_newest" in weights else np.zeros([len(slots), 1])
 
 
 def _blocks(weights: Weights) -> list[Weights]:
@@ -115,10 +115,10 @@ def _attention_weights(hidden: np.ndarray, part: Weights, causal: bool) -> np.nd
         key = hidden @ part["W_K"][head] + part["b_K"][head]
         scores = query @ key.T / math.sqrt(key.shape[1])
         if "b_distance" in part:
-            for asking, seen in np.ndindex(scores.shape):
-                furthest = len(part["b_distance"]) // 2
-                distance = max(-furthest, min(seen - asking, furthest))
-                scores[asking, seen] += part["b_distance"][furthest + distance, head]
+            for query_slot, key_slot in np.ndindex(scores.shape):
+                max_distance = len(part["b_distance"]) // 2
+                distance = max(-max_distance, min(key_slot - query_slot, max_distance))
+                scores[query_slot, key_slot] += part["b_distance"][max_distance + distance, head]
         if causal:
             scores[np.triu_indices(len(scores), 1)] = -np.inf
         heads.append(np.exp(log_softmax(scores)))

@@ -1,4 +1,4 @@
-"""A tiny log that can be learnt by heart, as one batch, masked or left to right."""
+"""A tiny log that a model can memorise, as one batch, with masked items or next items."""
 
 import numpy as np
 

@@ -1,10 +1,10 @@
-"""The attention that the report shows, against the oracle in NumPy."""
+"""The attention in the report, against the NumPy implementation."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_bert4rec import attention_of_blocks
-from test_model import CAUSAL, DISTANCES, NEWEST, PRE, SMALL, TWO_LAYERS, paper_weights, random_model
+from test_bert4rec import CAUSAL, DISTANCES, NEWEST, PRE, SMALL, TWO_LAYERS, paper_weights, random_model
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.report.attention_maps import attention_maps, attention_weights
@@ -21,14 +21,14 @@ CONFIGS = pytest.mark.parametrize(
 @CONFIGS
 def test_weights_equal_the_papers(config: ModelConfig) -> None:
     model = random_model(config)
-    places = np.array([[0, 4], [2, 7], [3, 1]])
-    found = attention_weights(model, WINDOWS, places)
+    positions = np.array([[0, 4], [2, 7], [3, 1]])
+    found = attention_weights(model, WINDOWS, positions)
     assert len(found) == config.num_layers
     for row, window in enumerate(WINDOWS):
         expected = attention_of_blocks(paper_weights(model), window, config.layer_norm)
         for weights, block in zip(found, expected, strict=True):
             assert weights.shape == (3, config.num_heads, 2, 8)
-            np.testing.assert_allclose(weights[row, :, :, : len(window)], block[:, places[row]], atol=1e-5)
+            np.testing.assert_allclose(weights[row, :, :, : len(window)], block[:, positions[row]], atol=1e-5)
             assert not weights[row, :, :, len(window) :].any(), "padding"
             np.testing.assert_allclose(weights[row].sum(axis=-1), 1, atol=1e-6)
 
@@ -47,7 +47,7 @@ def test_maps_are_means_over_users_of_the_newest_slots(config: ModelConfig, slot
         np.testing.assert_allclose(maps.shown[layer], mean[:, -1].sum(axis=-1), atol=1e-5)
 
 
-def test_causal_attention_asks_at_the_newest_item() -> None:
+def test_causal_attention_predicts_from_the_newest_item() -> None:
     model = random_model(CAUSAL)
     maps = attention_maps(model, HISTORIES, slots=3)
     windows = [window[:-1] for window in WINDOWS]
@@ -66,7 +66,7 @@ def test_more_users_than_a_batch() -> None:
     np.testing.assert_allclose(many.weights, once.weights, atol=1e-6)
 
 
-def test_looking_leaves_the_model_as_it_was() -> None:
+def test_attention_maps_do_not_change_the_model() -> None:
     model = random_model(TWO_LAYERS)
     histories, names = tf.constant([[5, 3, 9, 4]]), [weight.name for weight in model.weights]
     layers = [block.attention.dropout for block in model.encoder.blocks]

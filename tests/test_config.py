@@ -1,4 +1,4 @@
-"""Configuration: what is read, what is refused and how the message names it."""
+"""Configuration: accepted and refused values, and the messages that name them."""
 
 import json
 import pathlib
@@ -45,7 +45,7 @@ SETTINGS = optional(
 
 @given(SETTINGS)
 @settings(max_examples=50)
-def test_json_gives_the_configuration_back(given_settings: dict[str, dict[str, Any]]) -> None:
+def test_configuration_survives_json(given_settings: dict[str, dict[str, Any]]) -> None:
     config = Config.from_dict(given_settings)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     for section, fields in given_settings.items():
@@ -102,7 +102,7 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"training": {"last_item_share": 1.5}}, "last_item_share"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(values: Any, named: str) -> None:
+def test_invalid_values_are_refused_by_name(values: Any, named: str) -> None:
     with pytest.raises(InputError) as error:
         Config.from_dict(values, "here.json")
     assert named in str(error.value)
@@ -133,7 +133,7 @@ def test_set_takes_json_or_a_string(assignment: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "assignment", ["model", "num_layers=2", "model.num_layers", "=", "model.nope=1", "nope.seed=1", "data.seed=one"]
 )
-def test_set_names_the_assignment_that_it_refuses(assignment: str) -> None:
+def test_a_refused_assignment_is_named(assignment: str) -> None:
     with pytest.raises(InputError) as error:
         read_settings(None, [assignment])
     assert assignment in str(error.value)
@@ -150,7 +150,7 @@ def test_set_names_the_assignment_that_it_refuses(assignment: str) -> None:
         ({"masking": {"random_item_rate": 0.6}}, ["masking.kept_item_rate=0.2"]),
     ],
 )
-def test_settings_count_together(tmp_path: pathlib.Path, content: dict, assignments: list[str]) -> None:
+def test_settings_are_checked_together(tmp_path: pathlib.Path, content: dict, assignments: list[str]) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(content))
     settings = read_settings(str(file), assignments)
@@ -160,7 +160,7 @@ def test_settings_count_together(tmp_path: pathlib.Path, content: dict, assignme
     Config.from_dict(settings)
 
 
-def test_set_goes_over_the_file_and_the_last_one_counts(tmp_path: pathlib.Path) -> None:
+def test_set_overrides_the_file_and_the_last_value_wins(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"data": {"seed": 2, "num_shards": 3}}')
     assert read_settings(str(file), ["data.seed=4", "data.seed=5"]) == {"data": {"seed": 5, "num_shards": 3}}
@@ -193,7 +193,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
         assert words in str(error.value)
 
 
-def test_only_what_was_set_must_match() -> None:
+def test_only_given_settings_must_match() -> None:
     config = Config.from_dict({"data": {"max_seq_length": 50}, "masking": {"masking_rates": [0.2]}})
     check_settings_match({}, config, "the records", "")
     check_settings_match({"data": {"max_seq_length": 50.0}, "masking": {"masking_rates": 0.2}}, config, "them", "")

@@ -52,20 +52,20 @@ def test_neighbours_are_independent() -> None:
         assert equal == pytest.approx(0.5, abs=4.5 * 0.5 / math.sqrt(kept.size - distance))
 
 
-def test_neighbouring_steps_are_no_shifts_of_each_other() -> None:
+def test_draws_of_consecutive_steps_are_not_shifted_copies() -> None:
     one, other = mask(0.5, size=40_000), mask(0.5, seed=(3, 6), size=40_000)
     for distance in range(1, 50):
         equal = np.mean(one[:-distance] == other[distance:])
         assert equal == pytest.approx(0.5, abs=4.5 * 0.5 / math.sqrt(one.size - distance))
 
 
-def test_a_part_of_the_batch_draws_what_the_whole_does() -> None:
+def test_part_of_a_batch_draws_the_same_as_the_whole_batch() -> None:
     layer, inputs = SeededDropout(0.5, salt=2), tf.ones([6, 3, 4])
     whole = layer(inputs, tf.constant([3, 5, 0]))
     np.testing.assert_array_equal(layer(inputs[2:5], tf.constant([3, 5, 2])), whole[2:5])
 
 
-def test_draws_depend_on_seed_and_salt_alone() -> None:
+def test_draws_depend_only_on_seed_and_salt() -> None:
     np.testing.assert_array_equal(mask(0.5), mask(0.5))
     for other in (mask(0.5, salt=2), mask(0.5, seed=(4, 5)), mask(0.5, seed=(3, 6))):
         assert np.mean(mask(0.5) == other) == pytest.approx(0.5, abs=4.5 * 0.5 / math.sqrt(other.size))
@@ -78,7 +78,7 @@ def test_any_shape(shape: list[int]) -> None:
     assert set(np.ravel(outputs)) <= {0.0, 2.0}
 
 
-def test_compiled_by_xla_it_draws_the_same() -> None:
+def test_xla_draws_the_same() -> None:
     layer, inputs = SeededDropout(0.3, salt=4), tf.random.stateless_normal([7, 9], [1, 2])
     compiled = tf.function(layer, jit_compile=True)
     np.testing.assert_allclose(compiled(inputs, SEED), layer(inputs, SEED), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What a Keras user does with the model: fit, evaluate, predict, callbacks, copies, files; and what is refused."""
+"""The model's Keras interface: fit, evaluate, predict, callbacks, copies, files, and refused arguments."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ring_log import ring_batch
-from test_model import (
+from test_bert4rec import (
     DROPPING,
     MAX_SEQ_LENGTH,
     SMALL,
@@ -105,7 +105,7 @@ def test_callbacks_see_the_validation_loss(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", pytest.param("gbce", marks=pytest.mark.slow)])
-def test_a_saved_model_trains_on_to_the_bit(tmp_path: pathlib.Path, loss: str) -> None:
+def test_a_saved_model_resumes_training_to_the_bit(tmp_path: pathlib.Path, loss: str) -> None:
     training = TrainingConfig(loss=loss, learning_rate=0.01, warmup_steps=3, weight_decay=0.3, sampled_items=16)
     config = dataclasses.replace(SMALL, dropout=0.2)
     model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH, seed=3)
@@ -123,7 +123,7 @@ def test_a_saved_model_trains_on_to_the_bit(tmp_path: pathlib.Path, loss: str) -
 
 
 @pytest.mark.parametrize("copy", [tf.keras.models.clone_model, lambda model: Bert4Rec.from_config(model.get_config())])
-def test_a_copy_starts_where_the_model_did(copy: Callable[[Bert4Rec], Bert4Rec]) -> None:
+def test_a_copy_has_the_same_starting_weights(copy: Callable[[Bert4Rec], Bert4Rec]) -> None:
     config = dataclasses.replace(SMALL, output_bias="log_popularity", attention="causal")
     model = Bert4Rec(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH, LOG_POPULARITY, seed=4, name="mine")
     copied = copy(model)
@@ -172,7 +172,7 @@ def test_a_checkpoint_holds_no_metric(tmp_path: pathlib.Path) -> None:
         ({"optimizer": "adamm"}, "Unknown optimizer: 'adamm'"),
     ],
 )
-def test_what_compile_would_not_heed_is_refused(arguments: list | dict, message: str) -> None:
+def test_compile_refuses_unsupported_arguments(arguments: list | dict, message: str) -> None:
     model = random_model(SMALL)
     with pytest.raises(ValueError, match=message):
         model.compile(**arguments) if isinstance(arguments, dict) else model.compile(*arguments)
@@ -181,7 +181,7 @@ def test_what_compile_would_not_heed_is_refused(arguments: list | dict, message:
 @pytest.mark.parametrize(
     "arguments", [{"run_eagerly": True}, {"steps_per_execution": 2}, {"metrics": [], "loss": None}]
 )
-def test_what_compile_heeds(arguments: dict[str, Any]) -> None:
+def test_compile_supports_these_arguments(arguments: dict[str, Any]) -> None:
     model, batch = compiled(optimizer=tf.keras.optimizers.SGD(0.0), **arguments), example_batch()
     loss = oracle_loss(paper_weights(model), batch, SMALL)
     assert model.fit(batches(batch, 2), verbose=0).history["loss"] == [pytest.approx(loss, abs=1e-5)]
@@ -208,7 +208,7 @@ def without(name: str) -> dict[str, np.ndarray]:
         (lambda model: model.save("model.h5"), "save\\(\\) writes a .keras file. Received: model.h5"),
     ],
 )
-def test_what_the_model_cannot_read_is_refused(use: Callable[[Bert4Rec], Any], message: str) -> None:
+def test_invalid_inputs_are_refused(use: Callable[[Bert4Rec], Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         use(compiled())
 
@@ -257,7 +257,7 @@ print(json.dumps([history, model.evaluate(batches(batch, 64), verbose=0), strate
 
 
 @pytest.mark.slow
-def test_mirrored_replicas_report_what_one_device_does() -> None:
+def test_mirrored_replicas_report_the_same_as_one_device() -> None:
     results = []
     for strategy in ("default", "mirrored"):
         command = [sys.executable, "-c", f"import sys; sys.path[:0] = ['.', 'tests']\n{ON_TWO_DEVICES}", strategy]

@@ -23,24 +23,24 @@ def test_equals_the_negative_log_likelihood() -> None:
     assert weight == 6
 
 
-def test_of_equal_logits_is_the_log_of_their_number() -> None:
+def test_loss_of_equal_logits_is_the_log_of_their_number() -> None:
     total, _ = loss(np.zeros([2, 1, 9]), np.full([2, 1], 4), np.ones([2, 1], np.float32))
     np.testing.assert_allclose(total, 2 * np.log(9), rtol=1e-6)
 
 
 def test_slots_of_weight_zero_do_not_count() -> None:
-    elsewhere = WEIGHTS == 0
-    other_logits = np.where(elsewhere[..., None], 50.0, LOGITS)
+    unused = WEIGHTS == 0
+    other_logits = np.where(unused[..., None], 50.0, LOGITS)
     # Padding slots hold the id 0, which the model scores -1e9.
-    other_ids = np.where(elsewhere, 0, ITEM_IDS)
-    other_logits[..., 0] = np.where(elsewhere, -1e9, LOGITS[..., 0])
+    other_ids = np.where(unused, 0, ITEM_IDS)
+    other_logits[..., 0] = np.where(unused, -1e9, LOGITS[..., 0])
     total, weight = loss(LOGITS, ITEM_IDS, WEIGHTS)
     other_total, other_weight = loss(other_logits, other_ids, WEIGHTS)
     np.testing.assert_allclose(other_total, total, rtol=1e-6)
     assert other_weight == weight
 
 
-def test_without_a_weight_it_is_zero_with_a_gradient_of_zero() -> None:
+def test_loss_and_gradient_are_zero_without_weights() -> None:
     logits = tf.Variable(LOGITS, dtype=tf.float32)
     with tf.GradientTape() as tape:
         total, weight = masked_item_loss(logits, tf.zeros([4, 3], tf.int32), tf.zeros([4, 3]))
@@ -48,7 +48,7 @@ def test_without_a_weight_it_is_zero_with_a_gradient_of_zero() -> None:
     np.testing.assert_array_equal(tape.gradient(total, logits), np.zeros_like(LOGITS))
 
 
-def test_gradient_is_the_softmax_less_the_truth() -> None:
+def test_gradient_is_the_softmax_minus_the_one_hot_target() -> None:
     logits = tf.Variable(LOGITS, dtype=tf.float32)
     with tf.GradientTape() as tape:
         total, _ = masked_item_loss(logits, tf.constant(ITEM_IDS, tf.int32), tf.constant(WEIGHTS))

@@ -26,7 +26,7 @@ def sampler(loss: str, popularity: list[float], sampled_items: int = 4) -> Sampl
     return SampledLoss(config, np.log(shares / shares.sum()).astype(np.float32))
 
 
-def test_over_all_other_items_it_is_the_full_softmax() -> None:
+def test_sampling_all_other_items_gives_the_full_softmax() -> None:
     logits, item_ids = np.random.default_rng(1).normal(0, 2, [4, 9]), np.array([2, 0, 5, 8])
     others = np.stack([np.delete(row, item) for row, item in zip(logits, item_ids, strict=True)])
     positives = logits[np.arange(4), item_ids]
@@ -36,7 +36,7 @@ def test_over_all_other_items_it_is_the_full_softmax() -> None:
 
 
 @pytest.mark.parametrize("sampled_items", [3, 30])
-def test_the_denominator_is_right_in_the_mean(sampled_items: int) -> None:
+def test_the_expected_denominator_is_the_full_one(sampled_items: int) -> None:
     popularity = [8.0, 4.0, 2.0, 1.0, 1.0, 0.5]
     loss = sampler("sampled_softmax", popularity, sampled_items)
     logits, own = np.array([0.0] * NUM_SPECIAL_IDS + [0.3, -1.0, 0.5, 1.2, -0.4, 0.9]), NUM_SPECIAL_IDS + 3
@@ -51,7 +51,7 @@ def test_the_denominator_is_right_in_the_mean(sampled_items: int) -> None:
     estimates = [np.exp(float(loss_of(tf.constant(step))) + logits[own]) for step in range(1500)]
     expected = np.exp(logits[NUM_SPECIAL_IDS:]).sum()
     assert np.mean(estimates) == pytest.approx(expected, abs=4.5 * np.std(estimates) / np.sqrt(1500))
-    assert np.std(estimates) / np.sqrt(1500) < 0.06 * expected, "else the line above would show nothing"
+    assert np.std(estimates) / np.sqrt(1500) < 0.06 * expected, "otherwise the line above would test nothing"
 
 
 def test_gbce_is_the_papers_equation() -> None:
@@ -74,7 +74,7 @@ def test_gbces_power() -> None:
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("sampled_softmax", [0.5, 0.25, 0.125, 0.125]), ("gbce", [0.25] * 4)])
-def test_draws_follow_their_law_and_spare_the_special_ids(loss: str, expected: list[float]) -> None:
+def test_draws_follow_their_distribution_without_special_ids(loss: str, expected: list[float]) -> None:
     made, number = sampler(loss, [8, 4, 2, 2], sampled_items=20_000), 20_000
     drawn = made.draw(tf.constant(5))
     counts = np.bincount(drawn["sampled_item_ids"], minlength=7)
@@ -88,7 +88,7 @@ def test_draws_follow_their_law_and_spare_the_special_ids(loss: str, expected: l
     assert np.any(made.draw(tf.constant(6))["sampled_item_ids"] != drawn["sampled_item_ids"])
 
 
-def test_the_last_of_many_items_is_drawn_too() -> None:
+def test_the_last_of_many_items_can_be_drawn() -> None:
     # A share of 1e-9 at the end of the line is lost in single precision.
     made = sampler("sampled_softmax", [1e9] + [1.0] * 4, sampled_items=10)
     assert np.all(np.diff(made._cumulative.numpy()[NUM_SPECIAL_IDS:]) > 0)
@@ -131,7 +131,7 @@ def ring_model(
         ),
     ],
 )
-def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool) -> None:
+def test_a_step_updates_only_the_rows_of_its_items(loss: str, jit_compile: bool) -> None:
     model, batch = ring_model(loss, jit_compile)
     before = model.embedding.item_table.numpy(), model.head.output_bias.numpy()
     drawn = model._sampled_loss.draw(tf.constant(0))["sampled_item_ids"].numpy()
@@ -141,7 +141,7 @@ def test_a_step_touches_the_rows_of_its_items_alone(loss: str, jit_compile: bool
     np.testing.assert_array_equal(np.flatnonzero(changed), of_batch)
     scored = np.union1d(batch["masked_item_ids"], drawn)
     np.testing.assert_array_equal(np.flatnonzero(model.head.output_bias.numpy() != before[1]), scored)
-    assert len(of_batch) < 43, "else this shows nothing"
+    assert len(of_batch) < 43, "otherwise this tests nothing"
 
 
 @pytest.mark.slow

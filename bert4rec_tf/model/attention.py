@@ -1,4 +1,4 @@
-"""Multi-head self-attention (paper section 3.3, equations 1 and 2), to both sides or to the left."""
+"""Multi-head self-attention (paper section 3.3, equations 1 and 2), bidirectional or causal."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.dropout import SeededDropout
 from bert4rec_tf.model.layers import Projection, derived_seed
 
-# Added to the scores of what a slot must not see: padding, and with causal attention what comes later. Its weight after
-# the softmax is 0 to the last bit, and a row of padding stays finite.
+# Added to the scores of slots that must not be attended to: padding, and with causal attention all later slots. Their
+# weight after the softmax is exactly 0, and a row of nothing but padding stays finite.
 _HIDDEN_SCORE = -1e9
 
 
 class MultiHeadAttention(tf.keras.layers.Layer):
-    """MH(H) = [head_1; ...; head_h] W^O over scaled dot products, from items of the window to every item of it.
+    """MH(H) = [head_1; ...; head_h] W^O over scaled dot products, from slots of the window to all its slots.
 
     Departures from the paper's equations: projections have biases and the attention probabilities have dropout, both
-    as in the authors' code. With `config.attention` "causal" a slot sees itself and the slots before it alone, as in
-    SASRec (Kang & McAuley, ICDM 2018). With `config.relative_distances` a score also has a term, learned for each head,
-    for how far the slot seen lies before or after the one that asks (as in T5: Raffel et al., JMLR 2020).
+    as in the authors' code. With `config.attention` "causal" a slot attends only to itself and the slots before it, as
+    in SASRec (Kang & McAuley, ICDM 2018). With `config.relative_distances` each head adds a learned bias to a score,
+    for the distance from the query's slot to the attended one (as in T5: Raffel et al., JMLR 2020).
 
     Args:
-        config: sizes, dropout, initialisation, and what a slot sees.
-        salt: of the dropout.
+        config: sizes, dropout, initialisation, and which slots are attended to.
+        salt: of the dropout, see `SeededDropout`.
         seed: of the starting weights.
     """
 
@@ -48,43 +48,72 @@ class MultiHeadAttention(tf.keras.layers.Layer):
 
     def call(
         self,
-        asking: tf.Tensor,
+        queries: tf.Tensor,
         hidden: tf.Tensor,
         valid_mask: tf.Tensor,
-        positions: tf.Tensor | None = None,
+        query_positions: tf.Tensor | None = None,
         dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Attends from the slots `asking` to the whole window, or to the part of it that they see.
+        """Attends from the slots of `queries` to those of the window.
 
         Args:
-            asking: float32 [B, P, D], rows of `hidden`, or all of it.
+            queries: float32 [B, P, D], rows of `hidden`, or all of it.
             hidden: float32 [B, L, D].
             valid_mask: bool [B, L], True = a real item.
-            positions: int32 [B, P], the slots that `asking` holds; None: all.
+            query_positions: int32 [B, P], the slots that `queries` holds; None: all.
             dropout_seed: see `SeededDropout`.
 
         Returns:
             float32 [B, P, D].
         """
+        query, key, value = self._project(queries, hidden)
+        weights = self.dropout(self._softmax_weights(query, key, valid_mask, query_positions), dropout_seed)
+        attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+        return self.output_projection(tf.reshape(attended, tf.shape(queries)))
+
+    def attention_weights(
+        self, queries: tf.Tensor, hidden: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The weights after the softmax, without dropout.
+
+        Args:
+            queries: see `call`.
+            hidden: see `call`.
+            valid_mask: see `call`.
+            query_positions: see `call`.
+
+        Returns:
+            float32 [B, h, P, L], from the query's slot to the attended one; each row sums to 1.
+        """
+        query, key, _ = self._project(queries, hidden)
+        return self._softmax_weights(query, key, valid_mask, query_positions)
+
+    def _project(self, queries: tf.Tensor, hidden: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The queries [B, h, P, D / h], keys and values [B, h, L, D / h] of all heads."""
+        (query,) = self._split_heads(self.query(queries), 1)
+        key, value = self._split_heads(self.key_value(hidden), 2)
+        return query, key, value
+
+    def _split_heads(self, projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
         heads, head_size = self.config.num_heads, self.config.hidden_size // self.config.num_heads
+        shape = [tf.shape(projected)[0], tf.shape(projected)[1], parts, heads, head_size]
+        return tf.unstack(tf.transpose(tf.reshape(projected, shape), [2, 0, 3, 1, 4]), num=parts)
 
-        def split(projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
-            shape = [tf.shape(projected)[0], tf.shape(projected)[1], parts, heads, head_size]
-            return tf.unstack(tf.transpose(tf.reshape(projected, shape), [2, 0, 3, 1, 4]), num=parts)
-
-        (query,) = split(self.query(asking), 1)  # [B, h, P, D / h]
-        key, value = split(self.key_value(hidden), 2)  # each [B, h, L, D / h]
+    def _softmax_weights(
+        self, query: tf.Tensor, key: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None
+    ) -> tf.Tensor:
+        head_size = self.config.hidden_size // self.config.num_heads
         scores = tf.matmul(query * head_size**-0.5, key, transpose_b=True)  # [B, h, P, L]
         hiding = tf.where(valid_mask, 0.0, _HIDDEN_SCORE)[:, None, None, :]
-        places = tf.range(tf.shape(hidden)[1])
-        asking_places = places[None, :] if positions is None else positions
-        distances = places - asking_places[:, :, None]  # [B, P, L]; above 0: the slot seen comes later
+        key_positions = tf.range(tf.shape(key)[2])
+        if query_positions is None:
+            query_positions = key_positions[None, :]
+        distances = key_positions - query_positions[:, :, None]  # [B, P, L]; above 0: the attended slot comes later
         if self.config.attention == "causal":
             hiding += tf.where(distances <= 0, 0.0, _HIDDEN_SCORE)[:, None]
         scores += hiding
-        if furthest := self.config.relative_distances:
-            terms = tf.gather(self.distance_bias, tf.clip_by_value(distances, -furthest, furthest) + furthest)
-            scores += tf.transpose(terms, [0, 3, 1, 2])
-        weights = self.dropout(tf.nn.softmax(scores), dropout_seed)
-        attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
-        return self.output_projection(tf.reshape(attended, tf.shape(asking)))
+        if max_distance := self.config.relative_distances:
+            clipped = tf.clip_by_value(distances, -max_distance, max_distance)
+            biases = tf.gather(self.distance_bias, clipped + max_distance)
+            scores += tf.transpose(biases, [0, 3, 1, 2])
+        return tf.nn.softmax(scores)

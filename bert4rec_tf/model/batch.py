@@ -1,26 +1,27 @@
-"""A batch of the model, and its slots without the padding."""
+"""A batch of the model, and how its masked slots are packed without padding."""
 
 import tensorflow as tf
 
 Batch = dict[str, tf.Tensor]
-ENCODER_INPUTS = ("item_ids", "valid_mask", "masked_positions", "dropout_seed", "slots")
-_PACKINGS = 8  # numbers of slots that a batch shape is computed with, for XLA compiles each
+ENCODER_INPUTS = ("item_ids", "valid_mask", "masked_positions", "dropout_seed", "packed_index")
+_PACKED_SIZES = 8  # values of M for one batch shape; XLA compiles the step once for each
 
 
-def pack_slots(batch: Batch) -> Batch:
-    """Adds `slots`, int32 [M], and gives the masked items and weights of these alone, [1, M] instead of [B, P].
+def pack_masked_slots(batch: Batch) -> Batch:
+    """Adds `packed_index`, int32 [M], and packs masked_item_ids and masked_weights to [1, M] instead of [B, P].
 
-    Rows mask few or many items and are all padded to the most, P; what follows the last attention is computed for what
-    is masked. M is rounded up, so that it takes few values; on a TPU, which takes but one, it is B x P.
+    All rows are padded to P masked slots. The index names the slots of the B x P that have a weight, so that the layers
+    after the last attention compute only those. M is rounded up to one of a few values. On a TPU, which needs one
+    fixed shape, M is B x P.
     """
     weights = tf.reshape(batch["masked_weights"], [-1])
     all_slots = tf.range(tf.size(weights))
     on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
-    slots = all_slots if on_tpu else tf.boolean_mask(all_slots, weights > 0)
-    step = -(-tf.size(weights) // _PACKINGS)
-    padding = [[0, tf.maximum(-(-tf.size(slots) // step), 1) * step - tf.size(slots)]]
+    used = all_slots if on_tpu else tf.boolean_mask(all_slots, weights > 0)
+    step = -(-tf.size(weights) // _PACKED_SIZES)
+    padding = [[0, tf.maximum(-(-tf.size(used) // step), 1) * step - tf.size(used)]]
     return batch | {
-        "slots": tf.pad(slots, padding),
-        "masked_item_ids": tf.pad(tf.gather(tf.reshape(batch["masked_item_ids"], [-1]), slots), padding)[None],
-        "masked_weights": tf.pad(tf.gather(weights, slots), padding)[None],
+        "packed_index": tf.pad(used, padding),
+        "masked_item_ids": tf.pad(tf.gather(tf.reshape(batch["masked_item_ids"], [-1]), used), padding)[None],
+        "masked_weights": tf.pad(tf.gather(weights, used), padding)[None],
     }

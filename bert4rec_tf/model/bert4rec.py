@@ -1,4 +1,4 @@
-"""BERT4Rec as a Keras model: masked instances in, logits at the masked slots out; or left to right, at every slot."""
+"""BERT4Rec as a Keras model: from masked instances to logits at the masked slots, or at every slot if causal."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.config import Config, ModelConfig
-from bert4rec_tf.model.batch import ENCODER_INPUTS, Batch, pack_slots
+from bert4rec_tf.model.batch import ENCODER_INPUTS, Batch, pack_masked_slots
 from bert4rec_tf.model.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.model.encoder import Encoder
 from bert4rec_tf.model.losses import masked_item_loss
@@ -33,26 +33,26 @@ _LABELLED = (*_INPUTS, "masked_item_ids", "masked_weights")
 class Bert4Rec(tf.keras.Model):
     """The model of the paper (sections 3.3 to 3.6).
 
-    With `config.attention` "causal" it is the left-to-right model that the paper argues against, all else equal:
-    nothing is masked, and the item to predict at a "masked" slot is the one after it.
+    With `config.attention` "causal" it is the left-to-right model that the paper argues against; everything else is the
+    same. Nothing is masked then, and a "masked" slot predicts the item after it.
 
     The one input is a dict:
 
         item_ids           int32 [B, L], L <= N, PAD_ID after the last item
         valid_mask         bool [B, L], True = a real item or [MASK]
-        masked_positions   int32 [B, P], the slots to score; without it all, and P is L
-        dropout_seed       int32 [3], optional, see `SeededDropout`; without it there is no dropout, unless `training`
+        masked_positions   int32 [B, P], optional, the slots to score; by default all, and P is L
+        dropout_seed       int32 [3], optional, see `SeededDropout`; by default there is dropout only if `training`
 
-    For `fit` and `evaluate`, also `masked_item_ids`, int32 [B, P], and `masked_weights`, float32 [B, P]: the labels are
-    part of the dict. `predict` takes the dict and gives logits, or takes histories, int32 [B, L], and gives the scores
-    of the next item, see `score_next_item`.
+    `fit` and `evaluate` also need the labels in this dict: `masked_item_ids`, int32 [B, P], and `masked_weights`,
+    float32 [B, P]. `predict` returns logits for such a dict. For histories, int32 [B, L], it returns the scores of the
+    next item, see `score_next_item`.
 
     Args:
         config: sizes and regularisation.
         vocabulary_size: V, the three special ids included.
         max_seq_length: N.
-        log_popularity: float32 [V], where `config.output_bias` starts from popularity.
-        seed: of the starting weights, a function of it alone, and of the dropout in training.
+        log_popularity: float32 [V], needed if `config.output_bias` is "log_popularity".
+        seed: of the starting weights, which depend on nothing else, and of the dropout in training.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Bert4Rec(tf.keras.Model):
         self.embedding = ItemAndPositionEmbedding(vocabulary_size, max_seq_length, config, seed, name="embedding")
         self.encoder = Encoder(config, seed, name="encoder")
         self.head = MaskedItemHead(vocabulary_size, config, seed, log_popularity, name="masked_item_head")
-        # Keras's `export` takes windows of any length, not only of that in the first call.
+        # Without it, Keras's `export` accepts only the window length of the first call.
         self._set_save_spec({name: _INPUT_SPECS[name] for name in (*_INPUTS, "masked_positions")})
-        self.score_next_item(tf.zeros([1, 1], tf.int32))  # makes the weights
+        self.score_next_item(tf.zeros([1, 1], tf.int32))  # creates the weights
 
     def build(self, input_shape: Any = None) -> None:
-        """Does nothing: the weights exist, and depend on no input's shape."""
+        """Does nothing: the constructor creates the weights, and no input shape affects them."""
 
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
         """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9."""
@@ -97,18 +97,24 @@ class Bert4Rec(tf.keras.Model):
         self,
         item_ids: tf.Tensor,
         valid_mask: tf.Tensor,
-        positions: tf.Tensor | None,
+        query_positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None = None,
-        slots: tf.Tensor | None = None,
+        packed_index: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer at `positions` (None: all), float32 [B, P, D]; [1, M, D] at `slots`."""
+        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `Encoder.call`."""
         hidden = self.embedding(item_ids, valid_mask, dropout_seed)
-        return self.encoder(hidden, valid_mask, positions, dropout_seed, slots)
+        return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index)
+
+    def attention_weights(
+        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
+        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `Encoder.call`."""
+        return self.encoder.attention_weights(self.embedding(item_ids, valid_mask), valid_mask, query_positions)
 
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
 
-        A causal model is asked at the history's last item instead.
+        A causal model predicts it at the history's last item instead.
 
         Args:
             histories: as for `encode_next_item`.
@@ -116,32 +122,32 @@ class Bert4Rec(tf.keras.Model):
         Returns:
             float32 [B, V], -1e9 for special ids. A row does not depend on its padding or on the other rows.
         """
-        return self(self._asking_for_next_item(histories))[:, 0]
+        return self(self._next_item_inputs(histories))[:, 0]
 
     def encode_next_item(self, histories: tf.Tensor) -> tf.Tensor:
-        """What `score_next_item` compares with the items: an item's logit is this . its embedding + its bias.
+        """The query of the next item: its inner product with an item's embedding, plus the item's bias, is the logit.
 
         Args:
-            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Other special ids are passed over
-                too; of the items that remain, the last N - 1 count (in a causal model as well: a window of N items
-                has N - 1 next ones, so it never learns the N-th position).
+            histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Special ids are skipped. Of the items that
+                remain, the last N - 1 are used (in a causal model too: a window of N items has N - 1 next items, so
+                position N is never trained).
 
         Returns:
             float32 [B, D].
         """
-        inputs = self._asking_for_next_item(histories)
+        inputs = self._next_item_inputs(histories)
         return self.head.project(self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"]))
 
-    def _asking_for_next_item(self, histories: tf.Tensor) -> Batch:
+    def _next_item_inputs(self, histories: tf.Tensor) -> Batch:
         items = tf.ragged.boolean_mask(histories, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
         lengths = tf.cast(items.row_lengths(), tf.int32)
         item_ids = tf.concat([items, tf.fill([tf.shape(histories)[0], 1], MASK_ID)], axis=1).to_tensor(PAD_ID)
-        # To a causal model the [MASK] is padding, but where it stands alone: an empty history must be asked somewhere.
-        slots = tf.maximum(lengths, 1) if self.config.attention == "causal" else lengths + 1
+        # A causal model ignores the appended [MASK], except for an empty history, where it is the only slot to score.
+        valid_lengths = tf.maximum(lengths, 1) if self.config.attention == "causal" else lengths + 1
         return {
             "item_ids": item_ids,
-            "valid_mask": tf.sequence_mask(slots, tf.shape(item_ids)[1]),
-            "masked_positions": slots[:, None] - 1,
+            "valid_mask": tf.sequence_mask(valid_lengths, tf.shape(item_ids)[1]),
+            "masked_positions": valid_lengths[:, None] - 1,
         }
 
     def compile(
@@ -159,18 +165,18 @@ class Bert4Rec(tf.keras.Model):
         """Prepares `fit` and `evaluate`.
 
         Args:
-            optimizer: or its name. Where the loss is sampled, one that leaves untouched rows alone: see
+            optimizer: an optimizer or its name. A sampled loss needs one that does not update untouched rows, see
                 `make_optimizer`.
-            loss: none but the model's own.
-            metrics: none; see `evaluation.evaluate`.
+            loss: must be None; the model has its own loss.
+            metrics: must be None; see `evaluation.evaluate`.
             jit_compile: compiles the forward and backward pass by XLA.
             sampled_loss: the loss over a sample of the items; None: the softmax over all of them.
             run_eagerly: see Keras.
             steps_per_execution: see Keras.
-            **unsupported: of Keras's own arguments, or misspelt.
+            **unsupported: other arguments of Keras, or misspelt ones; all are refused.
 
         Raises:
-            InputError: an argument that the model would not heed.
+            InputError: an argument that the model does not support.
         """
         for name, value in {"loss": loss, "metrics": metrics, **unsupported}.items():
             _check(
@@ -197,7 +203,7 @@ class Bert4Rec(tf.keras.Model):
         self._compiled = _Compiled(
             {"jit_compile": jit_compile, "run_eagerly": run_eagerly, "steps_per_execution": steps_per_execution}
         )
-        # The update stays outside: replicas exchange gradients before it, which XLA cannot do.
+        # The update is not compiled: replicas exchange gradients before it, which XLA cannot do.
         self._compiled_gradients = tf.function(self._loss_and_gradients, jit_compile=jit_compile, reduce_retracing=True)
         self._compiled_loss = tf.function(self._loss, jit_compile=jit_compile, reduce_retracing=True)
 
@@ -214,7 +220,7 @@ class Bert4Rec(tf.keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "Bert4Rec":  # noqa: ARG003
-        """A model of the same arguments, with their starting weights."""
+        """A new model with the same arguments, at its starting weights."""
         sizes = Config.from_dict({"model": config["config"]}, "the saved model").model
         return cls(**config | {"config": sizes})
 
@@ -222,17 +228,17 @@ class Bert4Rec(tf.keras.Model):
         """Writes a `.keras` file, which holds weights, arguments, loss and optimizer.
 
         Raises:
-            InputError: of another format; HDF5 and Keras's SavedModel hold no sampled loss, and no such model.
+            InputError: `filepath` names another format. HDF5 and Keras's SavedModel cannot hold this model.
         """
         _check(
             str(filepath).endswith(".keras"),
-            f"save() writes a .keras file. Received: {filepath}. Fix: name it *.keras; bert4rec_tf.export writes what "
-            "TensorFlow Serving takes, and save_weights the weights alone",
+            f"save() writes a .keras file. Received: {filepath}. Fix: name it *.keras. bert4rec_tf.export writes a "
+            "model for TensorFlow Serving, and save_weights writes only the weights",
         )
         super().save(filepath, **kwargs)
 
     def get_build_config(self) -> None:
-        """Nothing: the constructor makes the weights."""
+        """None: the constructor creates the weights."""
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """The arguments of `compile`, for a saved model."""
@@ -243,7 +249,7 @@ class Bert4Rec(tf.keras.Model):
         return serialized | self._compiled.arguments
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model, and makes the variables of its optimizer."""
+        """Compiles a loaded model, and creates its optimizer's variables."""
         self.compile(**tf.keras.saving.deserialize_keras_object(config))
         if isinstance(self.optimizer, tf.keras.optimizers.Optimizer):
             self.optimizer.build(self.trainable_variables)
@@ -254,15 +260,15 @@ class Bert4Rec(tf.keras.Model):
         return [] if self._compiled is None else self._compiled.means
 
     def train_step(self, data: Any) -> Batch:
-        """Keras's step: one update.
+        """Keras's training step: one update.
 
         Returns:
-            The epoch's means so far: the loss over its masked items, and masked items and items of a batch.
+            Means over the epoch so far: of the loss over masked items, of masked items and items over batches.
         """
         return self._compiled.add(**self.update_weights(self._checked(_inputs_alone(data), _LABELLED)))
 
     def test_step(self, data: Any) -> Batch:
-        """Keras's step of `evaluate`: the loss that training minimises, without dropout.
+        """Keras's step of `evaluate`: the training loss, without dropout.
 
         A sampled loss draws the same items for every batch, so that epochs can be compared.
 
@@ -270,13 +276,15 @@ class Bert4Rec(tf.keras.Model):
             The mean over all masked items so far.
         """
         batch = self._checked(_inputs_alone(data), _LABELLED)
-        drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(tf.constant(-1))  # no step of a training
-        loss, weight = self._compiled_loss(pack_slots(batch) | drawn | {"dropout_seed": None})
+        drawn = (
+            {} if self._sampled_loss is None else self._sampled_loss.draw(tf.constant(-1))
+        )  # training never has this step
+        loss, weight = self._compiled_loss(pack_masked_slots(batch) | drawn | {"dropout_seed": None})
         loss, weight = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight])
         return self._compiled.add(loss / tf.maximum(weight, 1.0), weight)
 
     def predict_step(self, data: Any) -> tf.Tensor:
-        """Keras's step of `predict`: logits where the data are a dict, see `call`; else scores after histories."""
+        """Keras's step of `predict`: logits for a dict, see `call`; scores of the next item for histories."""
         inputs = _inputs_alone(data)
         if isinstance(inputs, dict):
             return self(self._checked(inputs, _INPUTS), training=False)
@@ -286,7 +294,7 @@ class Bert4Rec(tf.keras.Model):
             return self.score_next_item(tf.identity(histories))
 
     def _checked(self, inputs: Batch, needed: tuple[str, ...]) -> Batch:
-        """Names, types, and that ids and positions are in the tables: XLA and GPUs read past their end in silence."""
+        """Checks names, types, ids and positions: XLA and GPUs read past the end of a table without an error."""
         _check_names(inputs, needed)
         batch = {name: _typed(name, value, _INPUT_SPECS[name]) for name, value in inputs.items()}
         length = tf.shape(batch["item_ids"])[1]
@@ -297,20 +305,20 @@ class Bert4Rec(tf.keras.Model):
             return {name: tf.identity(value) for name, value in batch.items()}
 
     def update_weights(self, batch: Batch) -> Batch:
-        """One update, as training makes it: of a batch that needs no check, and without Keras's means.
+        """One update from a batch that is not checked, without Keras's means.
 
         Returns:
-            loss, the mean over the masked items of all replicas together, and the numbers of masked_items and items.
+            loss, the mean over the masked items of all replicas together; masked_items and items, their numbers.
         """
         replica = tf.distribute.get_replica_context()
         first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32), first_row])
         drawn = {} if self._sampled_loss is None else self._sampled_loss.draw(self.optimizer.iterations)
-        loss, weight, gradients = self._compiled_gradients(pack_slots(batch) | drawn | {"dropout_seed": seed})
+        loss, weight, gradients = self._compiled_gradients(pack_masked_slots(batch) | drawn | {"dropout_seed": seed})
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
         divisor = tf.maximum(weight, 1.0)
-        # apply_gradients sums over the replicas, so each divides by the weight of all.
+        # apply_gradients sums over the replicas, so each one divides by the weight of all of them.
         gradients = [_divided(gradient, divisor) for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         return {"loss": loss / divisor, "masked_items": weight, "items": items}
@@ -319,36 +327,36 @@ class Bert4Rec(tf.keras.Model):
         with tf.GradientTape() as tape:
             loss, weight = self._loss(batch)
         gradients = tape.gradient(loss, self.trainable_variables)
-        if self._sampled_loss is None:  # the table's is dense, with a sparse part from the input
+        if self._sampled_loss is None:  # the item table has a dense gradient plus a sparse one from the input
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return loss, weight, gradients
 
     def _loss(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Summed over the masked items of a packed batch, and their weights' sum."""
+        """The loss summed over the masked items of a packed batch, and the sum of their weights."""
         hidden = self.encode(*(batch.get(name) for name in ENCODER_INPUTS))
         if self._sampled_loss is None:
             logits = self.head(hidden, self.embedding.item_table)
             return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
-        own, sampled = batch["masked_item_ids"], batch["sampled_item_ids"]
-        logits = self.head.sampled_logits(hidden, self.embedding.item_table, own, sampled)
+        positive_ids, negative_ids = batch["masked_item_ids"], batch["sampled_item_ids"]
+        logits = self.head.sampled_logits(hidden, self.embedding.item_table, positive_ids, negative_ids)
         return self._sampled_loss(*logits, batch)
 
 
 class _Compiled:
-    """What `compile` made that is no part of the model's state: no checkpoint holds it.
+    """What `compile` sets that is no part of the model's state, so that no checkpoint holds it.
 
     Attributes:
         arguments: of `compile`, as JSON values.
-        means: over the epoch.
+        means: the metrics of the current epoch.
     """
 
     def __init__(self, arguments: dict[str, Any]):
         self.arguments = arguments
-        # In double precision: a sum over the masked items of a long epoch outgrows the digits of single precision.
+        # In double precision: the sum over a long epoch has more digits than single precision holds.
         self.means = [tf.keras.metrics.Mean(name, tf.float64) for name in ("loss", "masked_items", "items")]
 
     def add(self, loss: tf.Tensor, masked_items: tf.Tensor, items: tf.Tensor | None = None) -> Batch:
-        """Adds a batch, and gives the means so far: of the loss over masked items; of the numbers over batches."""
+        """Adds a batch and returns the means so far: of the loss over masked items, of the numbers over batches."""
         mean_loss, *numbers = self.means
         mean_loss.update_state(loss, sample_weight=masked_items)
         if items is None:
@@ -362,8 +370,8 @@ def _inputs_alone(data: Any) -> Any:
     inputs, targets, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
     _check(
         targets is None and weights is None,
-        "The labels are part of the dict of inputs: masked_item_ids and masked_weights. Received: y or sample_weight "
-        "beside it. Fix: give x alone",
+        "The labels belong in the dict of inputs: masked_item_ids and masked_weights. Received: y or sample_weight "
+        "besides the dict. Fix: pass only x",
     )
     return inputs
 
@@ -371,7 +379,7 @@ def _inputs_alone(data: Any) -> Any:
 def _check_names(inputs: Any, needed: tuple[str, ...]) -> None:
     _check(
         isinstance(inputs, dict),
-        f"The model takes a dict of {', '.join(needed)}. Received: {type(inputs).__name__}. Fix: give such a dict; "
+        f"The model takes a dict of {', '.join(needed)}. Received: {type(inputs).__name__}. Fix: pass such a dict; "
         "predict and score_next_item take histories",
     )
     missing = [name for name in needed if name not in inputs]
@@ -400,10 +408,10 @@ def _check(holds: bool, message: str) -> None:
         raise InputError(message)
 
 
-def _divided(gradient: tf.Tensor | tf.IndexedSlices, by: tf.Tensor) -> tf.Tensor | tf.IndexedSlices:
+def _divided(gradient: tf.Tensor | tf.IndexedSlices, divisor: tf.Tensor) -> tf.Tensor | tf.IndexedSlices:
     if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(gradient.values / by, gradient.indices, gradient.dense_shape)
-    return gradient / by
+        return tf.IndexedSlices(gradient.values / divisor, gradient.indices, gradient.dense_shape)
+    return gradient / divisor
 
 
 def build_model(
@@ -413,5 +421,5 @@ def build_model(
     log_popularity: np.ndarray | None = None,
     seed: int = 1,
 ) -> Bert4Rec:
-    """A `Bert4Rec`; arguments as there."""
+    """A new `Bert4Rec`; see there for the arguments."""
     return Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed)

@@ -1,23 +1,23 @@
-"""Input embeddings: what the item is and where it stands (paper section 3.4)."""
+"""Input embeddings: of the item and of its position (paper section 3.4)."""
 
 from typing import Any
 
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.model.dropout import EMBEDDING_SALT, SeededDropout
 from bert4rec_tf.model.layers import derived_seed, layer_norm, paper_initializer
 
 
 class ItemAndPositionEmbedding(tf.keras.layers.Layer):
     """h_i = v_i + p_i: a learned item embedding and a learned position embedding (paper section 3.4).
 
-    Departures from the paper's text: dropout follows the sum, as in the authors' code, and with
-    `config.embedding_layer_norm` so does a layer norm, before it; positions may count from the newest item.
+    Departures from the paper's text: dropout follows the sum, as in the authors' code. With
+    `config.embedding_layer_norm` a layer norm comes between the two. Positions may count from the newest item.
 
     Args:
         vocabulary_size: V.
-        max_seq_length: N; positions count from 0 to N - 1, from the item that `config.positions` says.
+        max_seq_length: N; positions count from 0 to N - 1, starting at the item that `config.positions` names.
         config: sizes, dropout and initialisation.
         seed: of the starting weights.
     """
@@ -29,7 +29,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         self.config = config
         self._seed = derived_seed(seed, self.name)
         self.norm = layer_norm(config, "layer_norm") if config.embedding_layer_norm else None
-        self.dropout = SeededDropout(config.dropout, salt=1, name="dropout")
+        self.dropout = SeededDropout(config.dropout, EMBEDDING_SALT, name="dropout")
 
     def build(self, input_shape: tf.TensorShape) -> None:
         size = self.config.hidden_size
@@ -50,12 +50,12 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             float32 [B, L, D].
         """
         embedded = tf.gather(self.item_table, item_ids)
-        places = tf.range(tf.shape(item_ids)[1])
+        slot_index = tf.range(tf.shape(item_ids)[1])
         if self.config.positions == "from_oldest":
-            embedded += tf.gather(self.position_table, places)
+            embedded += tf.gather(self.position_table, slot_index)
         elif self.config.positions == "from_newest":
             newest = tf.reduce_sum(tf.cast(valid_mask, tf.int32), axis=1, keepdims=True) - 1
-            embedded += tf.gather(self.position_table, tf.maximum(newest - places, 0))
+            embedded += tf.gather(self.position_table, tf.maximum(newest - slot_index, 0))
         return self.dropout(embedded if self.norm is None else self.norm(embedded), dropout_seed)
 
     def _add_table(self, name: str, shape: list[int]) -> tf.Variable:

@@ -6,22 +6,20 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.attention import MultiHeadAttention
-from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.model.dropout import SeededDropout, block_salts
 from bert4rec_tf.model.layers import Projection, derived_seed, layer_norm
-
-_SALTS_OF_A_BLOCK = 10
 
 
 class EncoderBlock(tf.keras.layers.Layer):
     """Trm: a self-attention and a feed-forward sublayer, each with dropout, residual and layer norm.
 
-    Post-layer-norm is the paper's, LN(x + Dropout(sublayer(x))) (equations 3 to 6). Pre-layer-norm,
-    x + Dropout(sublayer(LN(x))) (Xiong et al., ICML 2020), is a departure that bears a larger learning rate. For the
+    Post-layer-norm is the paper's: LN(x + Dropout(sublayer(x))) (equations 3 to 6). Pre-layer-norm,
+    x + Dropout(sublayer(LN(x))) (Xiong et al., ICML 2020), is a departure that allows a larger learning rate. For the
     paper's ablations (Table 5), `config` leaves out the norms, the residuals, or the feed-forward sublayer.
 
     Args:
         config: sizes, dropout, order of the norms.
-        index: of the block, from 0; sets its dropout apart.
+        index: of the block, from 0; each block has dropout salts of its own.
         seed: of the starting weights.
     """
 
@@ -29,65 +27,84 @@ class EncoderBlock(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         seed = derived_seed(seed, self.name)
         self.config = config
-        salt = 2 + index * _SALTS_OF_A_BLOCK
-        self.attention = MultiHeadAttention(config, salt, seed, name="attention")
-        self.attention_dropout = SeededDropout(config.dropout, salt + 1, name="attention_output_dropout")
+        salts = block_salts(index)
+        self.attention = MultiHeadAttention(config, salts.attention_weights, seed, name="attention")
+        self.attention_dropout = SeededDropout(config.dropout, salts.attention_output, name="attention_output_dropout")
         self.attention_norm = layer_norm(config, "attention_layer_norm")
         if not config.feed_forward:
             return
         inner = config.feed_forward_size or 4 * config.hidden_size
         self.feed_forward_in = Projection(inner, config, seed, name="feed_forward_in", activation=tf.nn.gelu)
         self.feed_forward_out = Projection(config.hidden_size, config, seed, name="feed_forward_out")
-        self.feed_forward_dropout = SeededDropout(config.dropout, salt + 2, name="feed_forward_dropout")
+        self.feed_forward_dropout = SeededDropout(config.dropout, salts.feed_forward, name="feed_forward_dropout")
         self.feed_forward_norm = layer_norm(config, "feed_forward_layer_norm")
 
     def call(
         self,
         hidden: tf.Tensor,
         valid_mask: tf.Tensor,
-        positions: tf.Tensor | None = None,
+        query_positions: tf.Tensor | None = None,
         dropout_seed: tf.Tensor | None = None,
-        slots: tf.Tensor | None = None,
+        packed_index: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states after the block.
 
         Args:
             hidden: float32 [B, L, D].
             valid_mask: bool [B, L], True = a real item.
-            positions: int32 [B, P], the slots to compute; None: all.
+            query_positions: int32 [B, P], the slots to compute; None: all, P is L.
             dropout_seed: see `SeededDropout`.
-            slots: int32 [M], which of the B x P `positions` (of the B x L slots where that is None) count, where
-                others are padding; None: all.
+            packed_index: int32 [M], which of the B x P computed slots are no padding; None: all.
 
         Returns:
-            float32 [B, P, D]; [B, L, D] where `positions` is None; [1, M, D] where `slots` are given.
+            float32 [B, P, D]; [1, M, D] if `packed_index` is given.
         """
-        places = None
-        if slots is not None and dropout_seed is not None:
-            places = dropout_seed[2] * tf.shape(hidden if positions is None else positions)[1] + slots
+        slot_index = None  # of the packed slots in the whole batch, for dropout
+        if packed_index is not None and dropout_seed is not None:
+            row_slots = tf.shape(hidden if query_positions is None else query_positions)[1]
+            slot_index = dropout_seed[2] * row_slots + packed_index
+        attended = self._attend(hidden, valid_mask, query_positions, dropout_seed)
+        hidden = _gather_slots(self._residual(_gather_slots(hidden, query_positions), attended), None, packed_index)
+        if self.config.layer_norm != "pre":
+            hidden = self.attention_norm(hidden)
+        if not self.config.feed_forward:
+            return hidden
+        hidden = self._residual(hidden, self._feed_forward(hidden, dropout_seed, slot_index))
+        return hidden if self.config.layer_norm == "pre" else self.feed_forward_norm(hidden)
 
-        def at_positions(states: tf.Tensor) -> tf.Tensor:
-            return states if positions is None else tf.gather(states, positions, batch_dims=1)
+    def attention_weights(
+        self, hidden: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The attention weights of this block, float32 [B, h, P, L]; see `MultiHeadAttention.attention_weights`."""
+        states = self._attention_input(hidden)
+        return self.attention.attention_weights(
+            _gather_slots(states, query_positions), states, valid_mask, query_positions
+        )
 
-        def attend(states: tf.Tensor) -> tf.Tensor:
-            attended = self.attention(at_positions(states), states, valid_mask, positions, dropout_seed)
-            return self.attention_dropout(attended, dropout_seed)
+    def _attention_input(self, hidden: tf.Tensor) -> tf.Tensor:
+        return self.attention_norm(hidden) if self.config.layer_norm == "pre" else hidden
 
-        def feed_forward(states: tf.Tensor) -> tf.Tensor:
-            fed = self.feed_forward_out(self.feed_forward_in(states))
-            return self.feed_forward_dropout(fed, dropout_seed, places)
+    def _attend(
+        self,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        query_positions: tf.Tensor | None,
+        dropout_seed: tf.Tensor | None,
+    ) -> tf.Tensor:
+        states = self._attention_input(hidden)
+        queries = _gather_slots(states, query_positions)
+        attended = self.attention(queries, states, valid_mask, query_positions, dropout_seed)
+        return self.attention_dropout(attended, dropout_seed)
 
-        def at_slots(states: tf.Tensor) -> tf.Tensor:
-            return states if slots is None else tf.gather(tf.reshape(states, [1, -1, states.shape[-1]]), slots, axis=1)
+    def _feed_forward(
+        self, hidden: tf.Tensor, dropout_seed: tf.Tensor | None, slot_index: tf.Tensor | None
+    ) -> tf.Tensor:
+        states = self.feed_forward_norm(hidden) if self.config.layer_norm == "pre" else hidden
+        output = self.feed_forward_out(self.feed_forward_in(states))
+        return self.feed_forward_dropout(output, dropout_seed, slot_index)
 
-        def add(states: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-            return states + change if self.config.residual else change
-
-        if self.config.layer_norm == "pre":
-            hidden = at_slots(add(at_positions(hidden), attend(self.attention_norm(hidden))))
-            return add(hidden, feed_forward(self.feed_forward_norm(hidden))) if self.config.feed_forward else hidden
-        hidden = self.attention_norm(at_slots(add(at_positions(hidden), attend(hidden))))
-        return self.feed_forward_norm(add(hidden, feed_forward(hidden))) if self.config.feed_forward else hidden
+    def _residual(self, hidden: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
+        return hidden + change if self.config.residual else change
 
 
 class Encoder(tf.keras.layers.Layer):
@@ -108,23 +125,44 @@ class Encoder(tf.keras.layers.Layer):
         self,
         hidden: tf.Tensor,
         valid_mask: tf.Tensor,
-        positions: tf.Tensor | None,
+        query_positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None = None,
-        slots: tf.Tensor | None = None,
+        packed_index: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last block at some slots; the others are not computed there, for nothing needs them.
+        """Hidden states of the last block; it computes only the slots that are needed.
 
         Args:
             hidden: float32 [B, L, D].
             valid_mask: bool [B, L], True = a real item.
-            positions: int32 [B, P]; None: all slots, P is L.
+            query_positions: int32 [B, P], the slots to compute; None: all, P is L.
             dropout_seed: see `SeededDropout`.
-            slots: int32 [M], which of the B x P `positions` count; None: all.
+            packed_index: int32 [M], which of the B x P computed slots are no padding; None: all.
 
         Returns:
-            float32 [B, P, D], or [1, M, D] where `slots` are given.
+            float32 [B, P, D]; [1, M, D] if `packed_index` is given.
         """
         for block in self.blocks[:-1]:
             hidden = block(hidden, valid_mask, dropout_seed=dropout_seed)
-        hidden = self.blocks[-1](hidden, valid_mask, positions, dropout_seed, slots)
+        hidden = self.blocks[-1](hidden, valid_mask, query_positions, dropout_seed, packed_index)
         return hidden if self.final_norm is None else self.final_norm(hidden)
+
+    def attention_weights(
+        self, hidden: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
+        """The attention weights of each block, float32 [B, h, P, L]; arguments as in `call`."""
+        weights = []
+        for block in self.blocks:
+            weights.append(block.attention_weights(hidden, valid_mask, query_positions))
+            hidden = block(hidden, valid_mask)
+        return weights
+
+
+def _gather_slots(
+    states: tf.Tensor, query_positions: tf.Tensor | None = None, packed_index: tf.Tensor | None = None
+) -> tf.Tensor:
+    """States [B, P, D] at `query_positions`, and of these [1, M, D] at `packed_index`; None: all of them."""
+    if query_positions is not None:
+        states = tf.gather(states, query_positions, batch_dims=1)
+    if packed_index is not None:
+        states = tf.gather(tf.reshape(states, [1, -1, states.shape[-1]]), packed_index, axis=1)
+    return states

@@ -1,4 +1,4 @@
-"""What the layers share: initial values, a dense projection, layer normalisation."""
+"""Parts that the layers share: initial values, a dense projection, layer normalisation."""
 
 import hashlib
 from typing import Any
@@ -18,22 +18,22 @@ def paper_initializer(config: ModelConfig, seed: int) -> tf.keras.initializers.I
 
 
 def derived_seed(seed: int, name: str) -> int:
-    """The seed of one part of the model: weights of one shape start apart, and the same in every process."""
+    """The seed of one part of the model: it differs by name, and is the same in every process."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1
 
 
 class Projection(tf.keras.layers.Dense):
-    """Keras's dense layer as one product of two matrices, whatever the axes before the last.
+    """A dense layer that flattens all axes before the last one, so that it is one product of two matrices.
 
-    Keras's own takes a dozen small operations on shapes for three axes, which keep TensorFlow from fusing the product
-    with bias and activation where XLA is not at work: at serving.
+    For three axes Keras's own layer adds a dozen small operations on shapes. Without XLA, as at serving, these keep
+    TensorFlow from fusing the product with bias and activation.
 
     Args:
         units: size of the last axis of the result.
         config: the initialisation.
         seed: of the starting weights.
-        name: sets their draws apart from those of the other projections.
+        name: of the layer; the starting weights depend on it.
     """
 
     def __init__(self, units: int, config: ModelConfig, seed: int, name: str, **kwargs: Any):
@@ -48,7 +48,7 @@ class Projection(tf.keras.layers.Dense):
 
 
 def layer_norm(config: ModelConfig, name: str) -> tf.keras.layers.Layer:
-    """Layer norm over D with BERT's epsilon; what it is given where `config.layer_norm` is "none"."""
+    """Layer norm over D with BERT's epsilon, or the identity if `config.layer_norm` is "none"."""
     if config.layer_norm == "none":
         return tf.keras.layers.Activation("linear", name=name)
     return tf.keras.layers.LayerNormalization(epsilon=1e-12, name=name)

@@ -10,12 +10,12 @@ def masked_item_loss(
 
     Departure from the paper: equation 8 averages over the masks of one sequence and then over sequences; here, as in
     the authors' code, every masked item of a batch counts the same. The division by the batch's number of masked items
-    is left to the caller, who alone knows that number over all replicas.
+    is left to the caller, who knows that number over all replicas.
 
     Args:
         logits: float32 [B, P, V].
         masked_item_ids: int32 [B, P].
-        masked_weights: float32 [B, P], 0 where a slot is padding.
+        masked_weights: float32 [B, P], 0 if the slot is padding.
 
     Returns:
         The weighted sum in nats and the sum of the weights, float32 scalars.
@@ -29,16 +29,16 @@ def sampled_softmax_loss(
 ) -> tf.Tensor:
     """The negative log-likelihood with the softmax's denominator estimated from a sample, summed.
 
-    The other items' part of the denominator is the sum over the drawn ones of exp(logit) / (how often the item is
-    expected among the draws), which is the logQ correction (Bengio & Senecal, IEEE TNN 2008): in the mean over the
-    draws it is the full softmax's. The positive is there for certain, so its own logit is not corrected (as
-    Khrylchenko et al., RecSys 2025, point out; their further weighting is not used). No part of the paper.
+    The denominator sums exp(logit) / (expected number of draws of the item) over the drawn items, and adds exp(logit)
+    of the positive item. This is the logQ correction (Bengio & Senecal, IEEE TNN 2008): the expected value is the full
+    softmax's denominator. The positive item is not drawn but always there, so its logit is not corrected (as
+    Khrylchenko et al., RecSys 2025, point out; their further weighting is not used). Not in the paper.
 
     Args:
         positive_logits: float32 [M], of the masked items.
-        negative_logits: float32 [M, S], of the drawn ones; -1e9 where one is the masked item itself.
+        negative_logits: float32 [M, S], of the drawn ones; -1e9 if one is the masked item itself.
         log_expected_counts: float32 [S].
-        weights: float32 [M], 0 where a slot is padding.
+        weights: float32 [M], 0 if the slot is padding.
 
     Returns:
         float32 scalar, nats.
@@ -48,17 +48,17 @@ def sampled_softmax_loss(
 
 
 def gbce_loss(positive_logits: tf.Tensor, negative_logits: tf.Tensor, beta: float, weights: tf.Tensor) -> tf.Tensor:
-    """Generalised binary cross-entropy, summed (Petrov & Macdonald, gSASRec, RecSys 2023). No part of the paper.
+    """Generalised binary cross-entropy, summed (Petrov & Macdonald, gSASRec, RecSys 2023). Not in the paper.
 
-    -(beta log sigmoid(positive) + sum log(1 - sigmoid(negative))). Departures from there: the negatives are drawn once
-    for a batch, not for each slot, and the sum is not divided by S + 1, which leaves gradients that Adam's epsilon
-    swallows.
+    -(beta log sigmoid(positive) + sum log(1 - sigmoid(negative))). Departures from gSASRec: the negatives are drawn
+    once for a batch, not for each slot, and the sum is not divided by S + 1, because gradients that small vanish beside
+    Adam's epsilon.
 
     Args:
         positive_logits: float32 [M], of the masked items.
-        negative_logits: float32 [M, S], of the drawn ones; -1e9 where one is the masked item itself.
+        negative_logits: float32 [M, S], of the drawn ones; -1e9 if one is the masked item itself.
         beta: see `gbce_beta`.
-        weights: float32 [M], 0 where a slot is padding.
+        weights: float32 [M], 0 if the slot is padding.
 
     Returns:
         float32 scalar, nats.
@@ -69,9 +69,9 @@ def gbce_loss(positive_logits: tf.Tensor, negative_logits: tf.Tensor, beta: floa
 
 
 def gbce_beta(calibration: float, negatives: int, items: int) -> float:
-    """The power that undoes, with `calibration` 1, the overconfidence that few negatives bring (same paper).
+    """The power of the positive's sigmoid in gBCE; with `calibration` 1 it undoes the overconfidence of few negatives.
 
-    beta = a (t (1 - 1 / a) + 1 / a), with a = negatives / (items - 1) the share of the items that is drawn.
+    beta = a (t (1 - 1 / a) + 1 / a), with t = `calibration` and a = negatives / (items - 1), the sampling rate.
     """
     share = min(1.0, negatives / max(items - 1, 1))
     return share * (calibration * (1 - 1 / share) + 1 / share)

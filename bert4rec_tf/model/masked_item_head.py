@@ -8,21 +8,21 @@ from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.layers import Projection, derived_seed
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
-# The softmax is over items: [PAD], [MASK] and [UNK] never take part.
+# The softmax is over items: [PAD], [MASK] and [UNK] have no share in it.
 _SPECIAL_SCORE = -1e9
 
 
 class MaskedItemHead(tf.keras.layers.Layer):
-    """P(v) = softmax(GELU(h W^P + b^P) E^T + b^O), with E the item embedding (equation 7); this gives the logits.
+    """P(v) = softmax(GELU(h W^P + b^P) E^T + b^O), with E the item embedding (equation 7). Returns the logits.
 
-    Departures from the authors' code: no layer norm follows the GELU, as in the equation, and the special ids take no
-    part in the softmax. Without `config.head_projection` it is softmax(h E^T + b^O), no part of the paper.
+    Departures from the authors' code: no layer norm follows the GELU, as in the equation, and the special ids are not
+    in the softmax. Without `config.head_projection` it is softmax(h E^T + b^O), which is not in the paper.
 
     Args:
         vocabulary_size: V.
-        config: sizes, whether to project, and where b^O starts.
+        config: sizes, whether to project, and the initial b^O.
         seed: of the starting weights.
-        log_popularity: float32 [V], the start of b^O where `config.output_bias` is "log_popularity".
+        log_popularity: float32 [V], the initial b^O if `config.output_bias` is "log_popularity".
     """
 
     def __init__(
@@ -54,32 +54,37 @@ class MaskedItemHead(tf.keras.layers.Layer):
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 
     def sampled_logits(
-        self, hidden: tf.Tensor, item_table: tf.Tensor, own_item_ids: tf.Tensor, item_ids: tf.Tensor
+        self, hidden: tf.Tensor, item_table: tf.Tensor, positive_ids: tf.Tensor, negative_ids: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Logits of some items alone; their gradient touches the rows of these items alone.
+        """Logits of the given items; their gradient touches only the rows of these items.
 
         Args:
             hidden: float32 [B, P, D].
             item_table: float32 [V, D], the input embedding.
-            own_item_ids: int32 [B, P], an item for each slot.
-            item_ids: int32 [S], items for all slots.
+            positive_ids: int32 [B, P], the item of each slot.
+            negative_ids: int32 [S], items that all slots share.
 
         Returns:
-            float32 [B x P] and [B x P, S].
+            The logits of the positive items, float32 [B x P], and of the negative items, float32 [B x P, S].
         """
-        projected, own_item_ids = self.project(hidden), tf.reshape(own_item_ids, [-1])
-        own = tf.reduce_sum(projected * tf.gather(item_table, own_item_ids), axis=1)
-        others = tf.matmul(projected, tf.gather(item_table, item_ids), transpose_b=True)
-        return own + tf.gather(self.output_bias, own_item_ids), others + tf.gather(self.output_bias, item_ids)
+        projected, positive_ids = self.project(hidden), tf.reshape(positive_ids, [-1])
+        positive = tf.reduce_sum(projected * tf.gather(item_table, positive_ids), axis=1)
+        negative = tf.matmul(projected, tf.gather(item_table, negative_ids), transpose_b=True)
+        return (
+            positive + tf.gather(self.output_bias, positive_ids),
+            negative + tf.gather(self.output_bias, negative_ids),
+        )
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
-        """GELU(h W^P + b^P), or h: its inner product with an item's embedding, plus the item's bias, is the logit.
+        """GELU(h W^P + b^P), or h without a projection.
+
+        The inner product with an item's embedding, plus the item's bias, is the item's logit.
 
         Args:
             hidden: float32 [B, P, D].
 
         Returns:
-            float32 [B x P, D]: one large product with the table then does instead of B small ones.
+            float32 [B x P, D], for one large matrix product with the item table instead of B small ones.
         """
         projected = hidden if self.projection is None else self.projection(hidden)
         return tf.reshape(projected, [-1, projected.shape[-1]])

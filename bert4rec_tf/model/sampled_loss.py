@@ -1,4 +1,4 @@
-"""The loss over a sample of the items, for catalogues whose full softmax costs too much (no part of the paper)."""
+"""The loss over a sample of the items, for catalogues whose full softmax costs too much (not in the paper)."""
 
 import dataclasses
 from typing import Any
@@ -11,18 +11,18 @@ from bert4rec_tf.config import Config, TrainingConfig
 from bert4rec_tf.model.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
-_FIRST_STEP = 2**30  # sets the draws of the items apart from those of the dropout, which count steps from 0
-_ACCIDENTAL_HIT_LOGIT = -1e9  # of a drawn item that is the masked one
+_FIRST_STEP = 2**30  # dropout seeds count steps from 0; these start here, so they differ
+_ACCIDENTAL_HIT_LOGIT = -1e9  # of a drawn item that is the masked item itself
 
 
 @tf.keras.utils.register_keras_serializable("bert4rec_tf")
 class SampledLoss:
-    """Draws items for a step, a function of the seed and the step, and scores the masked items against them.
+    """Draws items for each step, a function of the seed and the step, as negatives of the masked items.
 
-    "sampled_softmax" draws by popularity, "gbce" all items alike; both with replacement.
+    "sampled_softmax" draws by popularity, "gbce" uniformly; both with replacement.
 
     Args:
-        config: which loss, how many items, their seed.
+        config: the loss, the number of drawn items and their seed.
         log_popularity: float32 [V], see `Vocabulary.log_popularity`.
     """
 
@@ -46,16 +46,24 @@ class SampledLoss:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SampledLoss":
-        """The same loss."""
+        """The loss that `get_config` describes."""
         training = Config.from_dict({"training": config["config"]}, "the saved loss").training
         return cls(training, np.array(config["log_popularity"], np.float32))
 
     def draw(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Items and how often each is expected: sampled_item_ids int32 [S], log_expected_counts float32 [S]."""
+        """Draws items for a step.
+
+        Args:
+            step: integer scalar.
+
+        Returns:
+            sampled_item_ids int32 [S]; log_expected_counts float32 [S], the log of how often each of these items is
+            expected among S draws.
+        """
         seed = tf.stack([self._config.seed, _FIRST_STEP + tf.cast(step, tf.int32)])
         draws = tf.random.stateless_uniform([self._config.sampled_items], seed, dtype=tf.float64)
-        found = tf.searchsorted(self._cumulative, draws, side="right")
-        item_ids = tf.minimum(found, tf.size(self._cumulative) - 1)  # the sum may round to below 1
+        index = tf.searchsorted(self._cumulative, draws, side="right")
+        item_ids = tf.minimum(index, tf.size(self._cumulative) - 1)  # the last cumulative share may round to below 1
         return {
             "sampled_item_ids": item_ids,
             "log_expected_counts": tf.gather(self._log_expected_counts, item_ids),
@@ -63,16 +71,19 @@ class SampledLoss:
 
     def __call__(
         self, positive_logits: tf.Tensor, negative_logits: tf.Tensor, batch: dict[str, tf.Tensor]
-    ) -> tf.Tensor:
-        """The loss summed over masked items, float32 scalar.
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The loss summed over masked items, and the sum of their weights.
 
         Args:
             positive_logits: float32 [M], of the masked items, M = B x P.
             negative_logits: float32 [M, S], of the drawn ones.
-            batch: masked_item_ids and masked_weights [B, P], and what `draw` gave.
+            batch: masked_item_ids and masked_weights [B, P], and the results of `draw`.
+
+        Returns:
+            float32 scalars; the caller divides the first by the second, summed over all replicas.
         """
-        own = tf.reshape(batch["masked_item_ids"], [-1, 1]) == batch["sampled_item_ids"]
-        negative_logits = tf.where(own, _ACCIDENTAL_HIT_LOGIT, negative_logits)
+        is_positive = tf.reshape(batch["masked_item_ids"], [-1, 1]) == batch["sampled_item_ids"]
+        negative_logits = tf.where(is_positive, _ACCIDENTAL_HIT_LOGIT, negative_logits)
         weights = tf.reshape(batch["masked_weights"], [-1])
         if self._config.loss == "gbce":
             loss = gbce_loss(positive_logits, negative_logits, self._beta, weights)

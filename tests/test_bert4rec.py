@@ -35,7 +35,7 @@ GOLDEN_FILE = pathlib.Path(__file__).parent / "golden" / "logits.json"
 
 
 def random_model(config: ModelConfig, seed: int = 1) -> Bert4Rec:
-    """Every weight, in the order of `trainable_variables`, from one generator: none stays at its start."""
+    """Every weight, in the order of `trainable_variables`, from one generator: none keeps its starting value."""
     model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
     generator = np.random.default_rng(seed)
     for variable in model.trainable_variables:
@@ -162,7 +162,7 @@ def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     model, batch = random_model(config), example_batch()
     expected = oracle_logits(paper_weights(model), batch, config)
     np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, atol=1e-4)
-    assert np.ptp(expected[..., NUM_SPECIAL_IDS:]) > 1, "logits that hardly differ would show nothing"
+    assert np.ptp(expected[..., NUM_SPECIAL_IDS:]) > 1, "logits that hardly differ would test nothing"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     ids=lambda left_out: next(iter(left_out)),
 )
 @pytest.mark.parametrize("config", [TWO_LAYERS, PRE], ids=["post", "pre"])
-def test_the_papers_ablations_leave_out_what_they_say(config: ModelConfig, left_out: dict) -> None:
+def test_ablations_equal_the_papers_equations_without_a_part(config: ModelConfig, left_out: dict) -> None:
     ablated, batch = dataclasses.replace(config, **left_out), example_batch()
     model = random_model(ablated)
     expected = oracle_logits(paper_weights(model), batch, ablated)
@@ -215,7 +215,7 @@ def test_padding_never_changes_an_output(config: ModelConfig) -> None:
 
 
 @EITHER_WAY
-def test_rows_do_not_touch_each_other_and_empty_rows_are_finite(config: ModelConfig) -> None:
+def test_rows_are_independent_and_empty_rows_are_finite(config: ModelConfig) -> None:
     model, batch = random_model(config), inputs_of(example_batch())
     logits = model(batch).numpy()
     assert np.isfinite(logits).all()
@@ -240,24 +240,26 @@ def whole_window(items: np.ndarray) -> dict[str, tf.Tensor]:
 
 @given(st.data())
 @settings(max_examples=10)
-def test_causal_logits_never_depend_on_what_comes_later(causal_model: Bert4Rec, data: st.DataObject) -> None:
+def test_causal_logits_do_not_depend_on_later_items(causal_model: Bert4Rec, data: st.DataObject) -> None:
     items = st.integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE - 1)
     window = np.array(data.draw(st.lists(items, min_size=1, max_size=MAX_SEQ_LENGTH)))
-    place = data.draw(st.integers(0, len(window) - 1))
+    position = data.draw(st.integers(0, len(window) - 1))
     changed = window.copy()
-    changed[place] = data.draw(items.filter(lambda item: item != window[place]))
+    changed[position] = data.draw(items.filter(lambda item: item != window[position]))
     before, after = (causal_model(whole_window(one))[0].numpy() for one in (window, changed))
-    np.testing.assert_array_equal(before[:place], after[:place])
-    assert np.abs(before[place:] - after[place:]).max(axis=1).min() > 1e-4, "this slot and all later ones see it"
+    np.testing.assert_array_equal(before[:position], after[:position])
+    assert np.abs(before[position:] - after[position:]).max(axis=1).min() > 1e-4, (
+        "the change must reach this slot and all later ones"
+    )
 
 
-def test_causal_next_item_scores_are_those_of_the_last_slot(causal_model: Bert4Rec) -> None:
+def test_causal_next_item_scores_equal_those_of_the_last_slot(causal_model: Bert4Rec) -> None:
     scores = causal_model.score_next_item(tf.constant([[5, 9, 3, 4], [0, 7, 0, 8], [6, 0, 0, 0]]))
     for history, row in zip(([5, 9, 3, 4], [7, 8], [6]), scores, strict=True):
         np.testing.assert_allclose(row, causal_model(whole_window(np.array(history)))[0, -1], atol=1e-5)
 
 
-def test_next_item_scores_are_those_of_an_appended_mask() -> None:
+def test_next_item_scores_equal_those_of_an_appended_mask() -> None:
     model = random_model(TWO_LAYERS)
     by_hand = {
         "item_ids": tf.constant([[5, 9, 3, MASK_ID], [7, MASK_ID, 0, 0], [MASK_ID, 0, 0, 0]]),
@@ -281,14 +283,14 @@ def test_next_item_scores_are_those_of_an_appended_mask() -> None:
     ],
 )
 @EITHER_WAY
-def test_next_item_passes_over_padding_and_special_ids(same: list[int], config: ModelConfig) -> None:
+def test_next_item_skips_padding_and_special_ids(same: list[int], config: ModelConfig) -> None:
     model = random_model(config)
     expected = model.score_next_item(tf.constant([[5, 9, 3]]))
     np.testing.assert_allclose(model.score_next_item(tf.constant([same])), expected, atol=1e-5)
 
 
 @EITHER_WAY
-def test_next_item_sees_the_last_items_that_fit(config: ModelConfig) -> None:
+def test_next_item_uses_the_newest_items_that_fit(config: ModelConfig) -> None:
     model = random_model(config)
     history = np.random.default_rng(2).integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE, 20)
     last = model.score_next_item(tf.constant([history[-(MAX_SEQ_LENGTH - 1) :]], tf.int32))
@@ -336,7 +338,7 @@ def test_item_embedding_is_tied_to_the_output() -> None:
 
 
 @pytest.mark.parametrize("start", ["zeros", "log_popularity"])
-def test_output_bias_starts_where_the_configuration_says(start: str) -> None:
+def test_initial_output_bias_follows_the_configuration(start: str) -> None:
     log_popularity = np.linspace(-5, -1, VOCABULARY_SIZE).astype(np.float32)
     config = ModelConfig(hidden_size=8, output_bias=start)
     model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH, log_popularity)
@@ -378,7 +380,7 @@ def test_starting_weights_are_a_function_of_the_seed() -> None:
     np.testing.assert_allclose(first[0][3, :3], [0.00271554221, -0.00444022007, -0.00541962497], rtol=1e-6)
 
 
-def test_dense_layers_start_within_glorots_range_where_the_configuration_says() -> None:
+def test_dense_layers_can_start_within_glorots_range() -> None:
     model = build_model(ModelConfig(dense_initializer="glorot"), VOCABULARY_SIZE, MAX_SEQ_LENGTH)
     assert np.abs(model.embedding.item_table.numpy()).max() <= 0.02
     kernels = [variable.numpy() for variable in model.weights if "kernel" in variable.name]
@@ -423,8 +425,8 @@ def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> Non
         assert -np.sum(update * direction) == pytest.approx(slope, abs=5e-5), variable.name
 
 
-def test_a_step_computes_what_a_call_does_with_its_dropout() -> None:
-    # The step leaves out unused slots before the last feed-forward sublayer; what it drops must not move with them.
+def test_a_training_step_has_the_loss_of_a_call_with_the_same_dropout() -> None:
+    # The step packs the masked slots before the last feed-forward sublayer; packing must not change the dropout draws.
     batch, config = example_batch(), dataclasses.replace(DROPPING, num_layers=2)
     loss, _ = updates_of_one_step(config, batch, jit_compile=False)
     model = random_model(config)
@@ -438,27 +440,27 @@ def test_a_step_computes_what_a_call_does_with_its_dropout() -> None:
     [DROPPING, *(pytest.param(config, marks=pytest.mark.slow) for config in (PRE, CAUSAL_DISTANCES))],
     ids=["with dropout", "pre", "causal distances"],
 )
-def test_slots_need_no_names_where_all_are_asked(config: ModelConfig) -> None:
+def test_positions_are_optional(config: ModelConfig) -> None:
     windows = example_batch()
-    unnamed = {
+    without = {
         "item_ids": windows["item_ids"],
         "valid_mask": windows["valid_mask"],
         "masked_item_ids": np.roll(np.maximum(windows["item_ids"], NUM_SPECIAL_IDS), 1, axis=1),
         "masked_weights": windows["valid_mask"].astype(np.float32),
     }
-    named = unnamed | {"masked_positions": np.tile(np.arange(7, dtype=np.int32), [4, 1])}
-    loss, updates = updates_of_one_step(config, named, jit_compile=False)
-    same_loss, same_updates = updates_of_one_step(config, unnamed, jit_compile=False)
+    with_positions = without | {"masked_positions": np.tile(np.arange(7, dtype=np.int32), [4, 1])}
+    loss, updates = updates_of_one_step(config, with_positions, jit_compile=False)
+    same_loss, same_updates = updates_of_one_step(config, without, jit_compile=False)
     assert same_loss == pytest.approx(loss, abs=1e-6)
     for update, same in zip(updates, same_updates, strict=True):
         np.testing.assert_allclose(same, update, atol=1e-6)
     model = random_model(config)
     np.testing.assert_allclose(
-        model({name: unnamed[name] for name in ("item_ids", "valid_mask")}), model(inputs_of(named)), atol=1e-6
+        model({name: without[name] for name in ("item_ids", "valid_mask")}), model(inputs_of(with_positions)), atol=1e-6
     )
 
 
-def test_filled_up_rows_change_nothing() -> None:
+def test_empty_rows_change_nothing() -> None:
     batch = example_batch()
     without = {name: value[:3, :] for name, value in batch.items()}
     filled = {name: np.pad(value, [[0, 3], [0, 0]]) for name, value in batch.items()}
@@ -469,7 +471,7 @@ def test_filled_up_rows_change_nothing() -> None:
         np.testing.assert_allclose(filled_update, update, atol=1e-6)
 
 
-def test_a_batch_without_a_masked_item_moves_nothing() -> None:
+def test_a_batch_without_a_masked_item_changes_no_weight() -> None:
     batch = {name: np.zeros_like(value) for name, value in example_batch().items()}
     loss, updates = updates_of_one_step(SMALL, batch, jit_compile=False)
     assert loss == 0
