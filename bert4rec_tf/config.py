@@ -1,7 +1,7 @@
-"""One configuration for the whole way of the data: five frozen sections, read from JSON and `--set`.
+"""The configuration from log to served model: five frozen sections, read from JSON and `--set`.
 
-Every field is named in this file and nowhere else. Unknown names, wrong types and impossible values are
-refused with `InputError`, so a typing error in a configuration never trains a different model in silence.
+`data` and `masking` are declared in `tfrecords.config`, the other sections here. Unknown names, wrong types and
+impossible values are refused with `InputError`, so that a typing error never trains a different model unnoticed.
 """
 
 import dataclasses
@@ -38,32 +38,36 @@ class ModelConfig:
     feed_forward_size: int | None = _shapes_weights(None)  # None: four times hidden_size, as in the paper
     dropout: float = 0.1  # on the embeddings and on each sublayer's output
     attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
-    # Paper: post; pre trains at ten times the learning rate.
+    # The layer norm of each sublayer: "post", after the residual (the paper); "pre", before the sublayer, which allows
+    # ten times the learning rate; "none", no layer norm.
     layer_norm: Literal["post", "pre", "none"] = _shapes_weights("post")
-    # Another one on the embeddings (in the authors' code, not in the paper's text). With layer_norm=pre the item itself
-    # then counts beside what attention adds to it: on a log that has few events of an item, the largest gain of all.
+    # A further layer norm on the embeddings (in the authors' code, not in the paper's text). With layer_norm=pre it
+    # keeps an item's embedding from vanishing beside what attention adds to it. On logs with few events per item no
+    # other setting gains as much.
     embedding_layer_norm: bool = _shapes_weights(False)
-    # What the paper's Table 5 leaves out, one at a time: these two, layer_norm=none, positions=none and dropout=0.
+    # The paper's ablations (Table 5) switch off one part at a time: these two, or layer_norm=none, positions=none,
+    # dropout=0.
     feed_forward: bool = _shapes_weights(True)
     residual: bool = _shapes_weights(True)
-    # What a slot sees, and with it what is learned. The paper's: the whole window; masked items are predicted. "causal"
-    # is SASRec's (Kang & McAuley, ICDM 2018): itself and the slots before it; each predicts the next item, over the
-    # same softmax. Nothing is masked then, and `masking` and training.masking are of no consequence.
+    # "bidirectional": slots attend to the whole window and masked items are predicted (Cloze, the paper). "causal":
+    # slots attend to themselves and earlier slots, and each predicts the next item, as in SASRec (Kang & McAuley, ICDM
+    # 2018) but with the same loss as "bidirectional". `masking` and training.masking are then ignored.
     attention: Literal["bidirectional", "causal"] = _shapes_weights("bidirectional")
-    # Where the learned positions are counted from. The paper's: the oldest item of the window. From the newest one, a
-    # short history is asked at a position that every window trains (with causal attention, by its last slot alone).
+    # Where learned positions are counted from: the oldest item of the window (the paper) or the newest one; "none":
+    # there are none. With "from_newest" the next item of a short history is predicted at a position that every window
+    # trains (with causal attention, only the window's last slot trains it).
     positions: Literal["from_oldest", "from_newest", "none"] = _shapes_weights("from_oldest")
-    # Above 0: attention scores have a learned term for the distance between two slots as well, one for each head and
-    # each distance up to so many slots either way, the furthest for all beyond. No part of the paper.
+    # Above 0: each head adds a learned bias to an attention score, one for each distance between two slots up to this
+    # many slots before or after; larger distances share the bias of the largest one. Not in the paper.
     relative_distances: int = _shapes_weights(0)
-    initializer_range: float = 0.02  # the paper's truncated normal within +-0.02
-    # Where the matrices of the dense layers start: "paper" as the embeddings do; "glorot" (Glorot & Bengio, AISTATS
-    # 2010) uniformly within +-sqrt(6 / (rows + columns)), some five times as large, which learns far sooner.
+    initializer_range: float = 0.02  # weights start from a truncated normal within +- this value (the paper: 0.02)
+    # Initial matrices of the dense layers: "paper", drawn as the embeddings are; "glorot" (Glorot & Bengio, AISTATS
+    # 2010), uniform within +-sqrt(6 / (rows + columns)), about five times as large, which learns much faster.
     dense_initializer: Literal["paper", "glorot"] = "paper"
-    # Whether a hidden state goes through GELU(h W^P + b^P) before it is compared with the items (equation 7). Without,
-    # the model learns sooner.
+    # Whether hidden states go through GELU(h W^P + b^P) before the product with the item embeddings (equation 7).
+    # Without it the model learns faster.
     head_projection: bool = _shapes_weights(True)
-    output_bias: Literal["zeros", "log_popularity"] = "zeros"  # where b^O of equation 7 starts
+    output_bias: Literal["zeros", "log_popularity"] = "zeros"  # initial b^O of equation 7
 
     def __post_init__(self) -> None:
         check_field(self, "num_heads", self.num_heads >= 1, "at least 1")
@@ -89,34 +93,35 @@ class TrainingConfig:
 
     num_steps: int = _resumable(400_000)  # optimizer updates (the authors' scripts: 400,000)
     batch_size: int = 256  # instances in one update, over all replicas
-    # "resample" draws new masks in every pass, by the same law; "pregenerated" takes those of the records. Of no
-    # consequence with model.attention=causal.
+    # "resample" draws new masks in every pass over the records, from the same distribution; "pregenerated" uses the
+    # masks of the records. Ignored with model.attention=causal.
     masking: Literal["pregenerated", "resample"] = "pregenerated"
-    # Proportion of the steps, the last ones, that ask what serving asks: each window is cut after a random item, and
-    # that item alone is masked. (No part of the paper.) Of no consequence with model.attention=causal, which asks it at
-    # every slot.
+    # Share of the steps, at the end of the run, that train the task of serving: each window is cut after a random item,
+    # and only that item is masked. Not in the paper. Ignored with model.attention=causal, which always trains this task
+    # at every slot.
     last_item_share: float = 0.0
-    # "softmax" is the paper's, over all items. For large catalogues: "sampled_softmax", over items drawn by popularity,
-    # with the logQ correction; "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn alike. Both update only the
-    # rows of the item table that a step touches.
+    # "softmax": over all items (the paper). For large catalogues: "sampled_softmax", over items drawn by popularity,
+    # with the logQ correction, or "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn uniformly. Both update
+    # only the rows of the item table that a step uses.
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
-    sampled_items: int = 1024  # drawn for each step, for all its masked slots
+    sampled_items: int = 1024  # items drawn per step, shared by all its masked slots; not used with loss=softmax
     gbce_calibration: float = 0.75  # t of gBCE: 0 is plain binary cross-entropy, 1 full calibration
-    num_length_buckets: int = 8  # batch shapes: lengths are rounded up to one of so many
+    num_length_buckets: int = 8  # number of batch shapes: windows are padded to one of this many lengths
     learning_rate: float = 1e-4  # the peak, after warm-up
-    schedule: Literal["linear", "cosine", "constant"] = "linear"  # decay to 0 at num_steps
-    warmup_steps: int = 100
-    weight_decay: float = 0.01  # decoupled; never on biases and layer norms
-    beta_1: float = 0.9
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # linear and cosine reach 0 at num_steps
+    warmup_steps: int = 100  # steps of linear warm-up to learning_rate
+    weight_decay: float = 0.01  # decoupled (AdamW); not on biases and layer norms
+    beta_1: float = 0.9  # of Adam, as are the next two
     beta_2: float = 0.999
     epsilon: float = 1e-6
     clip_norm: float = 5.0  # on the global norm of the gradient
     steps_per_epoch: int | None = None  # steps between validations and checkpoints; None: one pass over the records
-    validation_users: int | None = _resumable(None)  # rank so many users during training; None: all
-    # Stop after so many epochs without a better validation, counted in the last stage where there is one; None: never.
+    validation_users: int | None = _resumable(None)  # users ranked at each validation in training; None: all
+    # Stop after this many epochs without a better validation; None: never. With last_item_share above 0, only epochs of
+    # that last stage are counted.
     early_stopping_epochs: int | None = _resumable(None)
     checkpoints_to_keep: int = _resumable(2)
-    checkpoint_minutes: float = _resumable(10.0)  # save a checkpoint after so many minutes without a validation
+    checkpoint_minutes: float = _resumable(10.0)  # save a checkpoint after this many minutes without a validation
     jit_compile: bool = _resumable(True)  # XLA for the forward and backward pass
     seed: int = 1
 
@@ -140,15 +145,14 @@ class TrainingConfig:
 class EvaluationConfig:
     """How targets are ranked, in validation during training, by evaluate.py and by `export.py --max_regression`."""
 
-    # Whether items of the user's history are left out of the ranking, as serving leaves them out by default. A target
-    # that stands in the history then counts as missed. With false they are ranked, as by `recommend` with
-    # drop_seen=false.
+    # True: items of the user's history are not ranked, as by default at serving. A target that is in the history then
+    # counts as missed. False: they are ranked, as by `recommend` with drop_seen=false.
     drop_seen: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(RecordsConfig):
-    """All that decides what a run computes; written beside the model."""
+    """Everything that determines what a run computes; written beside the model."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -156,5 +160,5 @@ class Config(RecordsConfig):
 
 
 def read_settings(path: str | None, assignments: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Reads what the user set of a `Config`: see `tfrecords.settings.read_settings`."""
+    """Reads the settings of a `Config` that the user set: see `tfrecords.settings.read_settings`."""
     return settings.read_settings(Config, path, assignments)

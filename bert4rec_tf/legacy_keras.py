@@ -1,20 +1,20 @@
-"""Checks that `tf.keras` is Keras 2 (tf_keras), for which the layers, the optimizer and the model are written.
+"""Checks that `tf.keras` is Keras 2 (tf_keras), which the layers, the optimizer and the model are written for.
 
-TensorFlow decides once for a process which Keras `tf.keras` is: where it is first used. `bert4rec_tf` sets
-TF_USE_LEGACY_KERAS=1 when it is imported, and every module that defines something of Keras imports this one.
+TensorFlow chooses between Keras 2 and 3 when a process first uses `tf.keras`. `bert4rec_tf` sets TF_USE_LEGACY_KERAS=1
+when it is imported, and every module that defines a Keras class imports this module.
 """
 
 import tensorflow as tf
 
 
 def check_keras_2(layer: type) -> None:
-    """Refuses another Keras than tf_keras, under which the model would fail where it adds its first weight.
+    """Refuses any other Keras than tf_keras, with which the model would fail at its first weight.
 
     Args:
         layer: `tf.keras.layers.Layer`.
 
     Raises:
-        ImportError: it is not that of tf_keras.
+        ImportError: `layer` is not from tf_keras.
     """
     if not layer.__module__.startswith("tf_keras."):
         raise ImportError(

@@ -1,1 +1,1 @@
-"""What training, evaluation and serving read: batches out of TFRecords."""
+"""Batches from TFRecords, for training, evaluation and serving."""

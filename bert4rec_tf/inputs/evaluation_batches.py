@@ -8,7 +8,7 @@ from tfrecords.manifest import Manifest
 from tfrecords.schema import EVALUATION_USER, parse
 
 _MAX_FULL_BATCH_LENGTH = 1 << 13  # longer histories are evaluated in smaller batches
-# What `evaluation_batches` yields: batches of any size and length.
+# The element spec of `evaluation_batches`: batches of any size and length.
 EVALUATION_BATCH = {
     "history_length": tf.TensorSpec([None], tf.int32),
     "item_ids": tf.TensorSpec([None, None], tf.int32),
@@ -28,18 +28,18 @@ def evaluation_batches(
     max_users: int | None = None,
     max_items: int | None = None,
 ) -> tf.data.Dataset:
-    """The users of "validation" or "test", in the order of the files, those of similar history length together.
+    """The users of "validation" or "test" in the order of the files, grouped by similar history length.
 
-    A batch has at most `batch_size` users, and fewer where histories are longer than 8,192 items: it never has more
-    slots than `batch_size` histories of that length, or than the next power of two above one longer history.
+    A batch has at most `batch_size` users. It has fewer if histories are longer than 8,192 items, so that it has no
+    more slots than `batch_size` histories of that length. A history with more slots than that is a batch of its own.
 
     Args:
         data_dir: of `manifest`.
         manifest: names the shards.
         split: "validation" or "test".
-        batch_size: B at most.
-        max_users: the first so many users; None: all.
-        max_items: how many items of a history, the newest ones, `item_ids` keeps; None: all. A model of N items needs
+        batch_size: the largest B.
+        max_users: stop after this many users; None: all.
+        max_items: keep only this many newest items of a history in `item_ids`; None: all. A model of N items needs
             N - 1.
 
     Returns:
@@ -65,7 +65,7 @@ def evaluation_batches(
     batches = users.bucket_by_sequence_length(
         lambda user: user["history_length"],
         bucket_boundaries=boundaries,
-        # As many users as histories of `_MAX_FULL_BATCH_LENGTH` items have slots.
+        # At most the slots of a full batch of histories of `_MAX_FULL_BATCH_LENGTH` items.
         bucket_batch_sizes=[
             *(min(batch_size, max(1, batch_size * _MAX_FULL_BATCH_LENGTH // boundary)) for boundary in boundaries),
             1,

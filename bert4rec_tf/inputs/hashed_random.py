@@ -1,4 +1,4 @@
-"""Random numbers in TensorFlow as hashes of what they are for."""
+"""Random numbers in TensorFlow: hashes of a seed and of what is drawn."""
 
 import numpy as np
 import tensorflow as tf
@@ -30,20 +30,20 @@ def draw_below(number: tf.Tensor | int, *parts: tf.Tensor | int) -> tf.Tensor:
 
 
 def sorted_bits(bits: tf.Tensor) -> tf.Tensor:
-    """Rows of uint64, rising, by way of int64: the sign bit flipped keeps the order."""
+    """Sorts rows of uint64 in ascending order; as int64, with the sign bit flipped, which keeps the order."""
     flip = tf.fill(tf.shape(bits), _constant(1 << 63))
     signed = tf.bitcast(tf.bitwise.bitwise_xor(bits, flip), tf.int64)
     return tf.bitwise.bitwise_xor(tf.bitcast(tf.sort(signed, axis=1), tf.uint64), flip)
 
 
-def _shift_xor(bits: tf.Tensor, by: int) -> tf.Tensor:
-    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(by))))
+def _shift_xor(bits: tf.Tensor, shift: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, tf.fill(tf.shape(bits), _constant(shift))))
 
 
-def _broadcast(one: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    # Bitwise ops do not promise to broadcast.
-    shape = tf.broadcast_dynamic_shape(tf.shape(one), tf.shape(other))
-    return tf.broadcast_to(one, shape), tf.broadcast_to(other, shape)
+def _broadcast(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    # Bitwise ops are not documented to broadcast.
+    shape = tf.broadcast_dynamic_shape(tf.shape(first), tf.shape(second))
+    return tf.broadcast_to(first, shape), tf.broadcast_to(second, shape)
 
 
 def _constant(value: int | np.uint64) -> tf.Tensor:

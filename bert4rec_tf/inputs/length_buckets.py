@@ -1,4 +1,4 @@
-"""Batch shapes: lengths are rounded up to one of a few."""
+"""Batch shapes: windows are padded to one of a few lengths."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,14 +18,15 @@ class Bucket:
 
 
 def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket]:
-    """The at most `number` batch shapes that leave the least padding, by dynamic programming over the lengths."""
+    """At most `number` batch shapes with the least padding, by dynamic programming over the lengths."""
     lengths = np.array([row.length for row in histogram])
     records = np.concatenate([[0], np.cumsum([row.instances for row in histogram])])
-    # cost[i]: slots of the records up to the i-th length, with the buckets used so far; cut[i]: where the last starts.
+    # cost[i]: the fewest slots for the lengths before the i-th, with the number of buckets so far.
+    # cut[i]: the index of the first length in the last of these buckets.
     cost = np.concatenate([[0.0], np.full(len(lengths), np.inf)])
     cuts = []
     for _ in range(min(number, len(lengths))):
-        # [i, j]: a last bucket that holds the lengths j to i - 1, all padded to the (i - 1)-th
+        # slots[i, j]: of a last bucket with the lengths j to i - 1, all padded to length i - 1
         slots = np.concatenate([[0], lengths])[:, None] * (records[:, None] - records[None, :])
         total = np.where(np.tri(len(cost), k=0, dtype=bool), cost[None, :] + slots, np.inf)
         cuts.append(np.argmin(total, axis=1))
@@ -42,5 +43,5 @@ def choose_buckets(histogram: Sequence[LengthCount], number: int) -> list[Bucket
 
 
 def steps_per_pass(buckets: Sequence[Bucket], batch_size: int) -> int:
-    """Batches in one pass over the records: each bucket's last one is filled up with padding."""
+    """Batches in one pass over the records; the last batch of each bucket is filled up with empty rows."""
     return sum(-(-bucket.instances // batch_size) for bucket in buckets)

@@ -13,10 +13,10 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 def iterate_raw_histories(
     data_dir: str, split: str, batch_users: int, max_users: int
 ) -> Iterator[tuple[list[list[str]], list[str]]]:
-    """Histories and targets of a split's users, as raw ids, the histories padded with "".
+    """Histories and targets of a split's users, as raw ids. Histories are padded with "".
 
     Raises:
-        InputError: damaged records, none of this split, or records that were replaced while they were read.
+        InputError: damaged records, no records of this split, or records that were replaced while being read.
     """
     manifest = Manifest.load(data_dir)
     records = VerifiedRecords(data_dir, manifest, "run the same command again when the records are complete")
@@ -37,9 +37,9 @@ def read_histories(
     split: str,
     max_items: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """The histories of some users of a split: ids, int32 [any], oldest first, by raw user id.
+    """The histories of some users of a split by raw user id: ids, int32 [any], oldest first.
 
-    Of each only the newest `max_items` are read; None: all.
+    Only the newest `max_items` of each history are read; None: all.
     """
     wanted, found = {user_id.encode("utf-8") for user_id in user_ids}, {}
     for batch in evaluation_batches(data_dir, manifest, split, _BATCH_USERS, max_items=max_items):
