@@ -1,4 +1,4 @@
-"""The report: what it says, that it says it safely, and that it needs nothing beside it."""
+"""The report: its content, the escaping of untrusted text, and that the page loads no other file."""
 
 import dataclasses
 import html.parser
@@ -83,11 +83,11 @@ class Page(html.parser.HTMLParser):
         if self._open:
             self._open[-1][1] += data
 
-    def of(self, tag: str) -> list[str]:
+    def texts_of(self, tag: str) -> list[str]:
         return [text for name, text in self.texts if name == tag]
 
 
-def a_history(steps: list[int], losses: list[float]) -> str:
+def history_lines(steps: list[int], losses: list[float]) -> str:
     def metrics(value: float) -> dict:
         return {"ndcg@10": value, "ci95": {"ndcg@10": [max(0, value - 0.01), value + 0.01]}}
 
@@ -110,7 +110,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     progress.step.assign(20)
     progress.elapsed_seconds.assign(90)
     Checkpoints(model_dir, {"model": model, "progress": progress}, to_keep=1).save(best=True)
-    (model_dir / "history.jsonl").write_text(a_history([10, 20, 30], [3, 2, math.nan]))
+    (model_dir / "history.jsonl").write_text(history_lines([10, 20, 30], [3, 2, math.nan]))
     trained = load_model(model_dir)
     ranks = evaluate(make_ranker(trained.model.score_next_item, 10), data_dir, manifest, "test")
     described = {"config": trained.config.to_dict(), "training": trained.state}
@@ -136,13 +136,13 @@ def test_every_section_is_there(read: Page) -> None:
     ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert ids == SECTIONS
     assert [attributes["href"] for tag, attributes in read.tags if tag == "a"] == [f"#{name}" for name in SECTIONS]
-    assert read.of("h1") == ["<i>model: BERT4Rec, test split"]
-    assert [text for text in read.of("h3") if "Layer" in text] == ["Layer 1", "Layer 2", "Layer 3"]
-    assert len([text for text in read.of("figcaption") if "Head" in text]) == 6
-    assert len(read.of("article")) == 10
+    assert read.texts_of("h1") == ["<i>model: BERT4Rec, test split"]
+    assert [text for text in read.texts_of("h3") if "Layer" in text] == ["Layer 1", "Layer 2", "Layer 3"]
+    assert len([text for text in read.texts_of("figcaption") if "Head" in text]) == 6
+    assert len(read.texts_of("article")) == 10
 
 
-def test_the_page_needs_nothing_beside_it(report: str, read: Page) -> None:
+def test_the_page_loads_no_other_file(report: str, read: Page) -> None:
     assert not {tag for tag, _ in read.tags} & {"script", "link", "img", "iframe", "object", "base", "image", "use"}
     for tag, attributes in read.tags:
         assert not attributes.keys() & {"src", "srcset", "data", "onload", "onerror", "xmlns"}, tag
@@ -152,27 +152,27 @@ def test_the_page_needs_nothing_beside_it(report: str, read: Page) -> None:
     assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def test_titles_are_text(report: str, read: Page, evaluation: Evaluation) -> None:
+def test_titles_are_escaped(report: str, read: Page, evaluation: Evaluation) -> None:
     for title in NASTY[:3]:
         assert title not in report
-        assert any(title in text for text in read.of("span")), "in the users' lists"
-        assert any(title in text for text in read.of("title")), "at the dots"
-    assert any(text == "a\ufffd\ufffdb" for text in read.of("span"))
+        assert any(title in text for text in read.texts_of("span")), "in the users' lists"
+        assert any(title in text for text in read.texts_of("title")), "at the dots"
+    assert any(text == "a\ufffd\ufffdb" for text in read.texts_of("span"))
     vocabulary = evaluation.vocabulary
     untitled = [item for item, title in zip(vocabulary.item_ids, vocabulary.titles, strict=True) if title is None]
     assert len(untitled) == 4
     for item_id in untitled:
-        assert any(text.startswith(f"{item_id}, ") for text in read.of("title")), "the id stands for the title"
+        assert any(text.startswith(f"{item_id}, ") for text in read.texts_of("title")), "the id if there is no title"
 
 
-def test_numbers_are_those_of_the_metrics(read: Page, evaluation: Evaluation) -> None:
+def test_numbers_equal_the_metrics(read: Page, evaluation: Evaluation) -> None:
     metrics = evaluation.metrics
     for name in ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"):
         shown = []
         for protocol in ("full", "sampled"):
             low, high = metrics[protocol]["ci95"][name]
             shown.append(f"{metrics[protocol][name]:.4f} [{low:.4f}, {high:.4f}]")
-            assert f"{name.upper()}: {shown[-1]}" in read.of("title"), "the whiskers"
+            assert f"{name.upper()}: {shown[-1]}" in read.texts_of("title"), "the whiskers"
         assert [name.upper(), *shown] in read.rows
     assert ["", "all items", "7 negatives"] in read.rows
     facts = {row[0]: row[1] for row in read.rows if len(row) == 2}
@@ -188,13 +188,13 @@ def test_numbers_are_those_of_the_metrics(read: Page, evaluation: Evaluation) ->
             value = group["full"]["ndcg@10"]
             (label,) = {
                 text.partition(": ")[0]
-                for text in read.of("title")
+                for text in read.texts_of("title")
                 if text.endswith(f"{group['users']:,} users: {value:.4f} [{low:.4f}, {high:.4f}]")
             }
             assert (f"{group['from']}" if "from" in group else "repeat") in label
 
 
-def test_settings_that_differ_stand_apart(report: str) -> None:
+def test_changed_settings_are_listed_first(report: str) -> None:
     differ, folded = report.split("<details>")
     given = {"data.max_seq_length", "data.min_user_events", "data.num_negatives", "model.hidden_size",
              "model.num_layers", "model.initializer_range"}  # fmt: skip
@@ -204,7 +204,7 @@ def test_settings_that_differ_stand_apart(report: str) -> None:
         assert (cell in differ, cell in folded) == (name in given, name not in given), name
 
 
-def test_users_have_their_history_their_truth_and_hits(report: str, evaluation: Evaluation) -> None:
+def test_user_cards_show_history_target_and_hits(report: str, evaluation: Evaluation) -> None:
     ranks, vocabulary = evaluation.ranks, evaluation.vocabulary
     rows = spread_over_ranks(ranks)
     histories = read_histories(set(ranks.user_ids), evaluation.data_dir, evaluation.manifest, "test")
@@ -222,12 +222,12 @@ def test_users_have_their_history_their_truth_and_hits(report: str, evaluation: 
         history, target = histories[ranks.user_ids[row]], ranks.targets[row]
         assert len(history) == ranks.history_lengths[row]
         listed = [f"{name(item)}{' ✓' if item == target else ''}" for item in recommended]
-        assert shown.of("li") == [*map(name, history[-10:]), *listed]
-        assert shown.of("h3") == [f"User {ranks.user_ids[row]}"]
-        assert f"rank {ranks.full[row]} of all items, {ranks.sampled[row]} among the negatives" in shown.of("p")
+        assert shown.texts_of("li") == [*map(name, history[-10:]), *listed]
+        assert shown.texts_of("h3") == [f"User {ranks.user_ids[row]}"]
+        assert f"rank {ranks.full[row]} of all items, {ranks.sampled[row]} among the negatives" in shown.texts_of("p")
         hit = ranks.full[row] <= 10
-        assert len(shown.of("mark")) == (2 if hit else 0)
-        assert f"Next was {name(target)}{' ✓' if hit else ''}" in shown.of("p")
+        assert len(shown.texts_of("mark")) == (2 if hit else 0)
+        assert f"Next was {name(target)}{' ✓' if hit else ''}" in shown.texts_of("p")
 
 
 def test_the_same_evaluation_gives_the_same_page(report: str, evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
@@ -237,32 +237,34 @@ def test_the_same_evaluation_gives_the_same_page(report: str, evaluation: Evalua
 
 def test_items_are_coloured_by_genre(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
     item_ids = evaluation.vocabulary.item_ids
-    rows = [f"{item_id}\tx\t{'Rock & Roll|Jazz' if place % 2 else 'Jazz'}" for place, item_id in enumerate(item_ids)]
+    rows = [f"{item_id}\tx\t{'Rock & Roll|Jazz' if index % 2 else 'Jazz'}" for index, item_id in enumerate(item_ids)]
     rows[0] = f"{item_ids[0]}\tx\t"
     (tmp_path / "genres.tsv").write_text("\n".join(["item_id\ttitle\tgenres", *rows]) + "\n")
     groups = read_item_groups(str(tmp_path / "genres.tsv"), evaluation.vocabulary)
     write_report(tmp_path / "report.html", evaluation, groups)
     read = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert read.of("li")[:3] == ["Rock & Roll (20)", "Jazz (19)", "other or unknown (1)"]
+    assert read.texts_of("li")[:3] == ["Rock & Roll (20)", "Jazz (19)", "other or unknown (1)"]
     colours = [attributes["class"] for tag, attributes in read.tags if tag == "circle" and "r" in attributes]
     assert [colours.count(f"g{group}") for group in (0, 1, 8)] == [20, 19, 1]
 
 
-def test_users_without_enough_negatives_are_named(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
+def test_users_without_enough_negatives_are_counted(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
     ranks = dataclasses.replace(evaluation.ranks, sampled=np.full_like(evaluation.ranks.sampled, NO_RANK))
     metrics = metrics_json(ranks, {}, evaluation.manifest, evaluation.vocabulary, "test")
     left_out = dataclasses.replace(evaluation, ranks=ranks, metrics={**evaluation.metrics, **metrics})
     write_report(tmp_path / "report.html", left_out)
     read = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "80 users with fewer than 7 negatives: ranked among all items only." in read.of("p")
+    assert "80 users with fewer than 7 negatives: ranked among all items only." in read.texts_of("p")
     assert [row[2] for row in read.rows if row[0] == "HR@10"] == ["-"]
     assert not [
-        text for text in read.of("figcaption") if "by" in text and "negatives" in text and "validation" not in text
+        text
+        for text in read.texts_of("figcaption")
+        if "by" in text and "negatives" in text and "validation" not in text
     ]
-    assert [text for text in read.of("p") if "too few negatives" in text]
+    assert [text for text in read.texts_of("p") if "too few negatives" in text]
 
 
-def test_groups_by_hand() -> None:
+def test_item_groups_by_hand() -> None:
     item_ids = tuple(f"i{number}" for number in range(14))
     vocabulary = Vocabulary(item_ids, np.array([9, 3, 3, *[1] * 11]), (None,) * 14)
     table = np.random.default_rng(1).normal(size=[17, 4])
@@ -279,23 +281,23 @@ def test_groups_by_hand() -> None:
     assert item_map(table, vocabulary, dict.fromkeys(item_ids, "one")).rest is None
 
 
-def test_the_plane_is_that_of_the_covariance() -> None:
+def test_principal_plane_equals_eigenvectors_of_the_covariance() -> None:
     vectors = np.random.default_rng(2).normal(size=[50, 6]) * [5, 1, 3, 1, 1, 0.5] + 7
-    places, shares = principal_plane(vectors.astype(np.float32))
+    coordinates, shares = principal_plane(vectors.astype(np.float32))
     values, axes = np.linalg.eigh(np.cov(vectors.T))
     np.testing.assert_allclose(shares, values[::-1][:2] / values.sum(), rtol=1e-5)
-    for column, axis in zip(places.T, axes.T[::-1], strict=False):
+    for column, axis in zip(coordinates.T, axes.T[::-1], strict=False):
         axis = axis * np.sign(axis[np.abs(axis).argmax()])
         np.testing.assert_allclose(column, (vectors - vectors.mean(axis=0)) @ axis, atol=1e-4)
     for small in (np.ones([1, 3]), np.ones([5, 1]), np.ones([4, 4])):
-        places, shares = principal_plane(small)
-        assert places.shape == (len(small), 2)
-        assert not places.any()
+        coordinates, shares = principal_plane(small)
+        assert coordinates.shape == (len(small), 2)
+        assert not coordinates.any()
         assert not shares.any()
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "rule"),
     [
         (b"item_id\tkind\na\tb\n", "a TSV file with the columns item_id and genre. Received: .* with item_id, kind"),
         (b"", "a TSV file with the columns item_id and genre. Received: .* with none"),
@@ -304,32 +306,34 @@ def test_the_plane_is_that_of_the_covariance() -> None:
         (None, "a readable TSV file in UTF-8"),
     ],
 )
-def test_bad_groups_are_named(evaluation: Evaluation, tmp_path: pathlib.Path, content: bytes | None, says: str) -> None:
+def test_bad_item_groups_are_refused(
+    evaluation: Evaluation, tmp_path: pathlib.Path, content: bytes | None, rule: str
+) -> None:
     if content is not None:
         (tmp_path / "groups.tsv").write_bytes(content)
-    with pytest.raises(InputError, match=f"--item_groups must name {says}.*Fix: "):
+    with pytest.raises(InputError, match=f"--item_groups must name {rule}.*Fix: "):
         read_item_groups(str(tmp_path / "groups.tsv"), evaluation.vocabulary)
 
 
-def test_learning_is_drawn_as_far_as_it_is_known(tmp_path: pathlib.Path) -> None:
+def test_learning_curves_leave_out_unknown_values(tmp_path: pathlib.Path) -> None:
     assert read_history(tmp_path) == []
-    (tmp_path / "history.jsonl").write_text(a_history([10, 20, 30], [3, 2, math.nan]))
+    (tmp_path / "history.jsonl").write_text(history_lines([10, 20, 30], [3, 2, math.nan]))
     drawn = [Page(figure) for figure in learning_curves(read_history(tmp_path), {"full": "f", "sampled": "s"}, 20)]
-    assert [figure.of("figcaption") for figure in drawn] == [
+    assert [figure.texts_of("figcaption") for figure in drawn] == [
         [f"{what}, by {along}"]
         for along in ("steps", "minutes")
         for what in ("validation NDCG@10, f", "validation NDCG@10, s", "loss")
     ]
     assert [sum(tag == "circle" for tag, _ in figure.tags) for figure in drawn] == [3, 3, 2] * 2
-    assert "step 20, 0.2 min: 0.0200 [0.0100, 0.0300]" in drawn[0].of("title")
+    assert "step 20, 0.2 min: 0.0200 [0.0100, 0.0300]" in drawn[0].texts_of("title")
     assert all(any(attributes.get("class") == "marked" for _, attributes in figure.tags) for figure in drawn)
     for bad in ('{"step": 1}', "[", "7"):
-        (tmp_path / "history.jsonl").write_text(a_history([10], [1]) + bad + "\n")
+        (tmp_path / "history.jsonl").write_text(history_lines([10], [1]) + bad + "\n")
         with pytest.raises(InputError, match=r"history.jsonl, line 2 must hold a validation.*Fix: "):
             read_history(tmp_path)
 
 
-def test_a_run_without_history_says_so(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
+def test_a_run_without_history_has_no_curves(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
     bare = Evaluation(**{**vars(evaluation), "model_dir": tmp_path})
     write_report(tmp_path / "report.html", bare)
     assert "has no history.jsonl" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -338,17 +342,17 @@ def test_a_run_without_history_says_so(evaluation: Evaluation, tmp_path: pathlib
 def test_examples_are_spread_over_ranks() -> None:
     ranks = ranks_of_users([1, 1, 1, 50, 1000, 3, 10, 2, 400, 90])
     assert [ranks.full[row] for row in spread_over_ranks(ranks, 4)] == [1, 10, 90, 1000]
-    assert spread_over_ranks(ranks, 4)[0] == 0, "of equals the lowest user id"
+    assert spread_over_ranks(ranks, 4)[0] == 0, "among equals, the lowest user id"
     everyone = spread_over_ranks(ranks, 20)
     assert sorted(everyone) == list(range(10))
     assert [ranks.full[row] for row in everyone] == sorted(ranks.full)
 
 
-def test_attention_is_of_users_with_long_histories() -> None:
+def test_attention_averages_users_with_long_histories() -> None:
     ranks = ranks_of_users([1] * 8, history_lengths=[30, 2, 19, 5, 7, 19, 3, 1])
     assert with_long_histories(ranks, 2, 19) == [0, 5]
-    assert with_long_histories(ranks, 5, 19) == [0, 2, 5], "a quarter of the users has 19 and more"
-    assert with_long_histories(ranks, 200, 25) == [0, 2, 5], "too few have 25"
+    assert with_long_histories(ranks, 5, 19) == [0, 2, 5], "a quarter of the users have 19 or more"
+    assert with_long_histories(ranks, 200, 25) == [0, 2, 5], "too few users have 25"
     assert with_long_histories(ranks_of_users([1]), 200, 19) == [0]
 
 
@@ -377,7 +381,7 @@ def test_charts_stay_within_their_frame() -> None:
     ]  # fmt: skip
 
 
-def test_even_attention_has_one_shade() -> None:
+def test_nearly_equal_values_have_one_shade() -> None:
     def shades(values: list[float]) -> list[float]:
         read = Page(heat_map(np.array([values, values[::-1]]), ["", "M"], "x"))
         return [float(attributes["fill-opacity"] or 0) for tag, attributes in read.tags if tag == "path"]
@@ -387,10 +391,10 @@ def test_even_attention_has_one_shade() -> None:
     assert 0.4 < shades([0.3, 0.4])[0] < 0.6
 
 
-def test_what_is_no_markup_is_escaped() -> None:
+def test_text_is_escaped() -> None:
     assert together("<", Markup("<"), None, 1) == "&lt;<1"
     assert element("p", "a" + Markup("<b>"), class_="\"'", aria_label=None) == '<p class="&quot;&#x27;">a&lt;b&gt;</p>'
     assert element("p", "\ud800\x00\n") == "<p>\ufffd\ufffd\n</p>"
     whole = Page(page("</title><script>", [("one", "<One>", element("p", "&"))]))
-    assert whole.of("title") == ["</title><script>"]
-    assert whole.of("h2") == ["<One>"]
+    assert whole.texts_of("title") == ["</title><script>"]
+    assert whole.texts_of("h2") == ["<One>"]

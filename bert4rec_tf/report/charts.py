@@ -1,4 +1,4 @@
-"""Charts as inline SVG, without a script: whiskers, bars, curves, heat maps, dots. The page's style colours them."""
+"""Charts as inline SVG, without scripts: whiskers, bars, curves, heat maps, dots. The page's style colours them."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ import numpy as np
 
 from bert4rec_tf.report.html import Markup, element, short_number, together
 
-_WIDTH = 340  # drawn at about this many pixels, so that text has its size
+_WIDTH = 340  # pixels; the page draws charts at about this width, so that text has the page's size
 _LEFT = 46
 _RIGHT = _WIDTH - 10
 _LEVELS = 24
@@ -16,19 +16,19 @@ _LEVELS = 24
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A value with its 95% interval, under a label."""
+    """A value with its label and its 95% interval."""
 
     label: str
     value: float
     low: float
     high: float
 
-    def says(self) -> str:
-        """As text."""
+    def tooltip(self) -> str:
+        """Label, value and interval as text."""
         return f"{self.label}: {self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def whiskers(rows: Sequence[Measured], says: str) -> Markup:
+def whiskers(rows: Sequence[Measured], alt_text: str) -> Markup:
     """A dot and its interval for each row, over one axis from 0."""
     scale, ticks = _scale(0, max(row.high for row in rows), 66, _RIGHT - 8)
     bottom = 8 + 24 * len(rows)
@@ -38,17 +38,17 @@ def whiskers(rows: Sequence[Measured], says: str) -> Markup:
         drawn += [
             element("text", row.label, x=58, y=y + 4, class_="end"),
             _group(
-                row.says(),
+                row.tooltip(),
                 _line(scale(row.low), y, scale(row.high), y, "whisker"),
                 *(_line(scale(end), y - 4, scale(end), y + 4, "whisker") for end in (row.low, row.high)),
                 element("circle", cx=_short(scale(row.value)), cy=y, r=4, class_="dot"),
             ),
         ]
-    return _svg(_WIDTH, bottom + 18, says, *drawn)
+    return _svg(_WIDTH, bottom + 18, alt_text, *drawn)
 
 
-def bars(rows: Sequence[Measured], says: str) -> Markup:
-    """A bar from 0 with its interval for each row, the label above it and the value at its right."""
+def bars(rows: Sequence[Measured], alt_text: str) -> Markup:
+    """A bar from 0 with its interval for each row; the label is above the bar, the value at its right."""
     scale, _ = _scale(0, max(row.high for row in rows), 4, _RIGHT)
     drawn = []
     for index, row in enumerate(rows):
@@ -57,63 +57,64 @@ def bars(rows: Sequence[Measured], says: str) -> Markup:
             element("text", row.label, x=4, y=y),
             element("text", f"{row.value:.4f}", x=_RIGHT, y=y, class_="end strong"),
             _group(
-                row.says(),
+                row.tooltip(),
                 element("rect", x=4, y=y + 5, width=_short(scale(row.value) - 4), height=14, class_="bar"),
                 _line(scale(row.low), y + 12, scale(row.high), y + 12, "whisker"),
                 *(_line(scale(end), y + 8, scale(end), y + 16, "whisker") for end in (row.low, row.high)),
             ),
         ]
-    return _svg(_WIDTH, 40 * len(rows) + 4, says, *drawn)
+    return _svg(_WIDTH, 40 * len(rows) + 4, alt_text, *drawn)
 
 
 def curve(
-    places: Sequence[float], rows: Sequence[Measured], along: str, says: str, marked: float | None = None
+    x_values: Sequence[float], rows: Sequence[Measured], x_label: str, alt_text: str, marked: float | None = None
 ) -> Markup:
-    """Values over places that rise, the intervals as a band.
+    """A curve with its intervals as a band.
 
     Args:
-        places: finite, one for each row.
-        rows: finite and not negative; an interval without width draws no band.
-        along: what the places are, below the axis.
-        says: what the chart shows.
-        marked: a place to mark by a line from top to bottom.
+        x_values: one for each row, finite, rising.
+        rows: finite and not negative; an interval of width 0 has no band.
+        x_label: the label below the axis.
+        alt_text: a description of the chart.
+        marked: an x value to mark with a vertical line.
     """
-    across, steps = _scale(0, max(places), _LEFT, _RIGHT - 8)
+    x_scale, x_ticks = _scale(0, max(x_values), _LEFT, _RIGHT - 8)
     low, high = min(row.low for row in rows), max(row.high for row in rows)
     margin = 0.05 * (high - low) or 0.5
-    up, ticks = _scale(max(0, low - margin), high + margin, 160, 10)
-    drawn = [_vertical(across(step), 10, 160, short_number(step)) for step in steps]
-    for tick in ticks:
+    y_scale, y_ticks = _scale(max(0, low - margin), high + margin, 160, 10)
+    drawn = [_vertical(x_scale(tick), 10, 160, short_number(tick)) for tick in x_ticks]
+    for tick in y_ticks:
         drawn += [
-            _line(_LEFT, up(tick), _RIGHT, up(tick), "grid"),
-            element("text", short_number(tick), x=_LEFT - 6, y=_short(up(tick) + 4), class_="end"),
+            _line(_LEFT, y_scale(tick), _RIGHT, y_scale(tick), "grid"),
+            element("text", short_number(tick), x=_LEFT - 6, y=_short(y_scale(tick) + 4), class_="end"),
         ]
     if marked is not None:
-        drawn.append(_line(across(marked), 10, across(marked), 160, "marked"))
-    over = [(across(place), up(row.high)) for place, row in zip(places, rows, strict=True)]
-    under = [(across(place), up(row.low)) for place, row in zip(places, rows, strict=True)]
-    drawn.append(element("polygon", points=_points([*over, *under[::-1]]), class_="band"))
-    points = [(across(place), up(row.value)) for place, row in zip(places, rows, strict=True)]
+        drawn.append(_line(x_scale(marked), 10, x_scale(marked), 160, "marked"))
+    upper = [(x_scale(x), y_scale(row.high)) for x, row in zip(x_values, rows, strict=True)]
+    lower = [(x_scale(x), y_scale(row.low)) for x, row in zip(x_values, rows, strict=True)]
+    drawn.append(element("polygon", points=_points([*upper, *lower[::-1]]), class_="band"))
+    points = [(x_scale(x), y_scale(row.value)) for x, row in zip(x_values, rows, strict=True)]
     drawn.append(element("polyline", points=_points(points), class_="curve"))
     for (x, y), row in zip(points, rows, strict=True):
         drawn.append(
             _group(
-                row.says(), element("circle", cx=_short(x), cy=_short(y), r=3 if len(rows) < 40 else 2, class_="dot")
+                row.tooltip(), element("circle", cx=_short(x), cy=_short(y), r=3 if len(rows) < 40 else 2, class_="dot")
             )
         )
-    drawn.append(element("text", along, x=_RIGHT, y=192, class_="end"))
-    return _svg(_WIDTH, 198, says, *drawn)
+    drawn.append(element("text", x_label, x=_RIGHT, y=192, class_="end"))
+    return _svg(_WIDTH, 198, alt_text, *drawn)
 
 
-def heat_map(values: np.ndarray, names: Sequence[str], says: str) -> Markup:
-    """Squares that are darker the larger their value is, up to the largest of this map.
+def heat_map(values: np.ndarray, labels: Sequence[str], alt_text: str) -> Markup:
+    """Squares whose shade darkens with the value, up to the largest value of the map.
 
-    The lightest shade is the smallest value, but at most half the largest: values that hardly differ look alike.
+    The lightest shade stands for the smallest value or for half the largest one, whichever is less, so that values
+    which hardly differ get nearly the same shade.
 
     Args:
-        values: float [S, S], finite, none negative.
-        names: of the slots, S of them; "" leaves one without a label.
-        says: what the map shows.
+        values: float [S, S], finite, not negative.
+        labels: S of them, for the rows and columns; "" for none.
+        alt_text: a description of the map.
     """
     side, cell = 160, 160 / len(values)
     top = float(values.max())
@@ -130,41 +131,44 @@ def heat_map(values: np.ndarray, names: Sequence[str], says: str) -> Markup:
         if cells:
             opacity = _short(level / (_LEVELS - 1))
             drawn.append(element("path", element("title", between), d=cells, fill_opacity=opacity, class_="heat"))
-    for slot, name in enumerate(names):
-        middle = (slot + 0.5) * cell
-        if name:
+    for index, label in enumerate(labels):
+        middle = (index + 0.5) * cell
+        if label:
             drawn += [
-                element("text", name, x=32, y=_short(4 + middle + 4), class_="end"),
-                element("text", name, x=_short(36 + middle), y=4 + side + 14, class_="middle"),
+                element("text", label, x=32, y=_short(4 + middle + 4), class_="end"),
+                element("text", label, x=_short(36 + middle), y=4 + side + 14, class_="middle"),
             ]
-    return _svg(206, side + 24, says, *drawn)
+    return _svg(206, side + 24, alt_text, *drawn)
 
 
-def dots(places: np.ndarray, group_of: Sequence[int], titles: Sequence[str], colours: str, says: str) -> Markup:
-    """Points in the plane, coloured by group, each with its title to hover over; the first lie on top.
+def dots(
+    coordinates: np.ndarray, group_of: Sequence[int], titles: Sequence[str], class_prefix: str, alt_text: str
+) -> Markup:
+    """Points in the plane, coloured by group, with their titles as tooltips; the first points are drawn on top.
 
     Args:
-        places: float [n, 2], at least one.
-        group_of: n of them; group g has the class `colours` + str(g).
-        titles: n of them.
-        colours: what the classes begin with.
-        says: what the map shows.
+        coordinates: float [n, 2], at least one point.
+        group_of: the group of each point; group g has the class `class_prefix` + str(g).
+        titles: the title of each point.
+        class_prefix: the start of the class names.
+        alt_text: a description of the map.
     """
-    width, highest, margin = 600, 480, 12
-    low, span = places.min(axis=0), np.maximum(np.ptp(places, axis=0), 1e-30)
-    scale = min((width - 2 * margin) / span[0], (highest - 2 * margin) / span[1])  # one for both: distances are true
+    width, max_height, margin = 600, 480, 12
+    low, span = coordinates.min(axis=0), np.maximum(np.ptp(coordinates, axis=0), 1e-30)
+    # One scale for both axes, so that distances are true.
+    scale = min((width - 2 * margin) / span[0], (max_height - 2 * margin) / span[1])
     height = math.ceil(span[1] * scale) + 2 * margin
     centre = np.array([width, height]) / 2
-    points = centre + (places - low - span / 2) * scale * [1, -1]
+    points = centre + (coordinates - low - span / 2) * scale * [1, -1]
     drawn = [
-        element("circle", element("title", title), cx=_short(x), cy=_short(y), r=4, class_=f"{colours}{group}")
+        element("circle", element("title", title), cx=_short(x), cy=_short(y), r=4, class_=f"{class_prefix}{group}")
         for (x, y), group, title in zip(points.tolist(), group_of, titles, strict=True)
     ]
-    return _svg(width, height, says, *drawn[::-1])
+    return _svg(width, height, alt_text, *drawn[::-1])
 
 
 class _Scale:
-    """From values to pixels."""
+    """Maps values to pixels."""
 
     def __init__(self, first: float, last: float, start: float, end: float):
         self._first, self._start = first, start
@@ -175,7 +179,7 @@ class _Scale:
 
 
 def _scale(first: float, last: float, start: float, end: float) -> tuple[_Scale, list[float]]:
-    """A scale over [first, last], and the round values in it to label: some four, 1, 2 or 5 times a power of ten."""
+    """A scale over [first, last], and about four round values to label, in steps of 1, 2 or 5 times a power of ten."""
     if last <= first:
         last = first + 1
     rough = (last - first) / 3.5
@@ -185,8 +189,8 @@ def _scale(first: float, last: float, start: float, end: float) -> tuple[_Scale,
     return _Scale(first, last, start, end), ticks
 
 
-def _svg(width: float, height: float, says: str, *drawn: Markup) -> Markup:
-    return element("svg", *drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=says)
+def _svg(width: float, height: float, alt_text: str, *drawn: Markup) -> Markup:
+    return element("svg", *drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=alt_text)
 
 
 def _group(title: str, *drawn: Markup) -> Markup:

@@ -1,4 +1,4 @@
-"""What a report is about."""
+"""The subject of a report: a model and its evaluation."""
 
 import dataclasses
 import pathlib
@@ -12,13 +12,13 @@ from tfrecords.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A model, the records it was asked, and what came out.
+    """A model, the records it was evaluated on, and the results.
 
     Attributes:
-        model_dir: of `trained`.
-        data_dir: of `manifest` and `vocabulary`, whose titles are shown.
-        trained, manifest, vocabulary: loaded from there.
-        ranks: with the best items.
+        model_dir: the directory of `trained`.
+        data_dir: the directory of `manifest` and `vocabulary`; the report shows the titles of this vocabulary.
+        trained, manifest, vocabulary: loaded from these directories.
+        ranks: the ranks of all users, with the best items.
         metrics: from `metrics_json`, and "hardware".
     """
 
@@ -31,5 +31,5 @@ class Evaluation:
     metrics: dict[str, Any]
 
     def protocols(self) -> dict[str, str]:
-        """What each protocol ranks the target among."""
+        """The candidates of each protocol, in words."""
         return {"full": "all items", "sampled": f"{self.manifest.config.data.num_negatives} negatives"}

@@ -1,4 +1,4 @@
-"""A few users to look at, from those the model serves best to those it serves worst."""
+"""The report's section of example users, from the best to the worst ranked."""
 
 import numpy as np
 
@@ -14,30 +14,30 @@ EXAMPLES = 10
 def spread_over_ranks(ranks: UserRanks, number: int = EXAMPLES) -> list[int]:
     """Rows of users whose full ranks are spread evenly on a logarithmic scale, best first.
 
-    Each is the user nearest to a rank, of several the one of the lowest user id, so the choice is a function of the
-    ranks alone; no user is chosen twice. Missed targets count as just behind the worst rank.
+    For each of the evenly spread ranks, the nearest user is chosen, and the lowest user id among equals, so the choice
+    depends on the ranks only. No user is chosen twice. A missed target counts as one rank behind the worst.
     """
     missed = ranks.full == MISSED_RANK
     worst = ranks.full[~missed].max(initial=1)
     logs = np.log(np.where(missed, 1 + worst, ranks.full))
-    left = sorted(range(len(logs)), key=lambda row: ranks.user_ids[row])
+    remaining = sorted(range(len(logs)), key=lambda row: ranks.user_ids[row])
     chosen = []
-    for wanted in np.linspace(logs.min(), logs.max(), min(number, len(left))):
-        nearest = int(np.argmin(np.abs(logs[left] - wanted)))
-        chosen.append(left.pop(nearest))
+    for target in np.linspace(logs.min(), logs.max(), min(number, len(remaining))):
+        nearest = int(np.argmin(np.abs(logs[remaining] - target)))
+        chosen.append(remaining.pop(nearest))
     return sorted(chosen, key=lambda row: (ranks.full[row], ranks.user_ids[row]))
 
 
 def with_long_histories(ranks: UserRanks, number: int, items: int) -> list[int]:
-    """Rows of so many users with at least so many items of history, evenly among them by user id.
+    """Rows of `number` users with at least `items` items of history, chosen evenly by user id.
 
-    Where fewer have that many, the quarter of all users with the longest histories is taken instead, if it is smaller
-    than `number`.
+    If fewer users than `number`, or than a quarter of all users if that is less, have such histories, the minimum
+    length is lowered until that many users have it.
     """
     lengths = np.sort(ranks.history_lengths)[::-1]
-    least = min(items, lengths[min(number, -(-len(lengths) // 4)) - 1])
-    order = sorted(np.flatnonzero(ranks.history_lengths >= least).tolist(), key=lambda row: ranks.user_ids[row])
-    return [order[place] for place in np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)]
+    min_length = min(items, lengths[min(number, -(-len(lengths) // 4)) - 1])
+    rows = sorted(np.flatnonzero(ranks.history_lengths >= min_length).tolist(), key=lambda row: ranks.user_ids[row])
+    return [rows[index] for index in np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)]
 
 
 HISTORY_SHOWN = 10
@@ -46,13 +46,13 @@ HISTORY_SHOWN = 10
 def users_section(
     rows: list[int], ranks: UserRanks, histories: dict[str, np.ndarray], vocabulary: Vocabulary
 ) -> Markup:
-    """A card for each of some users.
+    """A card for each of the given users.
 
     Args:
-        rows: of the users, in `ranks`.
-        ranks: with the best items.
-        histories: the newest items at least, int [any], ids, oldest first, by raw user id.
-        vocabulary: of the ids.
+        rows: the rows of the users in `ranks`.
+        ranks: the ranks, with the best items.
+        histories: raw user id -> int [any], ids, oldest first; older items may be missing.
+        vocabulary: the items of the ids.
     """
     cards = []
     for row in rows:
@@ -62,7 +62,7 @@ def users_section(
         newest, length = history[-HISTORY_SHOWN:], ranks.history_lengths[row]
         rank = f"rank {ranks.full[row]:,} of all items, {among} negatives"
         if ranks.full[row] == MISSED_RANK:
-            rank = "missed: the target stands in the history, and items of the history are not recommended"
+            rank = "missed: the target is in the history, and items of the history are not recommended"
         cards.append(
             element(
                 "article",
@@ -76,11 +76,11 @@ def users_section(
                 class_="user",
             )
         )
-    says = (
-        f"{len(rows)} users whose ranks are spread evenly on a logarithmic scale, from the best to the worst served: "
-        "no fair sample, but one of everything. A hit is marked."
+    description = (
+        f"{len(rows)} users whose ranks are spread evenly on a logarithmic scale, from the best to the worst: a range "
+        "of examples, not a representative sample. Hits are marked."
     )
-    return together(element("p", says, class_="soft"), element("div", *cards, class_="users"))
+    return together(element("p", description, class_="soft"), element("div", *cards, class_="users"))
 
 
 def _listed(items: list[Markup], start: int = 1) -> Markup:

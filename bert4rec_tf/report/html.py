@@ -1,4 +1,4 @@
-"""HTML and SVG elements as text: what is not an element is escaped."""
+"""HTML and SVG elements as text. Everything that is not an element is escaped."""
 
 import html
 import re
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 _VOID = {"meta"}  # elements that have no end tag
-# HTML has no way to write these, and a lone surrogate cannot be saved as UTF-8.
+# HTML cannot represent these characters, and a lone surrogate cannot be saved as UTF-8.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class Markup(str):
-    """HTML. A plain str is text, and becomes this by `together` or inside an `element` alone."""
+    """HTML. A plain str is text; only `together` and `element` turn it into HTML."""
 
     __slots__ = ()
 
 
 def together(*parts: object) -> Markup:
-    """Parts one after the other; those that are no `Markup` are escaped, None is left out."""
+    """Joins parts. A part that is not `Markup` is escaped; None is left out."""
     return Markup("".join(part if isinstance(part, Markup) else _escaped(part) for part in parts if part is not None))
 
 
@@ -25,9 +25,10 @@ def element(tag: str, /, *children: object, **attributes: object) -> Markup:
     """An element around its children.
 
     Args:
-        tag: its name.
-        *children: as for `together`.
-        **attributes: any values, escaped; None leaves one out. `class_` is written class, `aria_label` aria-label.
+        tag: the name of the element.
+        *children: joined as in `together`.
+        **attributes: any values, escaped; None leaves an attribute out. `class_` is written as class, `aria_label` as
+            aria-label.
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
@@ -44,20 +45,20 @@ def _escaped(value: object) -> str:
 
 
 def short_number(value: float) -> str:
-    """At most some five characters: 0.05, 250, 40k, 2.5M."""
+    """A number in about five characters or fewer: 0.05, 250, 40k, 2.5M."""
     for size, letter in ((1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
     return f"{value:.4g}"
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, noun: str) -> str:
     """A number with its noun: 1 user, 2,000 users."""
-    return f"{grouped_number(number)} {what}{'' if number == 1 else 's'}"
+    return f"{grouped_number(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def grouped_number(number: int) -> str:
-    """A number with commas between thousands, short from 10,000 up."""
+    """A number with commas between thousands; `short_number` from 10,000 up."""
     return f"{number:,}" if number < 10_000 else short_number(number)
 
 
@@ -81,7 +82,7 @@ def chart_row(figures: list[Markup]) -> Markup:
     return element("div", *figures, class_="charts")
 
 
-# The page may load nothing at all, whatever its text says.
+# The browser loads nothing for this page, even if an item title contains HTML.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --panel: #f5f6f8; --ink: #1c2128; --soft: #59636e; --line: #d5dae0;

@@ -1,4 +1,4 @@
-"""How training went: what history.jsonl of a model directory holds, and its curves."""
+"""The report's learning curves, from history.jsonl of a model directory."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from tfrecords.errors import InputError
 
 
 def read_history(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The validations of a run, oldest first; none where the run has no history.
+    """The validations of a run, oldest first; empty if the run has no history.
 
     Raises:
         InputError: a line is not a validation; names the file and the line.
@@ -35,12 +35,12 @@ def read_history(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], best_step: int) -> list[Markup]:
-    """A figure for each of NDCG@10 by both protocols and the loss, over steps and over minutes.
+    """Figures of the loss and of NDCG@10 by both protocols, each over steps and over minutes.
 
     Args:
-        history: from `read_history`, at least one.
-        protocols: what "full" and "sampled" rank the target among.
-        best_step: the step of the weights that were evaluated; marked.
+        history: from `read_history`, at least one entry.
+        protocols: the candidates of "full" and "sampled", in words.
+        best_step: the step of the evaluated weights, to mark.
     """
     minutes_of = {entry["step"]: entry["elapsed_seconds"] / 60 for entry in history}
     axes = (
@@ -48,40 +48,42 @@ def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], be
         ("minutes", [entry["elapsed_seconds"] / 60 for entry in history], minutes_of.get(best_step)),
     )
     figures = []
-    curves = [*((name, f"validation NDCG@10, {among}") for name, among in protocols.items()), ("loss", "loss")]
-    for along, places, marked in axes:
-        for name, says in curves:
+    curves = [*((name, f"validation NDCG@10, {candidates}") for name, candidates in protocols.items())]
+    curves.append(("loss", "loss"))
+    for x_label, x_values, marked in axes:
+        for name, label in curves:
             rows = [_points(entry)[name] for entry in history]
-            kept = [(place, row) for place, row in zip(places, rows, strict=True) if math.isfinite(row.value)]
-            if kept:
-                drawn = curve([x for x, _ in kept], [row for _, row in kept], along, f"{says} by {along}", marked)
-                figures.append(element("figure", element("figcaption", f"{says}, by {along}"), drawn))
+            finite = [(x, row) for x, row in zip(x_values, rows, strict=True) if math.isfinite(row.value)]
+            if finite:
+                alt_text = f"{label} by {x_label}"
+                drawn = curve([x for x, _ in finite], [row for _, row in finite], x_label, alt_text, marked)
+                figures.append(element("figure", element("figcaption", f"{label}, by {x_label}"), drawn))
     return figures
 
 
 def _points(entry: dict[str, Any]) -> dict[str, Measured]:
-    where = f"step {int(entry['step']):,}, {float(entry['elapsed_seconds']) / 60:.1f} min"
+    label = f"step {int(entry['step']):,}, {float(entry['elapsed_seconds']) / 60:.1f} min"
     # A run that resumed at this validation measured no loss before it.
     loss = math.nan if entry["loss"] is None else float(entry["loss"])
-    found = {"loss": Measured(where, loss, loss, loss)}
+    found = {"loss": Measured(label, loss, loss, loss)}
     for protocol in ("full", "sampled"):
         metrics = entry["validation"][protocol]
-        numbers = [metrics["ndcg@10"], *metrics["ci95"]["ndcg@10"]]  # null where no user has enough negatives
+        numbers = [metrics["ndcg@10"], *metrics["ci95"]["ndcg@10"]]  # null if no user has enough negatives
         value, low, high = (math.nan if number is None else float(number) for number in numbers)
-        found[protocol] = Measured(where, value, low, high)
+        found[protocol] = Measured(label, value, low, high)
     return found
 
 
 def learning_section(history: list[dict[str, Any]], evaluation: Evaluation) -> Markup:
-    """The curves of loss and metrics over the steps."""
+    """The curves of the loss and the metrics."""
     if not history:
         return element("p", "The model directory has no history.jsonl.")
     step = evaluation.trained.state["step"]
-    says = (
+    description = (
         f"{counted(len(history), 'validation')}. The dashed line marks the weights of this report, of step {step:,}; "
-        "the bands are 95% intervals over the validation users. The loss is the mean since the validation "
-        "before, or since the run was taken up."
+        "the bands are 95% intervals over the validation users. The loss is the mean since the previous validation, or "
+        "since the run was resumed."
     )
     return together(
-        element("p", says, class_="soft"), chart_row(learning_curves(history, evaluation.protocols(), step))
+        element("p", description, class_="soft"), chart_row(learning_curves(history, evaluation.protocols(), step))
     )

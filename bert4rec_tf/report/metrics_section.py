@@ -1,4 +1,4 @@
-"""The report's sections on metrics, and on groups of users."""
+"""The report's sections of metrics, and of metrics by group of users."""
 
 from typing import Any
 
@@ -26,15 +26,15 @@ def metrics_section(evaluation: Evaluation) -> Markup:
         for name in METRICS
     ]
     charts = [
-        figure(f"{says}", whiskers([_measured(metrics[key], name, name.upper()) for name in METRICS], says))
-        for key, says in protocols.items()
+        figure(candidates, whiskers([_measured(metrics[key], name, name.upper()) for name in METRICS], candidates))
+        for key, candidates in protocols.items()
         if metrics[key]["mrr"] is not None
     ]
     unseen, repeats = metrics.get("unseen_users"), metrics["repeats"]
-    rule = "count as missed, as they are never recommended" if metrics["drop_seen"] else "are ranked"
+    rule = "count as missed, since they are never recommended" if metrics["drop_seen"] else "are ranked"
     left_out = metrics["sampled"]["users_left_out"]
     return together(
-        element("p", "The mean over users, in brackets with its 95% interval.", class_="soft"),
+        element("p", "The means over users, with 95% intervals in brackets.", class_="soft"),
         element(
             "p", f"{counted(left_out, 'user')} with fewer than {protocols['sampled']}: ranked among all items only."
         )
@@ -44,16 +44,16 @@ def metrics_section(evaluation: Evaluation) -> Markup:
         unseen
         and element(
             "p",
-            f"{counted(unseen['users'], 'user')} of whom nothing was trained on: "
+            f"{counted(unseen['users'], 'user')} unseen in training: "
             + ", ".join(
-                f"NDCG@10 {unseen[key]['ndcg@10']:.4f} among {says}"
-                for key, says in protocols.items()
+                f"NDCG@10 {unseen[key]['ndcg@10']:.4f} among {candidates}"
+                for key, candidates in protocols.items()
                 if unseen[key]["mrr"] is not None
             ),
         ),
         element(
             "p",
-            f"The targets of {counted(repeats['users'], 'user')} ({repeats['share']:.1%}) stand in their own history "
+            f"The targets of {counted(repeats['users'], 'user')} ({repeats['share']:.1%}) are in their own history "
             f"and {rule} (evaluation.drop_seen={str(metrics['drop_seen']).lower()}).",
         )
         if repeats["users"]
@@ -62,13 +62,13 @@ def metrics_section(evaluation: Evaluation) -> Markup:
 
 
 def slices_section(evaluation: Evaluation) -> Markup:
-    """NDCG@10 by groups of users."""
+    """NDCG@10 by group of users, and the catalogue metrics."""
     slices, catalogue = evaluation.metrics["slices"], evaluation.metrics["catalogue"]
     charts = []
     for name, subject in (
         ("history_length", "length of the history"),
         ("target_popularity", "the target's popularity"),
-        ("repeats", "whether the target stands in the history"),
+        ("repeats", "whether the target is in the history"),
     ):
         for key, protocol in evaluation.protocols().items():
             groups = [group for group in slices[name] if group[key]["mrr"] is not None]
@@ -77,16 +77,16 @@ def slices_section(evaluation: Evaluation) -> Markup:
                 charts.append(figure(f"NDCG@10 by {subject}, {protocol}", bars(rows, f"by {subject}, {protocol}")))
     facts = []
     for name, value in catalogue.items():
-        what, _, k = name.partition("@")
-        if what == "coverage":
-            facts.append((name, f"{value:.4f}: the share of the items that at least one user is recommended in {k}"))
+        metric, _, k = name.partition("@")
+        if metric == "coverage":
+            facts.append((name, f"{value:.4f}: the share of all items in at least one user's {k} recommendations"))
         elif value is not None:
-            facts.append((name, f"{value:.4f}: mean bits of what is recommended; twice as rare is 1 bit more"))
+            facts.append((name, f"{value:.4f}: mean bits of the recommended items; half as popular is 1 bit more"))
     return together(
         element(
             "p",
-            "Popularity groups hold a fifth of the training events each, from the head of the catalogue to its tail. "
-            "Bars have their 95% intervals.",
+            "Each popularity group holds a fifth of the training events, from the most to the least popular items. "
+            "Bars have 95% intervals.",
             class_="soft",
         ),
         element("div", *charts, class_="charts pairs"),

@@ -1,4 +1,4 @@
-"""One HTML file on an evaluated model: what it is, how it ranks and learnt, what it looks at and recommends."""
+"""Writes one HTML file about an evaluated model: its run, metrics, learning curves, attention, items and examples."""
 
 import pathlib
 
@@ -21,9 +21,9 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     """Writes the report, by rename.
 
     Args:
-        path: of the HTML file; its folder is made.
-        evaluation: what it is on.
-        item_groups: group by raw item id, to colour the map of the items; None: by popularity.
+        path: the HTML file to write; its folder is made.
+        evaluation: the model and its results.
+        item_groups: group by raw item id, to colour the map of the items; None: colour by popularity.
 
     Raises:
         InputError: history.jsonl of the model directory is damaged.
@@ -31,16 +31,16 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     check_local("report", path)
     history = read_history(evaluation.model_dir)
     ranks, model = evaluation.ranks, evaluation.trained.model
-    examples, asked = spread_over_ranks(ranks), with_long_histories(ranks, _ATTENTION_USERS, SLOTS - 1)
+    examples, attention_users = spread_over_ranks(ranks), with_long_histories(ranks, _ATTENTION_USERS, SLOTS - 1)
     histories = read_histories(
-        {ranks.user_ids[row] for row in (*examples, *asked)},
+        {ranks.user_ids[row] for row in (*examples, *attention_users)},
         evaluation.data_dir,
         evaluation.manifest,
         evaluation.metrics["split"],
         max(HISTORY_SHOWN, model.max_seq_length - 1),
     )
-    maps = attention_maps(model, [histories[ranks.user_ids[row]] for row in asked])
-    places = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
+    maps = attention_maps(model, [histories[ranks.user_ids[row]] for row in attention_users])
+    items = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
     name = evaluation.model_dir.resolve().name
     sections = [
         ("run", "The run", run_section(evaluation)),
@@ -48,7 +48,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
         ("learning", "Learning", learning_section(history, evaluation)),
         ("slices", "Slices", slices_section(evaluation)),
         ("attention", "Attention", attention_section(maps)),
-        ("items", "Items", items_section(places, evaluation.vocabulary, by_popularity=item_groups is None)),
+        ("items", "Items", items_section(items, evaluation.vocabulary, by_popularity=item_groups is None)),
         ("users", "Users", users_section(examples, ranks, histories, evaluation.vocabulary)),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

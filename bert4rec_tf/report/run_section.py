@@ -1,4 +1,4 @@
-"""The report's section on the training run."""
+"""The report's section of the training run."""
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.report.evaluated_model import Evaluation
@@ -6,14 +6,14 @@ from bert4rec_tf.report.html import Markup, counted, element, name_value_table
 
 
 def run_section(evaluation: Evaluation) -> Markup:
-    """What was trained, on what, where, and which settings differ from the defaults."""
+    """The model, its records, the hardware, and the settings that differ from the defaults."""
     trained, metrics = evaluation.trained, evaluation.metrics
     state, hardware, counts = trained.state, metrics["hardware"], metrics["data"]["counts"]
     ndcg = state["validation_ndcg@10"]
     config, defaults = trained.config.to_dict(), Config().to_dict()
     settings = [(section, field, value) for section in config for field, value in config[section].items()]
-    differ = [(f"{a}.{b}", value) for a, b, value in settings if value != defaults[a][b]]
-    equal = [(f"{a}.{b}", value) for a, b, value in settings if value == defaults[a][b]]
+    changed = [(f"{a}.{b}", value) for a, b, value in settings if value != defaults[a][b]]
+    unchanged = [(f"{a}.{b}", value) for a, b, value in settings if value == defaults[a][b]]
     devices = f"{hardware['cores']} cores, {counted(hardware['gpus'], 'GPU')}"
     facts = [
         ("model", evaluation.model_dir.resolve().name),
@@ -27,11 +27,11 @@ def run_section(evaluation: Evaluation) -> Markup:
     settings_shown = element(
         "div",
         element("h3", "Settings that are not the defaults"),
-        name_value_table(differ, "settings") if differ else element("p", "None."),
+        name_value_table(changed, "settings") if changed else element("p", "None."),
         element(
             "details",
-            element("summary", f"{len(equal)} settings at their defaults"),
-            name_value_table(equal, "settings"),
+            element("summary", f"{len(unchanged)} settings at their defaults"),
+            name_value_table(unchanged, "settings"),
         ),
     )
     return element("div", element("div", name_value_table(facts)), settings_shown, class_="columns")
