@@ -209,7 +209,7 @@ def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     shorter = {**batch, "item_ids": batch["item_ids"][1:3, :4], "valid_mask": batch["valid_mask"][1:3, :4]}
     shorter["masked_positions"] = batch["masked_positions"][1:3]
     np.testing.assert_allclose(model(shorter), logits[1:3], atol=1e-5)
-    # Whatever stands in the padding is multiplied by an exact 0.
+    # Ids in the padding are multiplied by exactly 0.
     other_ids = {**batch, "item_ids": tf.where(batch["valid_mask"], batch["item_ids"], 11)}
     np.testing.assert_array_equal(model(other_ids)[:3], logits[:3])
 
@@ -220,8 +220,8 @@ def test_rows_are_independent_and_empty_rows_are_finite(config: ModelConfig) -> 
     logits = model(batch).numpy()
     assert np.isfinite(logits).all()
     for row in range(4):
-        alone = {name: value[row : row + 1] for name, value in batch.items()}
-        np.testing.assert_allclose(model(alone)[0], logits[row], atol=1e-5)
+        single = {name: value[row : row + 1] for name, value in batch.items()}
+        np.testing.assert_allclose(model(single)[0], logits[row], atol=1e-5)
     other_row = {**batch, "item_ids": tf.tensor_scatter_nd_update(batch["item_ids"], [[0]], [[6] * 7])}
     np.testing.assert_array_equal(model(other_row)[1:], logits[1:])
     assert np.abs(model(other_row)[0] - logits[0]).max() > 0.01
@@ -332,7 +332,7 @@ def test_item_embedding_is_tied_to_the_output() -> None:
     table = model.embedding.item_table
     table.assign(tf.tensor_scatter_nd_add(table, [[item]], [np.linspace(-0.4, 0.5, SMALL.hidden_size)]))
     changed = np.abs(model.score_next_item(history).numpy() - before) > 1e-4
-    assert np.flatnonzero(changed[0]).tolist() == [item], "not in the history: its own logit alone"
+    assert np.flatnonzero(changed[0]).tolist() == [item], "not in the history: only its own logit"
     assert changed[1, NUM_SPECIAL_IDS:].all(), "in the history: all logits"
     assert sum(VOCABULARY_SIZE in variable.shape for variable in model.weights) == 2, "the table and the output bias"
 
@@ -375,8 +375,10 @@ def test_starting_weights_are_a_function_of_the_seed() -> None:
     assert len(drawn) == 2 + 2 * 5 + 1
     for index, weight in enumerate(drawn):
         for earlier in drawn[:index]:
-            assert weight.shape != earlier.shape or np.mean(weight == earlier) < 0.01, "each has draws of its own"
-    # Stored: another process, or another version, starts there too.
+            assert weight.shape != earlier.shape or np.mean(weight == earlier) < 0.01, (
+                "weights must not share their draws"
+            )
+    # Stored values: other processes and versions must start with the same weights.
     np.testing.assert_allclose(first[0][3, :3], [0.00271554221, -0.00444022007, -0.00541962497], rtol=1e-6)
 
 

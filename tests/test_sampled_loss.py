@@ -39,16 +39,16 @@ def test_sampling_all_other_items_gives_the_full_softmax() -> None:
 def test_the_expected_denominator_is_the_full_one(sampled_items: int) -> None:
     popularity = [8.0, 4.0, 2.0, 1.0, 1.0, 0.5]
     loss = sampler("sampled_softmax", popularity, sampled_items)
-    logits, own = np.array([0.0] * NUM_SPECIAL_IDS + [0.3, -1.0, 0.5, 1.2, -0.4, 0.9]), NUM_SPECIAL_IDS + 3
+    logits, positive = np.array([0.0] * NUM_SPECIAL_IDS + [0.3, -1.0, 0.5, 1.2, -0.4, 0.9]), NUM_SPECIAL_IDS + 3
 
     @tf.function
     def loss_of(step: tf.Tensor) -> tf.Tensor:
         drawn = loss.draw(step)
-        batch = {"masked_item_ids": tf.constant([[own]]), "masked_weights": tf.ones([1, 1]), **drawn}
+        batch = {"masked_item_ids": tf.constant([[positive]]), "masked_weights": tf.ones([1, 1]), **drawn}
         scores = tf.constant(logits, tf.float32)
-        return loss(scores[own : own + 1], tf.gather(scores, drawn["sampled_item_ids"])[None, :], batch)[0]
+        return loss(scores[positive : positive + 1], tf.gather(scores, drawn["sampled_item_ids"])[None, :], batch)[0]
 
-    estimates = [np.exp(float(loss_of(tf.constant(step))) + logits[own]) for step in range(1500)]
+    estimates = [np.exp(float(loss_of(tf.constant(step))) + logits[positive]) for step in range(1500)]
     expected = np.exp(logits[NUM_SPECIAL_IDS:]).sum()
     assert np.mean(estimates) == pytest.approx(expected, abs=4.5 * np.std(estimates) / np.sqrt(1500))
     assert np.std(estimates) / np.sqrt(1500) < 0.06 * expected, "otherwise the line above would test nothing"

@@ -376,7 +376,7 @@ def test_a_turn_holds_every_window_once(data_dir: pathlib.Path, manifest: Manife
         assert Counter(windows_of(turn)) == Counter(windows_of(turns[0]))
         last_only = sum(slots == (len(items) - 1,) and len(items) > 4 for items, slots, _ in turn)
         assert 0.1 * windows < last_only < 0.5 * windows, (
-            "instances that mask the last item alone must be spread over the turns"
+            "instances that mask only the last item must be spread over the turns"
         )
     assert (Counter(turns[0]) & Counter(turns[1])).total() < windows / 2
 

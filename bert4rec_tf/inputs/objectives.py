@@ -96,7 +96,7 @@ class StoredMaskInstances(TrainingInstances):
 
     def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
         window = parse(MASKED_WINDOW, record)
-        # Neighbouring records start at different instances. Instances that mask the last item alone are so spread out.
+        # Neighbouring records start at different instances, so that last-item instances are spread over a turn.
         turn, record_number = instance_id // IDS_PER_TURN, instance_id % IDS_PER_FILE
         index = (turn + record_number) % self._masking.instances_per_window
         first, number = tf.reduce_sum(window["masked_counts"][:index]), window["masked_counts"][index]

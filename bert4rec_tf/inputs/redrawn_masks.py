@@ -25,7 +25,7 @@ def max_predictions_of(length: int, masking: MaskingConfig) -> int:
 def draw_masks(
     item_ids: tf.Tensor, keys: tf.Tensor, masking: MaskingConfig, vocabulary_size: int, predictions: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Masks windows as the configuration demands; the last item alone in the same share of instances as in the records.
+    """Masks windows by the configuration. As in the records, a share of the instances has only the last item masked.
 
     Args:
         item_ids: int32 [B, L], padded with PAD_ID.

@@ -104,7 +104,7 @@ class _BatchShapes:
         self._batch_size = batch_size
         self._lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
         self._predictions = tf.constant(predictions, tf.int64)
-        # Known beforehand if there is one shape only.
+        # With a single shape, batches have a static shape.
         self._static_length = buckets[0].length if len(buckets) == 1 else None
         self._static_predictions = predictions[0] if len(buckets) == 1 else None
 

@@ -42,7 +42,7 @@ def attention_maps(model: Bert4Rec, histories: Sequence[np.ndarray], slots: int 
     Args:
         model: of the histories.
         histories: at least one, each int [any], ids, oldest first.
-        slots: S at most; fewer where a window is shorter.
+        slots: S at most; fewer if a window is shorter.
     """
     windows = [_window(history, model) for history in histories]
     size = min(slots, *map(len, windows))
