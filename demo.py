@@ -1,4 +1,4 @@
-"""The whole way of the data on a synthetic log, by the commands that a user would type. `make demo` runs this."""
+"""Runs every step from a synthetic log to recommendations, with the commands that a user types. `make demo` runs it."""
 
 import json
 import pathlib
@@ -17,9 +17,9 @@ TIME_LIMIT_MINUTES = 4
 
 
 def main() -> None:
-    """Runs every command, then prints what came of it beside the known optimum."""
+    """Runs every command, then prints the metrics beside the known optimum."""
     started = time.monotonic()
-    shutil.rmtree(OUTPUT, ignore_errors=True)  # each demo begins anew, whatever the last one left
+    shutil.rmtree(OUTPUT, ignore_errors=True)  # the demo always starts from nothing
     run(f"pipelines/make_tfrecords.py --dataset=synthetic --config=configs/demo.json --output_dir={DATA}")
     run(
         f"train.py --data_dir={DATA} --model_dir={MODEL} --config=configs/demo.json "
@@ -29,31 +29,31 @@ def main() -> None:
     run(f"evaluate.py --model_dir={MODEL} --data_dir={DATA} --output={OUTPUT}/metrics.json")
     run(f"evaluate.py --baseline=optimum --data_dir={DATA} --output={OUTPUT}/optimum.json")
     run(f"export.py --model_dir={MODEL} --export_dir={EXPORT}")
-    history, came_next = a_history()
+    history, next_item = first_history()
     run(f"deploy/client.py --export_dir={EXPORT} " + " ".join(f"--item_id={item_id}" for item_id in history))
-    print(f"what this user took next: {came_next}\n")
+    print(f"the item that this user took next: {next_item}\n")
     print_table()
-    print(f"\nall of it in {(time.monotonic() - started) / 60:.1f} minutes; the files are in {OUTPUT}/")
+    print(f"\nthe demo took {(time.monotonic() - started) / 60:.1f} minutes; the files are in {OUTPUT}/")
 
 
 def run(command: str) -> None:
-    """Shows a command and runs it in a process of its own; ends the demo if it fails."""
-    shown = command if len(command) < 200 else f"{command[:197]}..."
-    print(f"\n$ python {shown}", flush=True)
+    """Prints a command and runs it in a process of its own; ends the demo if the command fails."""
+    shortened = command if len(command) < 200 else f"{command[:197]}..."
+    print(f"\n$ python {shortened}", flush=True)
     finished = subprocess.run([sys.executable, *shlex.split(command)], check=False)
     if finished.returncode:
         sys.exit(finished.returncode)
 
 
-def a_history() -> tuple[list[str], str]:
-    """The first user's items but the last one, and the last one."""
+def first_history() -> tuple[list[str], str]:
+    """The first user's items without the last one, and the last one."""
     log = MarkovLog.from_description(Manifest.load(DATA).source).interactions().to_pylist()
     item_ids = [event["item_id"] for event in log if event["user_id"] == log[0]["user_id"]]
     return item_ids[:-1], item_ids[-1]
 
 
 def print_table() -> None:
-    """Popularity, the model, and the best that any model could reach, over all test users and all items."""
+    """Prints the metrics of popularity, of the model, and of the best possible model, over all test users and items."""
     rows = {
         "popularity": "popularity.json",
         "BERT4Rec, trained just now": "metrics.json",
@@ -61,9 +61,9 @@ def print_table() -> None:
     }
     names = ("hr@1", "hr@10", "ndcg@10", "mrr")
     print(f"{'test users, ranked among all items':<36}" + "".join(f"{name.upper():>10}" for name in names))
-    for says, file in rows.items():
+    for label, file in rows.items():
         full = json.loads((OUTPUT / file).read_text())["full"]
-        print(f"{says:<36}" + "".join(f"{full[name]:>10.4f}" for name in names))
+        print(f"{label:<36}" + "".join(f"{full[name]:>10.4f}" for name in names))
 
 
 if __name__ == "__main__":

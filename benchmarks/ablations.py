@@ -1,9 +1,9 @@
-"""The paper's ablations (Table 5, N of Table 4, d and the masking rate of Figures 3 and 4), each with the same steps.
+"""Trains the paper's ablations (Table 5, N of Table 4, d and the masking rate of Figures 3 and 4), with equal steps.
 
 python benchmarks/ablations.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m.json --steps=400 \
     --work_dir=/tmp/ablations
 
-It ranks the validation split: nothing is chosen on the test. results_table.py makes the table of what it leaves.
+It ranks the validation split, so that no choice depends on the test split. results_table.py makes the table.
 """
 
 import json
@@ -21,17 +21,23 @@ from bert4rec_tf.config import Config, read_settings
 from tfrecords.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
-_INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecords.py takes it", required=True)
-_CONFIG = flags.DEFINE_string("config", None, "JSON of settings: what the ablations change", required=True)
-_SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config, for all of them; repeatable")
-_STEPS = flags.DEFINE_integer("steps", None, "of each training", required=True)
-_ONLY = flags.DEFINE_list("only", [], "names of ablations, added to the file where it has others; without: all anew")
-_WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is there is gone on with", required=True)
-_RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where ablations-DATASET.json goes")
+_DATASET = flags.DEFINE_string("dataset", None, "name of the log in the results, such as ml-1m", required=True)
+_INPUT = flags.DEFINE_string("input", None, "log, as pipelines/make_tfrecords.py takes it", required=True)
+_CONFIG = flags.DEFINE_string("config", None, "JSON file of the settings that the ablations change", required=True)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "section.field=value; replaces a setting of --config in all trainings; repeatable"
+)
+_STEPS = flags.DEFINE_integer("steps", None, "number of steps of each training", required=True)
+_ONLY = flags.DEFINE_list(
+    "only", [], "names of the ablations to run and add to the results file; default: run all, into a new file"
+)
+_WORK = flags.DEFINE_string(
+    "work_dir", None, "directory for records and models; existing ones are resumed", required=True
+)
+_RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "directory to write ablations-DATASET.json in")
 
-# Name -> what it sets; the names are those of results/published_ablations.json. Records are built anew only for
-# settings of `data` and `masking`.
+# Name -> settings; the names are those of results/published_ablations.json. Only settings of `data` and `masking`
+# need new records.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as configured": {},
     "without positions": {"model.positions": "none"},
@@ -51,29 +57,31 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 @command
 def main() -> None:
-    """Each in turn, but for those that change nothing; the file grows with each."""
-    asked = set(_ONLY.value) or set(ABLATIONS)
-    unknown = asked - set(ABLATIONS)
+    """Runs each ablation that changes a setting, and writes the results file after each."""
+    selected = set(_ONLY.value) or set(ABLATIONS)
+    unknown = selected - set(ABLATIONS)
     if unknown:
-        raise InputError(f"--only takes {', '.join(ABLATIONS)}. Received: {', '.join(unknown)}")
+        raise InputError(
+            f"--only takes {', '.join(ABLATIONS)}. Received: {', '.join(unknown)}. Fix: choose names of this list"
+        )
     unchanged = configured(_SET.value)
     results = pathlib.Path(_RESULTS.value) / f"ablations-{_DATASET.value}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
-    of_all = {
+    common = {
         "dataset": _DATASET.value,
         "config": pathlib.Path(_CONFIG.value).name,
         "set": _SET.value,
         "steps": _STEPS.value,
     }
-    found = added_to(results, of_all) if _ONLY.value and results.exists() else {**of_all, "ablations": {}}
+    found = read_results(results, common) if _ONLY.value and results.exists() else {**common, "ablations": {}}
     for name, changes in ABLATIONS.items():
         assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
         if changes.get("masking.masking_rates", 0) > max(unchanged.masking.masking_rates):
-            # The paper's configurations cap the masked items at what their own rate gives.
+            # The paper's configurations limit the masked items to those of their own rate.
             assignments.append("masking.max_predictions=null")
-        if changes and (name not in asked or configured(assignments) == unchanged):
+        if changes and (name not in selected or configured(assignments) == unchanged):
             continue
-        if not changes and name in found["ablations"]:  # what the others are compared with
+        if not changes and name in found["ablations"]:  # the unchanged run is there already
             continue
         metrics = run(pathlib.Path(_WORK.value) / _DATASET.value, name, assignments)
         found["hardware"], found["users"] = metrics["hardware"], metrics["users"]
@@ -84,32 +92,32 @@ def main() -> None:
         }
         found["ablations"] = {name: found["ablations"][name] for name in ABLATIONS if name in found["ablations"]}
         results.write_text(json.dumps(found, indent=1) + "\n")
-        shown = [metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")]
-        shown = ["-" if value is None else f"{value:.4f}" for value in shown]
-        print(f"{name}: NDCG@10 {shown[0]} over all items, {shown[1]} over the negatives", flush=True)
+        values = [metrics[protocol]["ndcg@10"] for protocol in ("full", "sampled")]
+        full, sampled = ("-" if value is None else f"{value:.4f}" for value in values)
+        print(f"{name}: NDCG@10 {full} over all items, {sampled} over the negatives", flush=True)
 
 
-def added_to(results: pathlib.Path, of_all: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds, which must be of the same settings: its rows are compared."""
+def read_results(results: pathlib.Path, common: dict[str, Any]) -> dict[str, Any]:
+    """Reads the results file. Its rows are compared, so all must be of the same settings."""
     found: dict[str, Any] = json.loads(results.read_text())
-    there = {name: found[name] for name in of_all}
-    if there != of_all:
+    in_file = {name: found[name] for name in common}
+    if in_file != common:
         raise InputError(
-            f"--only adds to {results}, which must be of the same settings. Received: {of_all}, there: {there}. "
-            "Fix: the same flags, or another --results_dir"
+            f"--only adds to {results}, which must be of the same settings. Received: {common}, in the file: "
+            f"{in_file}. Fix: use the same flags, or another --results_dir"
         )
     return found
 
 
 def configured(assignments: list[str]) -> Config:
-    """What --config and these come to."""
+    """The configuration of --config with these settings."""
     return Config.from_dict(read_settings(_CONFIG.value, assignments))
 
 
 def run(work: pathlib.Path, name: str, assignments: list[str]) -> dict[str, Any]:
-    """Records where they are new, training, and the metrics of the validation split."""
-    of_records = [assignment for assignment in assignments if assignment.startswith(("data.", "masking."))]
-    folder = "-".join(["records", *of_records]).replace("/", "_").replace(" ", "")
+    """Builds the records if they are new, trains, and returns the metrics of the validation split."""
+    record_settings = [assignment for assignment in assignments if assignment.startswith(("data.", "masking."))]
+    folder = "-".join(["records", *record_settings]).replace("/", "_").replace(" ", "")
     model, metrics = work / name.replace(" ", "_"), work / f"{name.replace(' ', '_')}.json"
     config = f"--config={_CONFIG.value}"
     call(
@@ -117,22 +125,22 @@ def run(work: pathlib.Path, name: str, assignments: list[str]) -> dict[str, Any]
         f"--input={_INPUT.value}",
         f"--output_dir={work / folder}",
         config,
-        *flagged(of_records),
+        *flagged(record_settings),
     )
     steps = [f"training.num_steps={_STEPS.value}", f"training.steps_per_epoch={_STEPS.value}"]
-    where = [f"--data_dir={work / folder}", f"--model_dir={model}"]
-    call("train.py", *where, config, *flagged([*assignments, *steps]))
-    call("evaluate.py", *where, "--split=validation", f"--output={metrics}")
+    directories = [f"--data_dir={work / folder}", f"--model_dir={model}"]
+    call("train.py", *directories, config, *flagged([*assignments, *steps]))
+    call("evaluate.py", *directories, "--split=validation", f"--output={metrics}")
     return json.loads(metrics.read_text())
 
 
 def flagged(assignments: list[str]) -> list[str]:
-    """As `--set`."""
+    """Assignments as `--set` flags."""
     return [f"--set={assignment}" for assignment in assignments]
 
 
 def call(script: str, *arguments: str) -> None:
-    """Runs a command of the project, and ends with it if it fails."""
+    """Runs a command of the project; exits with its output if it fails."""
     done = subprocess.run([sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)

@@ -1,4 +1,4 @@
-"""Times a training step, and measures its memory, over few and over many items.
+"""Measures the time and the memory of a training step for a small and a large catalogue.
 
 python benchmarks/large_catalogues.py
 """
@@ -16,14 +16,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from absl import app, flags
 
-_SIZES = flags.DEFINE_list("items", ["10000", "1000000"], "items of the catalogues")
-_LOSSES = flags.DEFINE_list("losses", ["sampled_softmax", "gbce"], "values of training.loss")
+_SIZES = flags.DEFINE_list("items", ["10000", "1000000"], "numbers of items to compare")
+_LOSSES = flags.DEFINE_list("losses", ["sampled_softmax", "gbce"], "values of training.loss to measure")
 _BATCH, _LENGTH, _PREDICTIONS = 128, 50, 15
 _STEPS = 20
 
 
 def main(_: list[str]) -> None:
-    """Each measurement in a process of its own, so that memory is that of one."""
+    """Measures each case in a process of its own, so that the memory is that of one case."""
     for loss in _LOSSES.value:
         found = {}
         for items in map(int, _SIZES.value):
@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
 
 
 def measure(loss: str, items: int) -> tuple[float, float, float]:
-    """Median seconds of a step; bytes that the process grew by beyond weights and moments; these."""
+    """The median seconds of a step, the growth of the process in bytes without weights and moments, and their bytes."""
     import numpy as np
     import tensorflow as tf
 
@@ -52,10 +52,10 @@ def measure(loss: str, items: int) -> tuple[float, float, float]:
     from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
     size, random = items + NUM_SPECIAL_IDS, np.random.default_rng(1)
-    tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # what TensorFlow takes once
+    tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # allocates the memory that TensorFlow needs once
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     training = TrainingConfig(loss=loss, batch_size=_BATCH)
-    # As a catalogue's: popularity falls with the rank.
+    # Popularity falls with the rank, as in a real catalogue.
     log_popularity = -np.log(np.arange(1, size + 1)).astype(np.float32)
     model = build_model(ModelConfig(dropout=0.2, attention_dropout=0.2), size, _LENGTH)
     optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))

@@ -1,4 +1,4 @@
-"""DuckDB and Spark on the same logs: every file must come out with the same sha256.
+"""Builds the records of the same logs with DuckDB and with Spark: all files must have the same sha256.
 
 python benchmarks/pipeline_engines.py --log=ml-1m.txt --log=/tmp/pipeline_memory/5000000.csv --work_dir=/tmp/engines
 """
@@ -12,13 +12,13 @@ import time
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_LOGS = flags.DEFINE_multi_string("log", None, "each is built on its own", required=True)
-_WORK = flags.DEFINE_string("work_dir", None, "for the records", required=True)
+_LOGS = flags.DEFINE_multi_string("log", None, "log to build records of; repeatable", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "directory for the records", required=True)
 _ENGINES = ("duckdb", "spark")
 
 
 def main(argv: list[str]) -> None:
-    """Exits with 1 where a file differs."""
+    """Exits with 1 if a file differs."""
     del argv
     for log in map(pathlib.Path, _LOGS.value):
         seconds, hashes = [], []
@@ -33,9 +33,9 @@ def main(argv: list[str]) -> None:
             hashes.append({str(path.relative_to(output_dir)): sha256(path) for path in files})
         if hashes[0] != hashes[1]:
             different = sorted(hashes[0].items() ^ hashes[1].items())
-            sys.exit(f"error: {log}: {len(different)} files differ, {different[0][0]} the first")
-        took = ", ".join(f"{engine} {each:.1f} s" for engine, each in zip(_ENGINES, seconds, strict=True))
-        print(f"{log.name}: {len(hashes[0])} files, all equal; {took}")
+            sys.exit(f"error: {log}: {len(different)} files differ; the first is {different[0][0]}")
+        times = ", ".join(f"{engine} {each:.1f} s" for engine, each in zip(_ENGINES, seconds, strict=True))
+        print(f"{log.name}: {len(hashes[0])} files, all equal; {times}")
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of the pipeline, then the same command again: every output must equal that of a clean run.
+"""Kills the pipeline with SIGKILL at random moments and runs it again: the output must equal that of a clean run.
 
 python benchmarks/pipeline_kills.py --work_dir=/tmp/pipeline_kills
 """
@@ -14,14 +14,14 @@ import time
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_KILLS = flags.DEFINE_integer("kills", 100, "how many runs to kill", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 1, "of the moments")
-_WORK = flags.DEFINE_string("work_dir", None, "for the records", required=True)
+_KILLS = flags.DEFINE_integer("kills", 100, "number of runs to kill", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 1, "seed of the random moments")
+_WORK = flags.DEFINE_string("work_dir", None, "directory for the records", required=True)
 _LOG = ["--dataset=synthetic:num_users=700", "--num_workers=2"]
 
 
 def main(argv: list[str]) -> None:
-    """Exits with 1 where an output differs or something is left beside it."""
+    """Exits with 1 if an output differs or a file is left beside it."""
     del argv
     work = pathlib.Path(_WORK.value)
     started = time.monotonic()
@@ -29,30 +29,30 @@ def main(argv: list[str]) -> None:
     seconds = time.monotonic() - started
     clean, moments, survived = hashes(work / "clean"), random.Random(_SEED.value), 0
     for number in range(_KILLS.value):
-        place = work / f"killed-{number}"
-        process = subprocess.Popen(command(place / "data"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        killed = work / f"killed-{number}"
+        process = subprocess.Popen(command(killed / "data"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(0, seconds))
         survived += process.poll() is not None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        build(place / "data")
-        if hashes(place) != clean:
-            sys.exit(f"error: {place} is not what a clean run writes")
+        build(killed / "data")
+        if hashes(killed) != clean:
+            sys.exit(f"error: {killed} differs from the output of a clean run")
     print(f"{_KILLS.value} runs, {_KILLS.value - survived} of them killed before their end: all outputs identical")
 
 
 def command(output_dir: pathlib.Path) -> list[str]:
-    """The same for every run but for where it writes."""
+    """The command of a run; only the output directory differs between runs."""
     return [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--output_dir={output_dir}", *_LOG]
 
 
 def build(output_dir: pathlib.Path) -> None:
-    """Runs the command to its end."""
+    """Runs the command without a kill."""
     subprocess.run(command(output_dir), check=True, stdout=subprocess.DEVNULL)
 
 
 def hashes(directory: pathlib.Path) -> dict[str, str]:
-    """sha256 of every file, leftovers beside the output included."""
+    """sha256 of every file, including files left beside the output."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -1,9 +1,10 @@
-"""The pipeline's peak memory and its time per event, over two sizes of log.
+"""Measures the pipeline's peak memory and time per event for two sizes of log.
 
 python benchmarks/pipeline_memory.py --work_dir=/tmp/pipeline_memory
 
-Writes a CSV log of users who come back at random times, so that the sort is a real one, runs the whole command on it
-under --memory_limit, and adds up the resident memory of the process tree, twenty times a second. Linux only.
+Writes a CSV log in which the events of a user are spread over the whole time, so that sorting takes its full effort.
+Runs the command on it with --memory_limit, and adds up the resident memory of the process tree twenty times a second.
+Works on Linux only.
 """
 
 import pathlib
@@ -18,11 +19,13 @@ from absl import app, flags
 from pyarrow import csv
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_EVENTS = flags.DEFINE_multi_integer("events", [5_000_000, 50_000_000], "sizes of the logs", lower_bound=1000)
-_LIMIT = flags.DEFINE_string("memory_limit", "1GB", "of the engine")
-_SET = flags.DEFINE_multi_string("set", [], "passed on to the pipeline")
+_EVENTS = flags.DEFINE_multi_integer(
+    "events", [5_000_000, 50_000_000], "number of events of a log; repeatable", lower_bound=1000
+)
+_LIMIT = flags.DEFINE_string("memory_limit", "1GB", "memory limit of the engine")
+_SET = flags.DEFINE_multi_string("set", [], "section.field=value for the pipeline; repeatable")
 _WORK = flags.DEFINE_string(
-    "work_dir", None, "for the logs (1.5 GB for 50 million events) and the records", required=True
+    "work_dir", None, "directory for the logs (1.5 GB for 50 million events) and the records", required=True
 )
 
 _EVENTS_PER_USER = 100
@@ -48,9 +51,9 @@ def main(argv: list[str]) -> None:
 
 
 def write_log(path: pathlib.Path, events: int) -> None:
-    """A CSV of user_id, item_id, timestamp in order of time; items by a power law."""
+    """Writes a CSV of user_id, item_id, timestamp in order of time; item frequencies follow a power law."""
     random = np.random.default_rng(1)
-    law = np.cumsum(1 / np.arange(1, _ITEMS + 1) ** 0.8)
+    cumulative = np.cumsum(1 / np.arange(1, _ITEMS + 1) ** 0.8)
     schema = pa.schema([("user_id", pa.int64()), ("item_id", pa.int64()), ("timestamp", pa.int64())])
     temporary = path.with_suffix(".tmp")
     with csv.CSVWriter(temporary, schema) as writer:
@@ -58,7 +61,7 @@ def write_log(path: pathlib.Path, events: int) -> None:
             number = min(_CHUNK, events - first)
             columns = [
                 random.integers(0, events // _EVENTS_PER_USER, number),
-                np.searchsorted(law, random.random(number) * law[-1]),
+                np.searchsorted(cumulative, random.random(number) * cumulative[-1]),
                 1_600_000_000 + first + np.arange(number),
             ]
             writer.write(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
@@ -66,7 +69,7 @@ def write_log(path: pathlib.Path, events: int) -> None:
 
 
 def run_pipeline(log: pathlib.Path, output_dir: pathlib.Path) -> tuple[float, int]:
-    """Seconds of the whole command, and the most bytes that its processes held together."""
+    """The seconds of the command, and the peak of the bytes that all of its processes hold together."""
     command = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--input={log}"]
     command += [f"--output_dir={output_dir}", "--overwrite", f"--memory_limit={_LIMIT.value}"]
     command += [f"--set={setting}" for setting in _SET.value]
@@ -82,7 +85,7 @@ def run_pipeline(log: pathlib.Path, output_dir: pathlib.Path) -> tuple[float, in
 
 
 def process_tree(pid: int) -> Iterator[int]:
-    """A process and all that it started, as far as they still run."""
+    """The ids of a process and of its running descendants."""
     yield pid
     for children in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -94,7 +97,7 @@ def process_tree(pid: int) -> Iterator[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Pages in memory, shared ones counted for each process."""
+    """The resident memory of a process, including shared pages."""
     try:
         return 4096 * int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):

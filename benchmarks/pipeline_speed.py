@@ -1,9 +1,9 @@
-"""The whole pipeline command against a plain generator of padded records, on the same log in one run.
+"""Times the pipeline command against a plain generator of padded records, on the same log in one run.
 
 python benchmarks/pipeline_speed.py --input=ml-1m.txt --work_dir=/tmp/pipeline_speed
 
-The plain generator does what the authors' gen_data_fin.py does, as one would write it in today's Python: one process,
-lists, random.sample, one padded tf.train.Example for each instance. It reads `user item` lines.
+The plain generator is the authors' gen_data_fin.py in present-day Python: one process, lists, random.sample, and one
+padded tf.train.Example for each instance. It reads `user item` lines.
 """
 
 import pathlib
@@ -16,17 +16,21 @@ import time
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_INPUT = flags.DEFINE_string("input", None, "a log of `user item` lines, such as ml-1m.txt", required=True)
-_WORK = flags.DEFINE_string("work_dir", None, "for the records", required=True)
-_RUNS = flags.DEFINE_integer("runs", 3, "of each command; medians are compared", lower_bound=1)
-_STEADY = flags.DEFINE_integer("steady_duplicate_factor", 100, "of the comparison in steady state", lower_bound=1)
-_PLAIN = flags.DEFINE_string("plain", None, "only the plain generator: duplicate factor and output file, with a comma")
+_INPUT = flags.DEFINE_string("input", None, "log of `user item` lines, such as ml-1m.txt", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "directory for the records", required=True)
+_RUNS = flags.DEFINE_integer("runs", 3, "number of runs of each command; medians are compared", lower_bound=1)
+_STEADY = flags.DEFINE_integer(
+    "steady_duplicate_factor", 100, "masking.duplicate_factor of the comparison in steady state", lower_bound=1
+)
+_PLAIN = flags.DEFINE_string(
+    "plain", None, "FACTOR,FILE: only run the plain generator with this duplicate factor and write this file"
+)
 
-_LONGEST, _STEP, _RATE, _MOST = 200, 100, 0.2, 40
+_MAX_LENGTH, _STEP, _RATE, _MAX_PREDICTIONS = 200, 100, 0.2, 40
 _AUTHORS = (
     131.0,
     957.0,
-)  # seconds and bytes an instance of gen_data_fin.py, TensorFlow 1.15, 2 cores, duplicate factor 10
+)  # seconds, and bytes per instance, of gen_data_fin.py with TensorFlow 1.15, 2 cores, duplicate factor 10
 
 
 def main(argv: list[str]) -> None:
@@ -60,12 +64,12 @@ def main(argv: list[str]) -> None:
 
 
 def median(runs: list[tuple[float, int, float]]) -> tuple[float, int, float]:
-    """The run of median time, of runs that differ in time alone."""
+    """The median time, with the instances and bytes, which are the same in all runs."""
     return statistics.median(seconds for seconds, _, _ in runs), runs[0][1], runs[0][2]
 
 
 def run_plain(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
-    """Seconds of the plain generator, its instances, and the bytes of each."""
+    """The seconds of the plain generator, its instances, and the bytes per instance."""
     output = work / f"plain-{factor}.tfrecord"
     command = [sys.executable, __file__, f"--input={_INPUT.value}", f"--work_dir={work}", f"--plain={factor},{output}"]
     seconds, printed = timed(command)
@@ -74,7 +78,7 @@ def run_plain(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
 
 
 def run_ours(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
-    """The same of the pipeline's command; bytes of the training shards."""
+    """The seconds of the pipeline command, its instances, and the bytes of the training shards per instance."""
     output = work / f"ours-{factor}"
     command = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--input={_INPUT.value}"]
     command += [f"--output_dir={output}", "--overwrite", f"--set=masking.duplicate_factor={factor}"]
@@ -86,14 +90,14 @@ def run_ours(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
 
 
 def timed(command: list[str]) -> tuple[float, str]:
-    """Seconds of a whole process, and what it printed."""
+    """The seconds of a process, and its output."""
     started = time.monotonic()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return time.monotonic() - started, done.stdout
 
 
 def generate(log: pathlib.Path, factor: int, output: str) -> None:
-    """Writes padded instances of every user's sequence but the last two items, and prints how many."""
+    """Writes padded instances of every user's sequence without the last two items, and prints their number."""
     import tensorflow as tf
 
     rng = random.Random(1)
@@ -110,11 +114,11 @@ def generate(log: pathlib.Path, factor: int, output: str) -> None:
     instances = []
     for user, items in sequences.items():
         training = [ids[item] for item in items[:-2]]
-        starts = [*range(len(training) - _LONGEST, 0, -_STEP), 0] if len(training) > _LONGEST else [0]
-        windows = [training[start : start + _LONGEST] for start in starts]
+        starts = [*range(len(training) - _MAX_LENGTH, 0, -_STEP), 0] if len(training) > _MAX_LENGTH else [0]
+        windows = [training[start : start + _MAX_LENGTH] for start in starts]
         for window in windows:
             for _ in range(factor):
-                number = min(_MOST, max(1, round(len(window) * _RATE)))
+                number = min(_MAX_PREDICTIONS, max(1, round(len(window) * _RATE)))
                 instances.append((user, window, sorted(rng.sample(range(len(window)), number))))
             instances.append((user, window, [len(window) - 1]))
     rng.shuffle(instances)
@@ -124,17 +128,18 @@ def generate(log: pathlib.Path, factor: int, output: str) -> None:
 
     with tf.io.TFRecordWriter(output) as writer:
         for user, window, positions in instances:
-            shown = list(window)
+            masked = list(window)
             for position in positions:
-                shown[position] = 1
-            empty, spare = [0] * (_LONGEST - len(window)), [0] * (_MOST - len(positions))
-            weights = [1.0] * len(positions) + [0.0] * len(spare)
+                masked[position] = 1
+            padding = [0] * (_MAX_LENGTH - len(window))
+            prediction_padding = [0] * (_MAX_PREDICTIONS - len(positions))
+            weights = [1.0] * len(positions) + [0.0] * len(prediction_padding)
             features = {
                 "info": tf.train.Feature(bytes_list=tf.train.BytesList(value=[user.encode()])),
-                "input_ids": integers(shown + empty),
-                "input_mask": integers([1] * len(window) + empty),
-                "masked_lm_positions": integers(positions + spare),
-                "masked_lm_ids": integers([window[position] for position in positions] + spare),
+                "input_ids": integers(masked + padding),
+                "input_mask": integers([1] * len(window) + padding),
+                "masked_lm_positions": integers(positions + prediction_padding),
+                "masked_lm_ids": integers([window[position] for position in positions] + prediction_padding),
                 "masked_lm_weights": tf.train.Feature(float_list=tf.train.FloatList(value=weights)),
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))

@@ -1,4 +1,4 @@
-"""From a log to a number that can be trusted: records, training, evaluation, one JSON a seed under results/.
+"""Builds records, trains and evaluates for several seeds, and writes one JSON file for each seed to results/.
 
 python benchmarks/reproduce.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m-best.json --seeds=3 \
     --time_limit_minutes=45 --work_dir=/tmp/reproduce
@@ -18,39 +18,45 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bert4rec_tf.command_line import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_DATASET = flags.DEFINE_string("dataset", None, "its name, for the results: ml-1m, beauty ...", required=True)
-_INPUT = flags.DEFINE_string("input", None, "the log, as pipelines/make_tfrecords.py takes it", required=True)
-_CONFIG = flags.DEFINE_string("config", None, "JSON of settings; its name is the results'", required=True)
-_SET = flags.DEFINE_multi_string("set", [], "section.field=value over --config; repeatable, named in the results")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "how many, from --first_seed", lower_bound=1)
-_FIRST = flags.DEFINE_integer("first_seed", 1, "the first one", lower_bound=0)
-_LIMIT = flags.DEFINE_float("time_limit_minutes", None, "of each training; without, all of training.num_steps")
-_WORK = flags.DEFINE_string("work_dir", None, "for records and models; what is there is gone on with", required=True)
-_RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "where the JSON goes")
+_DATASET = flags.DEFINE_string("dataset", None, "name of the log in the results, such as ml-1m", required=True)
+_INPUT = flags.DEFINE_string("input", None, "log, as pipelines/make_tfrecords.py takes it", required=True)
+_CONFIG = flags.DEFINE_string("config", None, "JSON file of settings; its name is in the results' names", required=True)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "section.field=value; replaces a setting of --config, and is in the results' names; repeatable"
+)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "number of seeds", lower_bound=1)
+_FIRST = flags.DEFINE_integer("first_seed", 1, "the first seed", lower_bound=0)
+_LIMIT = flags.DEFINE_float(
+    "time_limit_minutes", None, "time limit of each training; default: train for all of training.num_steps"
+)
+_WORK = flags.DEFINE_string(
+    "work_dir", None, "directory for records and models; existing ones are resumed", required=True
+)
+_RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "directory to write the results in")
 
 
 @command
 def main() -> None:
-    """Each seed in turn; the same command again goes on where it was."""
+    """Runs one seed after the other. The same command, run again, resumes."""
     for seed in range(_FIRST.value, _FIRST.value + _SEEDS.value):
         print(reproduce(seed), flush=True)
 
 
 def reproduce(seed: int) -> str:
-    """One run. Records and negatives are the same for all; masks drawn anew, weights and order follow the seed."""
+    """One run. All seeds share records and negatives; redrawn masks, weights and order depend on the seed."""
     config = pathlib.Path(_CONFIG.value).stem
-    of_dataset = [] if config.startswith(_DATASET.value) else [_DATASET.value]
-    settings = "-".join([*of_dataset, config, *(assignment.replace("=", "-") for assignment in _SET.value)])
+    prefix = [] if config.startswith(_DATASET.value) else [_DATASET.value]
+    settings = "-".join([*prefix, config, *(assignment.replace("=", "-") for assignment in _SET.value)])
     name = f"{settings}-seed{seed}"
     work, seconds = pathlib.Path(_WORK.value), {}
     data, model, metrics_file = work / f"{settings}-data", work / name, work / f"{name}.json"
-    where = [f"--data_dir={data}", f"--model_dir={model}"]
-    configured = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
+    directories = [f"--data_dir={data}", f"--model_dir={model}"]
+    config_flags = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
     limit = [f"--time_limit_minutes={_LIMIT.value}"] if _LIMIT.value else []
     steps = {
-        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={data}", *configured],
-        "training": ["train.py", *where, *configured, f"--set=training.seed={seed}", *limit],
-        "evaluation": ["evaluate.py", *where, f"--output={metrics_file}"],
+        "records": ["pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={data}", *config_flags],
+        "training": ["train.py", *directories, *config_flags, f"--set=training.seed={seed}", *limit],
+        "evaluation": ["evaluate.py", *directories, f"--output={metrics_file}"],
     }
     for step, (script, *arguments) in steps.items():
         started = time.monotonic()
@@ -59,7 +65,7 @@ def reproduce(seed: int) -> str:
             sys.exit(done.returncode)
         seconds[step] = round(time.monotonic() - started, 1)
     history = (model / "history.jsonl").read_text().splitlines()
-    seconds["training"] = json.loads(history[-1])["elapsed_seconds"]  # earlier calls counted in
+    seconds["training"] = json.loads(history[-1])["elapsed_seconds"]  # includes earlier calls
     metrics = json.loads(metrics_file.read_text())
     metrics["run"] = {
         "dataset": _DATASET.value,

@@ -1,7 +1,7 @@
-"""Makes tables of the files under results/: of runs for README.md, of ablations for benchmarks/README.md.
+"""Makes tables of the files in results/: of runs for README.md, of ablations for benchmarks/README.md.
 
-python benchmarks/results_table.py          shows them
-python benchmarks/results_table.py --write  puts them there
+python benchmarks/results_table.py          prints the tables
+python benchmarks/results_table.py --write  writes them into the pages
 """
 
 import itertools
@@ -13,13 +13,13 @@ from typing import Any
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_WRITE = flags.DEFINE_bool("write", False, "into the pages, between their markers")
-_HELD_OUT = {True: "held out", False: "trained on", None: ""}  # of most users, at least; None: not known
+_WRITE = flags.DEFINE_bool("write", False, "whether to write the tables into the pages, between their markers")
+_HELD_OUT = {True: "held out", False: "trained on", None: ""}  # for most users, at least; None: unknown
 _METRICS = (("full", "hr@10"), ("full", "ndcg@10"), ("sampled", "hr@10"), ("sampled", "ndcg@10"))
 
 
 def main(_: list[str]) -> None:
-    """Every dataset of which there is a run, or ablations."""
+    """Prints or writes the tables of every dataset that has runs or ablations."""
     for path, tables in pages().items():
         text = path.read_text(encoding="utf-8")
         for name, rows in tables.items():
@@ -30,7 +30,7 @@ def main(_: list[str]) -> None:
 
 
 def pages() -> dict[pathlib.Path, dict[str, str]]:
-    """The files that hold tables: of each table its markers' name and its rows."""
+    """The pages with tables: page -> name of the markers -> rows."""
     ours: dict[str, list[dict[str, Any]]] = {}
     for run in runs():
         ours.setdefault(run["run"]["dataset"], []).append(run)
@@ -42,13 +42,13 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
 
 
 def runs() -> list[dict[str, Any]]:
-    """The runs that `reproduce.py` left, by configuration and seed."""
+    """The runs of `reproduce.py`, by configuration and seed."""
     found = [json.loads(path.read_text()) for path in (ROOT / "results").glob("*-seed*.json")]
     return sorted((run for run in found if "run" in run), key=lambda run: (_name(run), run["run"]["seed"]))
 
 
 def table(dataset: str, ours: list[dict[str, Any]]) -> str:
-    """Our configurations, each over its seeds, above what was published; `ours` in the order of `runs`."""
+    """Our configurations, each over its seeds, above the published results; `ours` is in the order of `runs`."""
     lines = [
         "| | validation item | all items: HR@10 | NDCG@10 | 100 negatives: HR@10 | NDCG@10 | training |",
         "|---|---|---|---|---|---|---|",
@@ -70,12 +70,12 @@ def table(dataset: str, ours: list[dict[str, Any]]) -> str:
 
 
 def _name(run: dict[str, Any]) -> str:
-    """What was trained: the configuration's file, and the settings over it."""
+    """The name of a configuration: its file, and the settings that replace some of its values."""
     return ", ".join([f"`configs/{run['run']['config']}`", *(f"`{setting}`" for setting in run["run"].get("set", []))])
 
 
 def ablations(run: dict[str, Any]) -> str:
-    """Each change beside the paper's: NDCG@10 over the negatives, and what the change makes of it."""
+    """Each ablation beside the paper's: NDCG@10 over the negatives, and its relative change."""
     published = json.loads((ROOT / "results" / "published_ablations.json").read_text()).get(run["dataset"], {})
     unchanged = run["ablations"]["as configured"]["sampled"]["ndcg@10"]
     lines = [
@@ -96,12 +96,12 @@ def with_table(text: str, name: str, rows: str) -> str:
     before, found, after = text.partition(begin)
     _, closed, after = after.partition(end)
     if not (found and closed):
-        raise SystemExit(f"error: the page must hold {begin} and, behind it, {end}. Received: neither or one")
+        raise SystemExit(f"error: the page must hold {begin} and, after it, {end}. Received: at most one of them")
     return f"{before}{begin}\n{rows}\n{end}{after}"
 
 
 def _measured(same: list[dict[str, Any]], protocol: str, name: str) -> str:
-    """Of one seed with its 95% interval over users, of several their mean with the lowest and the highest."""
+    """One seed's value with its 95% interval over users, or the mean of several seeds with their lowest and highest."""
     values = [run[protocol][name] for run in same]
     if None in values:  # no user has enough negatives
         return ""

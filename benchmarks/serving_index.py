@@ -1,7 +1,7 @@
-"""Times exact and approximate search over a million items, on one core, against reading the item table once.
+"""Times exact and approximate search over a million items, on one core, against one pass over the item table.
 
-The items are those of a trained model, and more between them: each new one lies somewhere between an item and one of
-its ten nearest neighbours, in vector and bias. The histories are real.
+The items of a trained model are interpolated: vector and bias of each new item are between those of an item and of one
+of its ten nearest neighbours. The histories are real.
 
 python benchmarks/serving_index.py --model_dir=models/beauty --data_dir=data/beauty --work_dir=/tmp/index
 """
@@ -30,16 +30,18 @@ from bert4rec_tf.model_dir import load_model, open_model_dir
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_MODEL = flags.DEFINE_string("model_dir", None, "a trained model", required=True)
-_DATA = flags.DEFINE_string("data_dir", None, "records that it was trained on", required=True)
-_WORK = flags.DEFINE_string("work_dir", None, "for the larger model and its exports; must be new", required=True)
-_ITEMS = flags.DEFINE_integer("items", 1_000_000, "items of the larger model")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "of each request")
+_MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py", required=True)
+_DATA = flags.DEFINE_string("data_dir", None, "directory of the records that the model was trained on", required=True)
+_WORK = flags.DEFINE_string(
+    "work_dir", None, "directory for the larger model and its exports; must be new", required=True
+)
+_ITEMS = flags.DEFINE_integer("items", 1_000_000, "number of items of the larger model")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "number of repeats of each request")
 _K, _USERS, _NEIGHBOURS, _STARTS = 100, 32, 10, 20_000
 
 
 def main(_: list[str]) -> None:
-    """Exports both, asks the same users of both, and reads the table."""
+    """Exports both indexes, requests the same users from both, and times a pass over the item table."""
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True)
     enlarge(work / "model")
@@ -63,18 +65,18 @@ def main(_: list[str]) -> None:
             for a, b in zip(found["ivf"], found["exact"], strict=True)
         ]
     )
-    described = json.loads((versions["ivf"] / "assets.extra" / "metadata.json").read_text())
-    size = described["config"]["model"]["hidden_size"]
-    read = reading(_ITEMS.value * size)
+    metadata = json.loads((versions["ivf"] / "assets.extra" / "metadata.json").read_text())
+    size = metadata["config"]["model"]["hidden_size"]
+    read = reading_milliseconds(_ITEMS.value * size)
     rate = 4e-6 * _ITEMS.value * size / read
     print(f"{_ITEMS.value:,} items, d = {size}; reading the table once: {read:.1f} ms ({rate:.1f} GB/s)")
     print(f"exact, top {_K}: p50 {times['exact']:.1f} ms, {times['exact'] / read:.2f} times the reading")
     print(f"ivf, top {_K}: p50 {times['ivf']:.2f} ms, {times['exact'] / times['ivf']:.1f} times as fast")
-    print(f"recall@{_K} on {len(rows)} test users: {recall:.4f}; at export: {described['index']}")
+    print(f"recall@{_K} on {len(rows)} test users: {recall:.4f}; at export: {metadata['index']}")
 
 
 def enlarge(path: pathlib.Path) -> None:
-    """Writes a model directory with the weights of `--model_dir`, and more items."""
+    """Writes a model directory with the weights of `--model_dir` and interpolated items."""
     trained, random = load_model(_MODEL.value), np.random.default_rng(1)
     old = trained.vocabulary
     table, bias = trained.model.embedding.item_table.numpy(), trained.model.head.output_bias.numpy()
@@ -88,8 +90,8 @@ def enlarge(path: pathlib.Path) -> None:
     chosen = random.integers(len(starts), size=_ITEMS.value - len(old.item_ids))
     first = starts[chosen]
     second = np.concatenate(neighbours)[chosen, random.integers(_NEIGHBOURS, size=len(chosen))]
-    way = random.random(len(chosen), np.float32)
-    more = table[first] + way[:, None] * (table[second] - table[first])
+    fraction = random.random(len(chosen), np.float32)
+    more = table[first] + fraction[:, None] * (table[second] - table[first])
     names = tuple(f"between {number}" for number in range(len(chosen)))
     vocabulary = Vocabulary(
         old.item_ids + names, np.append(old.counts, np.zeros(len(chosen), np.int64)), old.titles + (None,) * len(chosen)
@@ -99,13 +101,13 @@ def enlarge(path: pathlib.Path) -> None:
         if weight.shape == value.shape:
             weight.assign(value)
     model.embedding.item_table.assign(np.concatenate([table, more]))
-    model.head.output_bias.assign(np.concatenate([bias, bias[first] + way * (bias[second] - bias[first])]))
+    model.head.output_bias.assign(np.concatenate([bias, bias[first] + fraction * (bias[second] - bias[first])]))
     open_model_dir(path, trained.config, trained.manifest, vocabulary)
     Checkpoints(path, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
 
 
-def reading(floats: int) -> float:
-    """Milliseconds to read so many float32 once, by BLAS's inner product of the table with itself."""
+def reading_milliseconds(floats: int) -> float:
+    """Milliseconds to read this many float32 once, measured by BLAS's inner product of a table with itself."""
     table = np.random.default_rng(1).random(floats, np.float32)
     seconds = []
     for _ in range(20):

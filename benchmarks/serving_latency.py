@@ -21,15 +21,15 @@ from absl import app, flags
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 
-_VERSION = flags.DEFINE_string("version", None, "an exported version", required=True)
-_DATA = flags.DEFINE_string("data_dir", None, "records whose test users are asked for", required=True)
-_REPEATS = flags.DEFINE_integer("repeats", 40, "of each request")
+_VERSION = flags.DEFINE_string("version", None, "directory of an exported version", required=True)
+_DATA = flags.DEFINE_string("data_dir", None, "directory of the records whose test users are requested", required=True)
+_REPEATS = flags.DEFINE_integer("repeats", 40, "number of repeats of each request")
 _USERS = 256
 _LARGE = 64
 
 
 class MatrixProducts(tf.Module):
-    """The products of the encoder for one history of N slots, and nothing else, on weights that nothing folds away."""
+    """Only the encoder's matrix products for one history of N slots; variables keep TensorFlow from folding them."""
 
     def __init__(self, config: ModelConfig, length: int):
         super().__init__()
@@ -37,50 +37,50 @@ class MatrixProducts(tf.Module):
         inner = config.feed_forward_size or 4 * size
         self._products = []
         for block in range(config.num_layers):
-            asking = 1 if block == config.num_layers - 1 else length
+            queries = 1 if block == config.num_layers - 1 else length
             part = size // heads
             for left, right in (
-                ([asking, size], [size, size]),  # query
+                ([queries, size], [size, size]),  # query
                 ([length, size], [size, 2 * size]),  # key and value
-                ([heads, asking, part], [heads, part, length]),
-                ([heads, asking, length], [heads, length, part]),
-                ([asking, size], [size, size]),  # output
-                ([asking, size], [size, inner]),
-                ([asking, inner], [inner, size]),
+                ([heads, queries, part], [heads, part, length]),
+                ([heads, queries, length], [heads, length, part]),
+                ([queries, size], [size, size]),  # output
+                ([queries, size], [size, inner]),
+                ([queries, inner], [inner, size]),
             ):
                 self._products.append((tf.Variable(tf.random.normal(left)), tf.Variable(tf.random.normal(right))))
         self._products.append((tf.Variable(tf.random.normal([1, size])), tf.Variable(tf.random.normal([size, size]))))
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.float32, "x")])
     def all(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Every product once; a number of each is the output."""
+        """Computes every product once, and returns one number of each."""
         found = [tf.reshape(tf.matmul(left, right), [-1])[0] for left, right in self._products]
         return {"y": tf.stack(found) + x}
 
 
 def main(_: list[str]) -> None:
-    """One run: the products, one user at a time, and 64 users at a time."""
+    """Times the products, requests of one user, and requests of 64 users."""
     version = pathlib.Path(_VERSION.value)
     config = Config.from_dict(json.loads((version / "assets.extra" / "metadata.json").read_text())["config"])
     length = config.data.max_seq_length
     histories = [row for rows, _ in iterate_raw_histories(_DATA.value, "test", 64, _USERS) for row in rows]
     histories = [[item_id for item_id in row if item_id] for row in histories]
-    whole = [row[-(length - 1) :] for row in histories if len(row) >= length - 1][:25]
+    full_length = [row[-(length - 1) :] for row in histories if len(row) >= length - 1][:25]
     with tempfile.TemporaryDirectory() as work:
         program = cpp_runner.build(pathlib.Path(work))
         products = MatrixProducts(config.model, length)
         tf.saved_model.save(products, f"{work}/products", signatures={"all": products.all})
         (alone,) = timed(program, pathlib.Path(work) / "products", [("all", {"x": np.float32(0)})], 1000)
-        # In turn, so that a slow spell of the machine is not one side's alone.
-        one = np.concatenate(timed(program, version, [asking([row]) for row in whole], _REPEATS.value))
+        one = np.concatenate(timed(program, version, [make_request([row]) for row in full_length], _REPEATS.value))
         p50, p99 = np.percentile(one, [50, 99])
         print(f"matrix products of the encoder, {length} slots: p50 {np.median(alone):.0f} us")
         print(f"one user, {length - 1} items: p50 {p50:.0f} us ({p50 / np.median(alone):.2f} times the products)")
         print(f"                  p99 {p99:.0f} us ({p99 / p50:.2f} times p50); {len(one):,} requests")
-        for name, rows in (("real histories", histories), (f"{length - 1} items each", whole * 11)):
+        for name, rows in (("real histories", histories), (f"{length - 1} items each", full_length * 11)):
             rows = rows[:_USERS]
-            single = sum(np.median(times) for times in timed(program, version, [asking([row]) for row in rows], 5))
-            batches = [asking(rows[first : first + _LARGE]) for first in range(0, len(rows), _LARGE)]
+            singles = [make_request([row]) for row in rows]
+            single = sum(np.median(times) for times in timed(program, version, singles, 5))
+            batches = [make_request(rows[first : first + _LARGE]) for first in range(0, len(rows), _LARGE)]
             joint = sum(np.median(times) for times in timed(program, version, batches, 5))
             print(
                 f"{name}: {1e6 * len(rows) / single:.0f} users/s one by one, {1e6 * len(rows) / joint:.0f} by "
@@ -100,8 +100,8 @@ def timed(program: pathlib.Path, version: pathlib.Path, requests: list, repeats:
     return [np.array(row) for row in times]
 
 
-def asking(rows: list[list[str]]) -> tuple[str, dict[str, object]]:
-    """`serving_default` for some histories."""
+def make_request(rows: list[list[str]]) -> tuple[str, dict[str, object]]:
+    """A request to `serving_default` for these histories."""
     width = max(map(len, rows))
     return "serving_default", {"item_ids": [row + [""] * (width - len(row)) for row in rows]}
 

@@ -1,6 +1,6 @@
-"""Four clients ask without a pause while a hundred versions replace each other, broken ones among them.
+"""Sends requests from four clients without a pause while a hundred versions replace each other, some of them broken.
 
-The server is the tests' double of TF Serving's protocol, or a server of your own (--server, which must watch --root).
+The server is the tests' double of TF Serving's protocol.
 
 python benchmarks/serving_swaps.py --work_dir=/tmp/swaps
 """
@@ -22,13 +22,13 @@ from tiny_version import write_version
 
 from deploy import client
 
-_WORK = flags.DEFINE_string("work_dir", None, "for the versions; must be new", required=True)
-_SWAPS = flags.DEFINE_integer("swaps", 100, "how many")
+_WORK = flags.DEFINE_string("work_dir", None, "directory for the versions; must be new", required=True)
+_SWAPS = flags.DEFINE_integer("swaps", 100, "number of versions that replace another")
 _CLIENTS, _KINDS, _BROKEN_EVERY = 4, 4, 10
 
 
 def main(_: list[str]) -> None:
-    """Exits with 1 if a request failed, or an answer is not of the version that it names."""
+    """Exits with 1 if a request failed, or if an answer has items of another version than it names."""
     work = pathlib.Path(_WORK.value)
     root = work / "shop"
     root.mkdir(parents=True)
@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
     server = ServingDouble(root, "shop", poll_seconds=0.05, max_num_load_retries=0)
     stopping, errors, answers = threading.Event(), [], []
 
-    def ask(address: str) -> None:
+    def send_requests(address: str) -> None:
         while not stopping.is_set():
             inputs = client.recommend_inputs([f"kind-{number}-3" for number in range(_KINDS)], k=5)
             try:
@@ -45,9 +45,9 @@ def main(_: list[str]) -> None:
             except client.ServingError as error:
                 errors.append(str(error))
 
-    # Over REST an answer does not name its version: those are counted, and must be of one kind.
+    # Answers over REST do not name their version. They are counted, and their items must be of one version.
     addresses = [server.grpc_address] * (_CLIENTS - 1) + [server.rest_address]
-    clients = [threading.Thread(target=ask, args=[address]) for address in addresses]
+    clients = [threading.Thread(target=send_requests, args=[address]) for address in addresses]
     for thread in clients:
         thread.start()
     started, broken = time.monotonic(), 0
@@ -60,14 +60,14 @@ def main(_: list[str]) -> None:
         copied.rename(root / str(version))
         if is_broken:
             broken += 1
-            time.sleep(0.3)  # the server looks at it, and stays with the one before
+            time.sleep(0.3)  # the server tries to load it, and keeps the version before
         else:
             server.wait_for(version)
     stopping.set()
     for thread in clients:
         thread.join()
     server.stop()
-    wrong = [answer for answer in answers if not belongs(answer)]
+    wrong = [answer for answer in answers if not is_of_its_version(answer)]
     print(
         f"{_SWAPS.value} swaps ({broken} of them to broken versions) in {time.monotonic() - started:.0f} s, "
         f"{_CLIENTS} clients, {len(answers):,} answers of {len({answer.version for answer in answers})} versions: "
@@ -76,8 +76,8 @@ def main(_: list[str]) -> None:
     sys.exit(1 if errors or wrong or len(answers) < _SWAPS.value else 0)
 
 
-def belongs(answer: client.Answer) -> bool:
-    """Whether all items are of one kind, and that of the version, where it is named."""
+def is_of_its_version(answer: client.Answer) -> bool:
+    """Whether all items are of one version, and of the version that the answer names, if any."""
     kinds = {item_id.rpartition("-")[0] for item_id in answer.item_ids}
     return len(kinds) == 1 and (answer.version is None or kinds == {f"kind-{int(answer.version) % _KINDS}"})
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a training, then the same command again: the weights must be those of an unbroken run.
+"""Kills a training with SIGKILL at random moments and runs it again: the weights must equal those of an unbroken run.
 
 python benchmarks/training_kills.py --work_dir=/tmp/training_kills
 """
@@ -20,9 +20,9 @@ import tensorflow as tf
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_KILLS = flags.DEFINE_integer("kills", 50, "how many runs to kill", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 1, "of the moments")
-_WORK = flags.DEFINE_string("work_dir", None, "for the records and the models", required=True)
+_KILLS = flags.DEFINE_integer("kills", 50, "number of runs to kill", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 1, "seed of the random moments")
+_WORK = flags.DEFINE_string("work_dir", None, "directory for the records and the models", required=True)
 _STEPS, _EPOCH = 240, 60
 _SETTINGS = [
     "model.hidden_size=32",
@@ -37,7 +37,7 @@ _SETTINGS = [
 
 
 def main(argv: list[str]) -> None:
-    """Exits with 1 where weights or validations differ."""
+    """Exits with 1 if weights or validations differ."""
     del argv
     work = pathlib.Path(_WORK.value)
     records = work / "records"
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         saved = [int(path.name.removeprefix("ckpt-")) for path in model_dir.glob("checkpoints/latest/ckpt-*")]
         killed_at.append(max(saved, default=0))
         if train(records, model_dir).wait() or outcome(model_dir) != expected:
-            sys.exit(f"error: {model_dir}, killed after step {killed_at[-1]}, is not what an unbroken run gives")
+            sys.exit(f"error: {model_dir}, killed after step {killed_at[-1]}, differs from an unbroken run")
         shutil.rmtree(model_dir)
     within = [step for step in killed_at if 0 < step < _STEPS]
     between = sum(step % _EPOCH != 0 for step in within)
@@ -77,7 +77,7 @@ def train(records: pathlib.Path, model_dir: pathlib.Path) -> "subprocess.Popen[b
 
 
 def outcome(model_dir: pathlib.Path) -> tuple[str, list[tuple[int, dict]]]:
-    """sha256 over the last checkpoint's weights, moments and counters, the clock left out; and all validations."""
+    """The sha256 of the last checkpoint's weights, moments and counters, without the clock; and all validations."""
     reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{_STEPS}/state"))
     digest = hashlib.sha256()
     for name in sorted(reader.get_variable_to_shape_map()):

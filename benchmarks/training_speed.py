@@ -21,15 +21,15 @@ from bert4rec_tf.inputs.length_buckets import choose_buckets, steps_per_pass
 from tfrecords.manifest import Manifest
 
 ROOT = pathlib.Path(__file__).parents[1]
-_LOG = flags.DEFINE_string("log", None, "user_item text, each user's lines in time order", required=True)
-_LENGTH = flags.DEFINE_integer("max_seq_length", None, "N", required=True)
-_RATE = flags.DEFINE_float("masking_rate", None, "the paper's proportion", required=True)
-_WORK = flags.DEFINE_string("work_dir", None, "for records, models and logs; must be new", required=True)
-_COPIES = flags.DEFINE_integer("duplicate_factor", 4, "instances of each window in a pass of ours")
-_PASSES = flags.DEFINE_integer("passes", 3, "of ours; the first one compiles and does not count")
-_RECTOOLS = flags.DEFINE_string("rectools_python", None, "of an environment with rectools[torch]")
-_RECBOLE = flags.DEFINE_string("recbole_python", None, "of an environment with recbole")
-_PEER_STEPS = flags.DEFINE_integer("peer_steps", 25, "of the peers, four of them to warm up")
+_LOG = flags.DEFINE_string("log", None, "log of `user item` lines, in order of time for each user", required=True)
+_LENGTH = flags.DEFINE_integer("max_seq_length", None, "maximum sequence length N", required=True)
+_RATE = flags.DEFINE_float("masking_rate", None, "share of masked items, the paper's rho", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "directory for records, models and logs; must be new", required=True)
+_COPIES = flags.DEFINE_integer("duplicate_factor", 4, "masked instances of each window in one pass of this project")
+_PASSES = flags.DEFINE_integer("passes", 3, "passes of this project; the first one compiles and does not count")
+_RECTOOLS = flags.DEFINE_string("rectools_python", None, "Python of an environment with rectools[torch]")
+_RECBOLE = flags.DEFINE_string("recbole_python", None, "Python of an environment with recbole")
+_PEER_STEPS = flags.DEFINE_integer("peer_steps", 25, "steps of RecTools and RecBole, including four to warm up")
 _HIDDEN, _LAYERS, _HEADS, _DROPOUT, _BATCH = 64, 2, 2, 0.2, 128
 _PEAK = """
 import time, tensorflow as tf
@@ -45,7 +45,7 @@ print(2 * 4096**3 / min(times))
 
 
 def main(_: list[str]) -> None:
-    """Everything in turn, in one run, and then the ratios."""
+    """Measures everything in one run, and prints the ratios."""
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True)
     records = work / "records"
@@ -71,7 +71,7 @@ def main(_: list[str]) -> None:
 
 
 def run(*command: str) -> str:
-    """Runs Python, quietly, and gives what it printed."""
+    """Runs Python and returns its output."""
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -82,12 +82,12 @@ def run(*command: str) -> str:
 
 
 def as_flags(settings: list[str]) -> list[str]:
-    """As `--set`."""
+    """Settings as `--set` flags."""
     return [f"--set={setting}" for setting in settings]
 
 
 def train(records: pathlib.Path, model_dir: pathlib.Path, strategy: str) -> tuple[float, float]:
-    """Sequences a second in the passes after the first, and the share of the steps spent waiting for input."""
+    """Sequences per second in the passes after the first, and the share of the time spent waiting for input."""
     settings = [f"model.hidden_size={_HIDDEN}", f"model.num_layers={_LAYERS}", f"model.num_heads={_HEADS}"]
     settings += [f"model.dropout={_DROPOUT}", f"model.attention_dropout={_DROPOUT}", "model.layer_norm=pre"]
     settings += [f"training.batch_size={_BATCH}", "training.learning_rate=0.001", "training.validation_users=128"]
@@ -109,15 +109,15 @@ def train(records: pathlib.Path, model_dir: pathlib.Path, strategy: str) -> tupl
 
 
 def steps_of_a_pass(manifest: Manifest) -> int:
-    """With the default number of length buckets."""
+    """The steps of one pass with the default number of length buckets."""
     return steps_per_pass(choose_buckets(manifest.length_histogram, TrainingConfig().num_length_buckets), _BATCH)
 
 
 def flops_of_a_sequence(manifest: Manifest) -> tuple[float, float]:
-    """Of forward and backward pass (three times the forward's matrix products), padding not counted, in the mean.
+    """The mean FLOPs of a sequence: three times the forward pass's matrix products, without padding.
 
-    First as the paper's equations have it, every block over every item; then as it is computed, the last block at the
-    masks alone.
+    Returns two numbers: that of the paper's equations, with every block over every item; and that of this
+    implementation, with the last block at the masks only.
     """
     d, items = _HIDDEN, manifest.counts["items"]
     whole = computed = instances = 0.0
@@ -134,7 +134,7 @@ def flops_of_a_sequence(manifest: Manifest) -> tuple[float, float]:
 
 
 def training_part(work: pathlib.Path) -> pathlib.Path:
-    """What our records train on, for the peers: the log without each user's last two items."""
+    """Writes the log without each user's last two items, for the other implementations."""
     users: dict[str, list[str]] = {}
     for line in pathlib.Path(_LOG.value).read_text(encoding="utf-8").splitlines():
         user, item = line.split()
@@ -145,7 +145,7 @@ def training_part(work: pathlib.Path) -> pathlib.Path:
 
 
 def peer(name: str, python: str, log: pathlib.Path) -> float:
-    """Sequences a second of another implementation's training steps."""
+    """Sequences per second of another implementation's training steps."""
     settings: dict[str, Any] = {
         "log": str(log.resolve()), "steps": _PEER_STEPS.value, "warm_up_steps": 4, "hidden_size": _HIDDEN,
         "num_layers": _LAYERS, "num_heads": _HEADS, "max_seq_length": _LENGTH.value, "masking_rate": _RATE.value,
