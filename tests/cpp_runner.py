@@ -1,4 +1,4 @@
-"""Builds and runs cpp/run_saved_model.cc: TF Serving's way through a SavedModel, without Python."""
+"""Builds and runs cpp/run_saved_model.cc, which loads and runs a SavedModel in C++ as TF Serving does."""
 
 import pathlib
 import shutil
@@ -38,20 +38,20 @@ def build(directory: pathlib.Path) -> pathlib.Path:
 def run(
     program: pathlib.Path, version: pathlib.Path, requests: Iterable[Request], repeats: int = 0, threads: int = 1
 ) -> tuple[list[Answer], list[list[float]]]:
-    """Answers of the requests, and with `repeats` the microseconds that each took, so many times."""
-    asked, answered = program.with_name("requests"), program.with_name("answers")
-    with tf.io.TFRecordWriter(str(asked)) as writer:
+    """The answers, and, with `repeats`, the microseconds of each repeat of each request."""
+    requests_file, answers_file = program.with_name("requests"), program.with_name("answers")
+    with tf.io.TFRecordWriter(str(requests_file)) as writer:
         for signature, inputs in requests:
             request = meta_graph_pb2.SignatureDef(method_name=signature)
             for name, value in inputs.items():
                 request.defaults[name].CopyFrom(tf.make_tensor_proto(value))
             writer.write(request.SerializeToString())
-    command = [str(program), str(version), str(asked), str(answered)]
+    command = [str(program), str(version), str(requests_file), str(answers_file)]
     command += [str(repeats), str(threads)] if repeats else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     answers: list[Answer] = []
-    for record in tf.data.TFRecordDataset(str(answered)):
+    for record in tf.data.TFRecordDataset(str(answers_file)):
         answer = meta_graph_pb2.SignatureDef.FromString(record.numpy())
         outputs = {name: tf.make_ndarray(value) for name, value in answer.defaults.items()}
         answers.append(answer.method_name or outputs)

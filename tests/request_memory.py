@@ -1,4 +1,4 @@
-"""Exports a model of 200,000 items and prints by how many MB a request of 400 rows grows the process, as JSON.
+"""Exports a model of 200,000 items, and prints as JSON by how many MB a request of 400 rows grows the process.
 
 python tests/request_memory.py EMPTY_DIR
 """
@@ -32,18 +32,18 @@ def export(path: str) -> None:
 
 
 def peak_mb() -> float:
-    """The highest resident memory since `forget_peak`."""
+    """The highest resident memory since `reset_peak`."""
     (line,) = (line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
-def forget_peak() -> None:
-    """Sets the highest resident memory back to the present one."""
+def reset_peak() -> None:
+    """Sets the highest resident memory to the current one."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def main(path: str) -> None:
-    """Exports, asks small requests, then large ones."""
+    """Exports the model, then runs a small and a large request of each signature."""
     export(path)
     histories = np.array([[f"item {row}"] for row in range(ROWS)], object)
     excluded = [b"item %d" % number for number in range(50_000)]
@@ -58,7 +58,7 @@ def main(path: str) -> None:
             (fed,) = signature.inputs.values()
             fetched = [output.name for output in signature.outputs.values()]
             session.run(fetched, {fed.name: value[-1:]})
-            forget_peak()
+            reset_peak()
             before = peak_mb()
             session.run(fetched, {fed.name: value})
             grown[name] = round(peak_mb() - before)

@@ -1,4 +1,4 @@
-"""The exported graph under C++'s LoadSavedModel and Session::Run, the runtime that TF Serving wraps."""
+"""The exported graph in C++ with LoadSavedModel and Session::Run, the runtime of TF Serving."""
 
 import pathlib
 
@@ -52,7 +52,7 @@ def test_every_signature_answers_as_in_python(program: pathlib.Path, tmp_path: p
 
 
 @pytest.mark.slow
-def test_what_is_wrong_is_an_invalid_argument(program: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_wrong_requests_are_invalid_arguments(program: pathlib.Path, tmp_path: pathlib.Path) -> None:
     version = write_version(tmp_path / "1", "a")
     wrong = [
         ("recommend", {"item_ids": [["a1"]], "k": [0]}),

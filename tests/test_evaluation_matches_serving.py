@@ -1,4 +1,4 @@
-"""Evaluation against serving: metrics of random small logs equal those counted from the export's own answers."""
+"""Evaluation against serving: the metrics of small random logs equal those computed from the export's answers."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ Log = dict[str, tuple[list[int], int, list[int]]]  # user -> history, target, ne
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """A model with random weights: what evaluation ranks with, and what an export of it answers with."""
+    """A model with random weights: its rankers for evaluation, and its signatures for serving."""
 
     vocabulary: Vocabulary
     max_seq_length: int
@@ -48,7 +48,7 @@ class Served:
 
 @functools.cache
 def served(number: int) -> Served:
-    """One of several models: bidirectional and causal, of 2 to 6 items, over 5 to 33; every third one with ties."""
+    """One of several models: bidirectional and causal, with N of 2 to 6 and 5 to 33 items; every third has ties."""
     generator = np.random.default_rng(number)
     num_items, max_seq_length = int(generator.integers(5, 34)), 2 + number % 5
     item_ids = tuple(f"item {index}" for index in generator.permutation(num_items))
@@ -58,7 +58,7 @@ def served(number: int) -> Served:
         hidden_size=8, num_layers=1, initializer_range=1.0, attention="causal" if number % 2 else "bidirectional"
     )
     model = build_model(config, vocabulary.size, max_seq_length, seed=number)
-    if number % 3 == 0:  # scores of four values alone
+    if number % 3 == 0:  # scores have only four values
         model.embedding.item_table.assign(tf.zeros_like(model.embedding.item_table))
         model.head.output_bias.assign(generator.integers(4, size=vocabulary.size).astype(np.float32))
     recommender = Recommender(model, vocabulary, top_k=num_items)
@@ -67,7 +67,7 @@ def served(number: int) -> Served:
 
 
 def random_log(generator: np.random.Generator, num_items: int, max_seq_length: int, repeats: bool) -> Log:
-    """Histories of one item to thrice the window; with `repeats`, of few items each, and of targets that return."""
+    """Histories of one item to three windows; with `repeats`, histories of few items, and targets that repeat."""
     log: Log = {}
     items = np.arange(num_items) + NUM_SPECIAL_IDS
     for user in range(generator.integers(1, 9)):
@@ -103,7 +103,7 @@ def write_log(directory: pathlib.Path, log: Log, num_items: int) -> Manifest:
 
 def answers(signatures: dict[str, Callable], histories: list[list[str]], drop_seen: bool, k: int) -> list[list[str]]:
     longest = max(map(len, histories))
-    # Padding goes before one history and after the next one: it may stand anywhere.
+    # Padding is allowed anywhere, so it is before one history and after the next one.
     padded = [
         [*([""] * (longest - len(row)) * (index % 2)), *row, *([""] * (longest - len(row)) * (1 - index % 2))]
         for index, row in enumerate(histories)
@@ -119,7 +119,7 @@ def answers(signatures: dict[str, Callable], histories: list[list[str]], drop_se
 
 
 def metrics_by_hand(ranks: list[int | None]) -> dict[str, float]:
-    """From each target's place in its answer, from 1; None where the answer does not hold it."""
+    """From each target's rank in its answer, from 1; None if the answer does not hold it."""
     found = [rank for rank in ranks if rank is not None]
     gains = {f"hr@{k}": [1.0 for rank in found if rank <= k] for k in (1, 5, 10)}
     gains |= {f"ndcg@{k}": [1 / math.log2(1 + rank) for rank in found if rank <= k] for k in (5, 10)}
@@ -128,18 +128,18 @@ def metrics_by_hand(ranks: list[int | None]) -> dict[str, float]:
 
 
 def check_users(ranks: UserRanks, log: Log, one: Served, drop_seen: bool) -> None:
-    """Full ranks from `serving_default` or `recommend`, sampled ranks from the scores of `rank`."""
+    """Compares full ranks with `serving_default` or `recommend`, and sampled ranks with the scores of `rank`."""
     rows = [log[user] for user in ranks.user_ids]
     histories = [one.names(history) for history, _, _ in rows]
     answered = answers(one.signatures, histories, drop_seen, len(one.vocabulary.item_ids))
-    places: list[int | None] = []
+    answered_ranks: list[int | None] = []
     for (history, target, _), repeat, answer in zip(rows, ranks.repeats, answered, strict=True):
         name = one.names([target])[0]
-        places.append(answer.index(name) + 1 if name in answer else None)
+        answered_ranks.append(answer.index(name) + 1 if name in answer else None)
         assert repeat == (target in history)
-        assert (places[-1] is None) == (repeat and drop_seen)
+        assert (answered_ranks[-1] is None) == (repeat and drop_seen)
     full = ranking_metrics(ranks.full)
-    assert {name: full[name] for name in NAMES} == pytest.approx(metrics_by_hand(places), rel=1e-12)
+    assert {name: full[name] for name in NAMES} == pytest.approx(metrics_by_hand(answered_ranks), rel=1e-12)
     for answer, recommended in zip(answered, ranks.recommended.tolist(), strict=True):
         assert one.names([item for item in recommended if item]) == [name for name in answer if name][:10]
     for row, (history, target, negatives) in enumerate(rows):
@@ -151,7 +151,7 @@ def check_users(ranks: UserRanks, log: Log, one: Served, drop_seen: bool) -> Non
             item_ids=tf.constant([one.names(history)]), candidate_item_ids=tf.constant([one.names(candidates)])
         )["scores"].numpy()[0]
         order = sorted(range(len(candidates)), key=lambda index: (-scores[index], candidates[index]))
-        if places[row] is None:
+        if answered_ranks[row] is None:
             assert ranks.sampled[row] == ranks.full[row]
         else:
             assert ranks.sampled[row] == order.index(0) + 1
@@ -174,7 +174,7 @@ def check_logs(directory: pathlib.Path, numbers: range, models: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Even though")
 def test_metrics_equal_those_of_the_exports_answers(tmp_path: pathlib.Path) -> None:
-    tf.config.run_functions_eagerly(True)  # tracing the graphs would take longer than these few logs
+    tf.config.run_functions_eagerly(True)  # faster than tracing graphs for so few logs
     try:
         check_logs(tmp_path, range(8), models=2)
     finally:
@@ -190,7 +190,7 @@ def test_metrics_of_a_thousand_logs_equal_those_of_the_exports_answers(tmp_path:
 @pytest.mark.parametrize("drop_seen", [True, False])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_metrics_on_disk_equal_those_of_the_export(tmp_path: pathlib.Path, repeats: bool, drop_seen: bool) -> None:
-    """From a log through records, a model directory and an export, all as the commands write and read them."""
+    """Goes from a log to an export, through records and a model directory as the commands write them."""
     generator = np.random.default_rng(7)
     lines = [
         f"u{user} i{item}\n"
@@ -219,11 +219,11 @@ def test_metrics_on_disk_equal_those_of_the_export(tmp_path: pathlib.Path, repea
         user, item = line.split()
         sequences.setdefault(user, []).append(item)
     histories = [sequences[user][:-1] for user in ranks.user_ids]
-    places: list[int | None] = []
+    answered_ranks: list[int | None] = []
     for user, answer in zip(
         ranks.user_ids, answers(loaded.signatures, histories, drop_seen, len(vocabulary.item_ids)), strict=True
     ):
-        places.append(answer.index(sequences[user][-1]) + 1 if sequences[user][-1] in answer else None)
+        answered_ranks.append(answer.index(sequences[user][-1]) + 1 if sequences[user][-1] in answer else None)
     full = ranking_metrics(ranks.full)
-    assert {name: full[name] for name in NAMES} == pytest.approx(metrics_by_hand(places), rel=1e-12)
-    assert (None in places) == (repeats and drop_seen)
+    assert {name: full[name] for name in NAMES} == pytest.approx(metrics_by_hand(answered_ranks), rel=1e-12)
+    assert (None in answered_ranks) == (repeats and drop_seen)

@@ -1,4 +1,4 @@
-"""What is served: a SavedModel, saved, loaded again and held against plain Python."""
+"""The served model: a SavedModel that is saved, loaded and compared with plain Python."""
 
 import dataclasses
 import json
@@ -53,20 +53,20 @@ def model() -> Bert4Rec:
 
 @pytest.fixture(scope="module")
 def score(model: Bert4Rec) -> Score:
-    """Scores of all items after a history, by the model itself."""
+    """Scores of all items after a history, from the model itself."""
     graph = tf.function(model.score_next_item, input_signature=[tf.TensorSpec([1, None], tf.int32)])
 
-    def of(history: list[str]) -> np.ndarray:
+    def score_history(history: list[str]) -> np.ndarray:
         known = [ITEM_IDS.index(item_id) + NUM_SPECIAL_IDS for item_id in history if item_id in ITEM_IDS]
         scores = graph(tf.constant([known])).numpy()[0] if known else VOCABULARY.log_popularity()
         return scores[NUM_SPECIAL_IDS:]
 
-    return of
+    return score_history
 
 
 @pytest.fixture(scope="module", params=["exact", pytest.param("ivf", marks=pytest.mark.slow)])
 def saved(request: pytest.FixtureRequest, model: Bert4Rec, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """An inverted file that probes all of its cells must answer as the exact index does."""
+    """A SavedModel. An inverted file that probes all of its cells must answer like the exact index."""
     path = tmp_path_factory.mktemp("serving") / request.param
     scores = item_scores(model, VOCABULARY)
     index = InvertedFileIndex(scores, num_cells=4) if request.param == "ivf" else None
@@ -77,10 +77,10 @@ def saved(request: pytest.FixtureRequest, model: Bert4Rec, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def served(saved: pathlib.Path) -> Callable[..., dict[str, np.ndarray]]:
-    """Asks a signature of the loaded model; lists of ids in, arrays out."""
+    """Calls a signature of the loaded model: takes lists of ids and returns arrays."""
     loaded = tf.saved_model.load(str(saved))
 
-    def ask(signature: str, **inputs: list) -> dict[str, np.ndarray]:
+    def call(signature: str, **inputs: list) -> dict[str, np.ndarray]:
         function = loaded.signatures[signature]
         _, specs = function.structured_input_signature
         tensors = {name: tensor(value, specs[name].dtype) for name, value in inputs.items()}
@@ -93,13 +93,13 @@ def served(saved: pathlib.Path) -> Callable[..., dict[str, np.ndarray]]:
         missing = {name: value for name, value in defaults.items() if name in specs and name not in tensors}
         return {name: value.numpy() for name, value in function(**tensors, **missing).items()}
 
-    return ask
+    return call
 
 
 def tensor(value: list | int, dtype: tf.DType) -> tf.Tensor:
     if dtype != tf.string or not isinstance(value[0] if value else [], list):
         return tf.constant(value, dtype)
-    # Through bytes: an array of str would lose trailing NULs.
+    # As bytes, since an array of str loses trailing NULs.
     flat = [item_id.encode() for row in value for item_id in row]
     return tf.reshape(tf.constant(flat, tf.string), [len(value), len(value[0]) if value else 0])
 
@@ -117,7 +117,7 @@ def rectangle(rows: list[list[str]], side: str) -> list[list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Rows of `recommend`, already rectangles."""
+    """The inputs of `recommend`, with padded rows."""
 
     histories: list[list[str]]
     k: int
@@ -128,7 +128,7 @@ class Request:
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    """Up to four rows of known and unknown ids, repeated ones and "" anywhere, up to three times N long."""
+    """Up to four rows of known and unknown ids, with repeats, "" anywhere, and up to 3 N entries."""
     few_ids = draw(st.lists(st.sampled_from([*ITEM_IDS, *UNKNOWN, ""]), min_size=1, unique=True))
     num_rows = draw(st.integers(1, 4))
 
@@ -143,7 +143,7 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 def check_row(request: Request, row: int, item_ids: list[str], scores: np.ndarray, score: Score) -> None:
-    """Holds one row of an answer against plain Python."""
+    """Compares one row of an answer with plain Python."""
     history, allowed = request.histories[row], set(request.allowed[row]) - {""}
     dropped = (set(history) if request.drop_seen else set()) | set(request.excluded[row])
     by_id = dict(zip(ITEM_IDS, score(history).tolist(), strict=True))
@@ -154,7 +154,7 @@ def check_row(request: Request, row: int, item_ids: list[str], scores: np.ndarra
     }
     found = [item_id for item_id in item_ids if item_id]
     assert len(found) == min(request.k, len(expected))
-    assert item_ids == found + [""] * (len(item_ids) - len(found)), "what is missing comes last"
+    assert item_ids == found + [""] * (len(item_ids) - len(found)), "empty entries come last"
     assert len(set(found)) == len(found)
     assert set(found) <= set(expected), "never a special, a seen, an excluded, or a forbidden item"
     assert np.all(np.isfinite(scores))
@@ -185,17 +185,17 @@ def check_requests(served: Callable, score: Score, request: Request) -> None:
 def test_signatures_keep_their_contract(saved: pathlib.Path) -> None:
     loaded = tf.saved_model.load(str(saved))
     ids, vectors = ("string", [None, None]), ("float32", [None, 8])
-    of_k = {"item_ids": ("string", [None, TOP_K]), "scores": ("float32", [None, TOP_K])}
-    of_any_k = {"item_ids": ids, "scores": ("float32", [None, None])}
+    top_k_items = {"item_ids": ("string", [None, TOP_K]), "scores": ("float32", [None, TOP_K])}
+    any_k_items = {"item_ids": ids, "scores": ("float32", [None, None])}
     lists = {"item_ids": ids, "excluded_item_ids": ids, "allowed_item_ids": ids}
     expected = {
-        "serving_default": ({"item_ids": ids}, of_k),
-        "recommend": ({**lists, "k": ("int32", None), "drop_seen": ("bool", None)}, of_any_k),
+        "serving_default": ({"item_ids": ids}, top_k_items),
+        "recommend": ({**lists, "k": ("int32", None), "drop_seen": ("bool", None)}, any_k_items),
         "rank": (
             {"item_ids": ids, "candidate_item_ids": ids},
             {"scores": ("float32", [None, None]), "known": ("bool", [None, None])},
         ),
-        "examples": ({"examples": ("string", [None])}, of_k),
+        "examples": ({"examples": ("string", [None])}, top_k_items),
         "encode": ({"item_ids": ids}, {"vectors": vectors}),
     }
 
@@ -217,8 +217,8 @@ def test_graph_has_no_xla_and_no_python(saved: pathlib.Path) -> None:
     functions = graph.graph_def.library.function
     nodes = [*graph.graph_def.node, *(node for function in functions for node in function.node_def)]
     assert len(nodes) > 100
-    for place in [*functions, *nodes]:
-        assert not place.attr["_XlaMustCompile"].b
+    for function_or_node in [*functions, *nodes]:
+        assert not function_or_node.attr["_XlaMustCompile"].b
     assert not {node.op for node in nodes if "Xla" in node.op or "PyFunc" in node.op}
 
 
@@ -296,7 +296,7 @@ def test_rank_scores_in_the_order_given(
         assert answer["known"][row].tolist() == [item_id in by_id for item_id in candidates]
 
 
-def test_encode_gives_what_the_scores_are_made_of(served: Callable, score: Score, model: Bert4Rec) -> None:
+def test_encoded_vectors_give_the_scores(served: Callable, score: Score, model: Bert4Rec) -> None:
     histories = rectangle([["0", "a", "A"], ["[MASK]"], list(ITEM_IDS[:14])], "left")
     vectors = served("encode", item_ids=histories)["vectors"]
     table, bias = model.embedding.item_table.numpy(), model.head.output_bias.numpy()
@@ -305,7 +305,7 @@ def test_encode_gives_what_the_scores_are_made_of(served: Callable, score: Score
 
 
 @pytest.mark.slow
-def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_searches_over_all_items_use_the_index(model: Bert4Rec, monkeypatch: pytest.MonkeyPatch) -> None:
     index = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4)
     index.probes.assign(1)
     few, exact = (Recommender(model, VOCABULARY, TOP_K, each).signatures() for each in (index, None))
@@ -328,12 +328,12 @@ def test_few_cells_are_probed_for_the_best_of_all_alone(model: Bert4Rec, monkeyp
     monkeypatch.setattr(index, "top", recorded)
     answers = [each["serving_default"](histories)["item_ids"].numpy().tolist() for each in (few, exact)]
     assert answers[0][1] == answers[1][1], "without a known item"
-    assert searched, "the best of all are what the index finds"
-    all_of_them = few["recommend"](histories, tf.constant([20]), tf.constant([True]), none, none)["item_ids"].numpy()
-    assert (all_of_them != b"").sum(axis=1).tolist() == [17, 20, 18], "but for the history, as many as there are"
+    assert searched, "`serving_default` searches the index"
+    all_items = few["recommend"](histories, tf.constant([20]), tf.constant([True]), none, none)["item_ids"].numpy()
+    assert (all_items != b"").sum(axis=1).tolist() == [17, 20, 18], "all items except those of the history"
 
 
-def test_a_list_for_all_is_the_same_list_for_each(served: Callable) -> None:
+def test_one_list_for_all_rows_equals_one_for_each(served: Callable) -> None:
     histories, one = [["0", "a"], ["A", ""], ["", "unknown"]], [["a ", "nul\0", "tab\tbed"]]
     for name in ("excluded_item_ids", "allowed_item_ids"):
         for_all, for_each = (
@@ -351,14 +351,14 @@ def test_a_list_for_all_is_the_same_list_for_each(served: Callable) -> None:
 
 
 @pytest.mark.parametrize("history", [[], [""], ["", "", ""], ["unknown"], ["", "unknown", "nul"]])
-def test_without_a_known_item_popularity_answers(served: Callable, history: list[str]) -> None:
+def test_without_a_known_item_the_most_popular_items_are_recommended(served: Callable, history: list[str]) -> None:
     item_ids, scores = rows_of(served("serving_default", item_ids=[history]))
     assert item_ids == [list(ITEM_IDS[:TOP_K])], "ties by the order of the vocabulary"
     np.testing.assert_array_equal(scores[0], VOCABULARY.log_popularity()[NUM_SPECIAL_IDS:][:TOP_K])
     assert np.isfinite(served("encode", item_ids=[history])["vectors"]).all()
 
 
-def test_no_column_and_no_row(served: Callable) -> None:
+def test_requests_without_columns_or_rows(served: Callable) -> None:
     item_ids, scores = rows_of(served("serving_default", item_ids=[[], [], []]))
     assert item_ids == [list(ITEM_IDS[:TOP_K])] * 3
     assert np.isfinite(scores).all()
@@ -369,7 +369,7 @@ def test_no_column_and_no_row(served: Callable) -> None:
     assert rows_of(served("recommend", item_ids=[], k=[], drop_seen=[]))[0] == []
 
 
-def test_the_last_items_that_fit_are_the_context_and_all_are_seen(served: Callable) -> None:
+def test_the_newest_items_are_the_context_and_all_are_seen(served: Callable) -> None:
     history = [*ITEM_IDS[3:15], "unknown", "a", "a", "unknown", ""]
     known = [item_id for item_id in history if item_id in ITEM_IDS]
     answers = []
@@ -379,10 +379,10 @@ def test_the_last_items_that_fit_are_the_context_and_all_are_seen(served: Callab
     whole, last = answers
     assert set(whole) == {*ITEM_IDS, ""} - set(history) | {""}
     for item_id in set(whole) - {""}:
-        assert whole[item_id] == last[item_id], "to the bit"
+        assert whole[item_id] == last[item_id], "bit for bit"
 
 
-def test_a_row_is_answered_as_if_it_were_alone(served: Callable) -> None:
+def test_rows_do_not_depend_on_other_rows(served: Callable) -> None:
     rows = [["0", "a", "A"], ["[MASK]"], list(ITEM_IDS[:14]), ["unknown"], [], ["🍕", "", "é", "0"]]
     together, scores = rows_of(served("serving_default", item_ids=rectangle(rows, "left")))
     for index, row in enumerate(rows):
@@ -392,13 +392,13 @@ def test_a_row_is_answered_as_if_it_were_alone(served: Callable) -> None:
 
 
 def test_ids_are_compared_byte_by_byte(served: Callable) -> None:
-    # NFC is not NFD, "[MASK]" is an item like any other, and "nul" is not "nul" with a NUL after it.
+    # NFC and NFD differ, "[MASK]" is an ordinary item, and "nul" differs from "nul" with a NUL after it.
     for item_id in ITEM_IDS:
         (item_ids,), _ = rows_of(served("recommend", item_ids=[[item_id]], k=100))
         assert set(item_ids) == {*ITEM_IDS, ""} - {item_id}
 
 
-def test_each_row_may_have_its_own_k_and_flag(served: Callable) -> None:
+def test_each_row_may_have_its_own_k_and_drop_seen(served: Callable) -> None:
     item_ids, scores = rows_of(
         served("recommend", item_ids=[["a", "0"]] * 3, k=[2, 4, DEFAULT_MAX_K], drop_seen=[True, True, False])
     )
@@ -422,7 +422,7 @@ def test_k_above_the_limit_is_refused(served: Callable, k: int | list[int]) -> N
         served("recommend", item_ids=[["a"], ["0"]], k=k)
 
 
-def test_the_limit_of_k_is_the_exports_own(model: Bert4Rec) -> None:
+def test_max_k_limits_k(model: Bert4Rec) -> None:
     inputs = tf.constant([["a"]]), tf.constant(7), tf.constant(True), tf.constant([[""]]), tf.constant([[""]])
     assert Recommender(model, VOCABULARY, TOP_K, max_k=7).recommend(*inputs)["item_ids"].shape == (1, 7)
     with pytest.raises(tf.errors.InvalidArgumentError, match="`k` must be at most 6"):
@@ -461,7 +461,7 @@ def test_blocks_of_rows_answer_as_all_rows_at_once(
 
 @pytest.mark.slow
 def test_memory_of_a_request_is_bounded(tmp_path: pathlib.Path) -> None:
-    """400 rows over 200,000 items: their scores alone are 320 MB."""
+    """The request has 400 rows over 200,000 items, whose scores take 320 MB."""
     script = pathlib.Path(__file__).with_name("request_memory.py")
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -478,7 +478,7 @@ def test_shapes_that_do_not_fit_are_refused(served: Callable) -> None:
         served("examples", examples=[b"no example"])
 
 
-def test_scores_are_finite_whatever_the_weights() -> None:
+def test_scores_of_huge_weights_are_finite() -> None:
     weight = 3e38
     model = build_model(CONFIG.model, VOCABULARY.size, MAX_SEQ_LENGTH)
     model.embedding.item_table.assign(tf.random.stateless_uniform([VOCABULARY.size, 8], [1, 2], -weight, weight))
@@ -491,14 +491,14 @@ def test_scores_are_finite_whatever_the_weights() -> None:
 
 
 def test_the_missing_score_is_json_and_float32() -> None:
-    """As TF Serving writes it: six digits where these read back as the same float32."""
+    """TF Serving writes six digits if they read back as the same float32."""
     written = f"{np.float32(MISSING_SCORE):g}"
     assert written == "-3.4e+38"
     assert np.float32(json.loads(written)) == np.float32(MISSING_SCORE) == MISSING_SCORE
     assert np.finfo(np.float32).min < MISSING_SCORE
 
 
-def test_any_number_of_exclusions_is_exact(served: Callable) -> None:
+def test_many_exclusions_are_exact(served: Callable) -> None:
     many = [f"unknown {number}" for number in range(20_000)] + list(ITEM_IDS[:-3])
     (item_ids,), (scores,) = rows_of(served("recommend", item_ids=[["a "]], excluded_item_ids=[many], k=5))
     assert set(item_ids) == {*ITEM_IDS[-3:-1], ""}

@@ -1,4 +1,4 @@
-"""The command behind the README's results, on a log that takes seconds, and the table that is made of them."""
+"""The benchmark commands of the README's results, on a small log, and the tables of their results."""
 
 import json
 import pathlib
@@ -12,14 +12,14 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import results_table
 
 
-def test_the_pages_hold_the_tables_of_the_files() -> None:
+def test_pages_hold_the_current_tables() -> None:
     for path, tables in results_table.pages().items():
         text = path.read_text(encoding="utf-8")
         for name, rows in tables.items():
             assert results_table.with_table(text, name, rows) == text, "python benchmarks/results_table.py --write"
 
 
-def test_a_table_takes_its_place_and_nothing_else() -> None:
+def test_only_the_text_between_the_markers_is_replaced() -> None:
     once = results_table.with_table("before\n<!-- x -->\n<!-- end -->\nafter\n", "x", "| row |")
     assert once == "before\n<!-- x -->\n| row |\n<!-- end -->\nafter\n"
     assert results_table.with_table(once, "x", "| row |") == once
@@ -28,7 +28,7 @@ def test_a_table_takes_its_place_and_nothing_else() -> None:
             results_table.with_table(text, "x", "| row |")
 
 
-def test_an_ablation_stands_beside_the_papers() -> None:
+def test_ablations_are_listed_beside_the_papers() -> None:
     def row(full: float, sampled: float) -> dict:
         return {"full": {"ndcg@10": full}, "sampled": {"ndcg@10": sampled}, "seconds": 90}
 
@@ -56,7 +56,7 @@ def tiny(path: pathlib.Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_ablations_are_added_to_those_of_the_same_settings(tmp_path: pathlib.Path) -> None:
+def test_only_adds_ablations_of_the_same_settings(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--steps=4"]
     results = tmp_path / "results" / "ablations-ring.json"
     command_line.run("benchmarks/ablations.py", *flags, "--only=d = 16")
@@ -73,7 +73,7 @@ def test_ablations_are_added_to_those_of_the_same_settings(tmp_path: pathlib.Pat
 
 
 @pytest.mark.slow
-def test_one_command_gives_a_number(tmp_path: pathlib.Path) -> None:
+def test_reproduce_writes_one_result_for_each_seed(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--seeds=2"]
     printed = command_line.run("benchmarks/reproduce.py", *flags)
     found = [json.loads((tmp_path / "results" / f"ring-tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
