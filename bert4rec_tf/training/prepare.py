@@ -50,8 +50,8 @@ def prepare(
         profile: whether to write a trace.
 
     Raises:
-        InputError: the records are damaged, or the settings fit neither them, the strategy nor the model directory;
-            or this worker's records or settings differ from the chief's.
+        InputError: the records are damaged; the settings do not fit the records, the strategy, the model directory or
+            the model to start from; or this worker's records or settings differ from the chief's.
     """
     manifest = Manifest.load(data_dir)
     config = _config_with_records(settings, manifest, data_dir)

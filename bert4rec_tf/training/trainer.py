@@ -178,8 +178,8 @@ def _make_steps(context: RunContext, monitor: TrainingMonitor | None, signals: S
 def _next_round(context: RunContext, monitor: TrainingMonitor) -> Round:
     """What the chief proposes, after the validation and the checkpoint that are due.
 
-    A signal may cut the validation short. The resumed run then repeats it, so no step may come before it, and no stage
-    may start.
+    A signal may interrupt the validation. The resumed run then repeats it, so until then no step may be made and no
+    stage may start.
     """
     try:
         monitor.catch_up()
