@@ -742,7 +742,7 @@ def test_the_first_lines_tell_the_format(tmp_path: pathlib.Path, text: str, form
     if format_:
         assert recognise(pathlib.Path(path)) == format_
         return
-    with pytest.raises(InputError, match="--format must be named") as error:
+    with pytest.raises(InputError, match="--format must be given") as error:
         load(LogSource([path]))
     assert path in str(error.value)
     assert "--format=user_items" in str(error.value)

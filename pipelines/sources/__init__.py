@@ -1,1 +1,1 @@
-"""Where events come from: files of any format, published datasets, a synthetic process."""
+"""Sources of events: files of several formats, published datasets, a synthetic process."""

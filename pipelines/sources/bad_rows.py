@@ -1,4 +1,4 @@
-"""Rows that are no interactions: set aside in a file with their place and the reason, and refused if they are many."""
+"""Bad rows: they go to a file with their line and the reason, and too many of them are an error."""
 
 import dataclasses
 import json
@@ -12,13 +12,13 @@ _REPORTED = 5
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that is no interaction.
+    """A row that is not an interaction.
 
     Attributes:
         file: as the manifest names it.
-        line: where the row begins, from 1; in a file that has no lines, the row's number.
-        reason: what keeps it from being an interaction.
-        text: the row where it is not of the format, else its fields as JSON.
+        line: first line of the row, counted from 1; in a file without lines (Parquet), the row's number.
+        reason: why it is not an interaction.
+        text: the row if it does not have the format, else its fields as JSON.
     """
 
     file: str
@@ -32,10 +32,10 @@ class BadRow:
 
 
 def set_aside(rows: Iterable[BadRow], path: pathlib.Path) -> tuple[int, list[BadRow]]:
-    """Appends rows to a file as one JSON object a line.
+    """Appends rows to a file, one JSON object per line.
 
     Returns:
-        How many they were, and the first few.
+        The number of rows, and the first few.
     """
     count, first = 0, list[BadRow]()
     with path.open("a", encoding="utf-8") as stream:
@@ -48,12 +48,12 @@ def set_aside(rows: Iterable[BadRow], path: pathlib.Path) -> tuple[int, list[Bad
 
 
 def check_bad_rows(count: int, first: list[BadRow], rows_read: int, max_bad_fraction: float) -> None:
-    """Refuses a log of which too much cannot be read.
+    """Refuses a log with too many bad rows.
 
     Args:
-        count: bad rows.
+        count: number of bad rows.
         first: some of them, for the message.
-        rows_read: all rows, the bad ones included.
+        rows_read: number of all rows, including the bad ones.
         max_bad_fraction: `data.max_bad_fraction`.
 
     Raises:
@@ -63,7 +63,7 @@ def check_bad_rows(count: int, first: list[BadRow], rows_read: int, max_bad_frac
         shown = "; ".join(map(str, first[:_REPORTED]))
         more = f"; and {count - _REPORTED:,} more" if count > _REPORTED else ""
         raise InputError(
-            f"Every row must be an interaction, but for a fraction of data.max_bad_fraction={max_bad_fraction:g}. "
-            f"Received: {count:,} bad rows of {rows_read:,}: {shown}{more}. Fix: mend or remove them, name another "
-            f"--format, or set --max_bad_fraction={-(-1000 * count // rows_read) / 1000:g} to go on without them"
+            f"Every row must be an interaction, except a fraction of data.max_bad_fraction={max_bad_fraction:g}. "
+            f"Received: {count:,} bad rows of {rows_read:,}: {shown}{more}. Fix: correct or remove them, name another "
+            f"--format, or set --max_bad_fraction={-(-1000 * count // rows_read) / 1000:g} to skip them"
         )

@@ -1,11 +1,11 @@
-"""CSV, TSV and their kin: lines into records, where every malformed record is named and spoils no line but its own."""
+"""Splits the lines of CSV, TSV and similar files into records. A malformed record affects no line but its own."""
 
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-# A quote that is never closed, or that only a stray quote far below closes, must not swallow the rows between.
+# Limits the rows that an unclosed quote, or one that a stray quote far below closes, could swallow.
 MAX_FIELD_LINES = 8
 _MAX_RECORD_CHARACTERS = 1 << 21
 _QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"(?!")')
@@ -13,7 +13,7 @@ _CARRIAGE_RETURN = ("holds a carriage return", "must be RFC 4180 (a carriage ret
 
 
 class Dialect(NamedTuple):
-    """How fields are told apart.
+    """How the fields of a row are separated.
 
     Attributes:
         delimiter: one character.
@@ -29,8 +29,8 @@ class Line(NamedTuple):
 
     Attributes:
         number: from 1.
-        text: with its line end.
-        fault: why it is no text; None where it is.
+        text: including its line end.
+        fault: why it is not valid text; None if it is.
     """
 
     number: int
@@ -43,9 +43,9 @@ class Record(NamedTuple):
 
     Attributes:
         line: where the row begins, from 1.
-        fields: empty where it is malformed.
-        fault: what is wrong with it; None where nothing is.
-        text: as it stands in the file; of a malformed row, its first line.
+        fields: empty if the row is malformed.
+        fault: what is wrong with the row; None if it is well-formed.
+        text: the row as in the file; of a malformed row, its first line.
     """
 
     line: int
@@ -55,13 +55,13 @@ class Record(NamedTuple):
 
 
 def read_records(lines: Iterable[Line], dialect: Dialect) -> Iterator[Record]:
-    """Splits lines into records; empty lines are none.
+    """Splits lines into records; empty lines are skipped.
 
-    A quoted field may span `MAX_FIELD_LINES` lines. The lines after the first of a malformed record are read for
-    themselves.
+    A quoted field may span `MAX_FIELD_LINES` lines. After the first line of a malformed record, reading continues with
+    the next line.
     """
     source = iter(lines)
-    waiting: list[Line] = []  # read ahead; the next one last
+    waiting: list[Line] = []  # lines pushed back to the input; the next one is last
 
     def next_line() -> Line | None:
         return waiting.pop() if waiting else next(source, None)
@@ -85,9 +85,9 @@ def read_records(lines: Iterable[Line], dialect: Dialect) -> Iterator[Record]:
 
 
 def _quoted_fields(taken: list[Line], next_line: Callable[[], Line | None], delimiter: str) -> list[str] | str:
-    """The fields of the record that begins with a line, or what is wrong with it.
+    """The fields of the record that begins with the line `taken[0]`, or what is wrong with it.
 
-    Lines that it takes after that one are appended to `taken`.
+    The further lines of the record are appended to `taken`.
     """
     text, start, fields = taken[0].text, 0, list[str]()
     while True:
@@ -122,10 +122,10 @@ def _quoted_fields(taken: list[Line], next_line: Callable[[], Line | None], deli
 
 
 def split_header(line: str, dialect: Dialect) -> list[str]:
-    """Column names, which need not be well-formed; none of an empty line.
+    """Splits a header line into column names, which need not be well-formed; an empty line has none.
 
     Raises:
-        ValueError: nothing can be made of the line.
+        ValueError: the line cannot be split.
     """
     line = line.rstrip("\r\n")
     if not dialect.quoted and "\r" not in line:

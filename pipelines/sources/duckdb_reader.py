@@ -1,21 +1,21 @@
-"""Text logs as DuckDB reads them: fast, and right where a file is plain and what comes of it is checked."""
+"""Reads text logs with DuckDB: fast, and correct for plain files whose result is checked."""
 
 from pipelines.sources.line_reader import BLANKS, FIELDS, ROW_PATTERNS, ROW_RULES, count_blank_lines
 from pipelines.sources.log_source import DELIMITERS, MAX_LINE_BYTES, Layout, quoted, quoted_path
 
-# Values of JSON that would come in other words than the file has, or that are no strings and no numbers.
+# JSON values that DuckDB would rewrite, or that are neither strings nor numbers.
 _REWRITTEN = r"-?[0-9]*[.eE][-+.eE0-9]*|NaN|-?Inf.*|-?inf.*|\{.*|\[.*"
-_COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # that the engine reads, and their names there
+_COMPRESSIONS = {"": "uncompressed", "gzip": "gzip", "zstd": "zstd"}  # those that DuckDB reads, with DuckDB's names
 
 
 def is_safe_for_duckdb(layout: Layout) -> bool:
-    """Whether the engine may be trusted with the file, as far as can be said before it is read."""
+    """Whether DuckDB can be expected to read the file correctly, judged before it is read."""
     if layout.format in ("parquet", "user_items"):
         return False  # see parquet_reader.py; a row of user_items is several events
     if layout.file.compression not in _COMPRESSIONS or layout.file.encoding not in ("utf-8", ""):
         return False
     if layout.format in DELIMITERS:
-        # With quotes at the ends of fields alone, and one at both ends only where a field is a quote and a delimiter.
+        # Quotes may only be at the ends of fields. A field of a quote and a delimiter would count at both ends.
         delimiter, quoted_fields = layout.dialect
         plain = layout.file.plain and delimiter.isascii()
         return plain and (not quoted_fields or layout.file.quotes == layout.file.field_quotes)
@@ -23,10 +23,10 @@ def is_safe_for_duckdb(layout: Layout) -> bool:
 
 
 def rows_sql(layout: Layout) -> str:
-    """SQL of a text file's rows.
+    """SQL for the rows of a text file.
 
-    Columns: position and line (both counted by rows), user_id, item_id, timestamp and rating (text, NULL where there is
-    none), fault (why a row is none of this format, or not surely one), text (NULL).
+    Columns: position and line (both count rows), user_id, item_id, timestamp and rating (text, NULL if missing), fault
+    (why a row does not have this format, or may not have it), text (NULL).
     """
     path = quoted_path(layout.file.path)
     compression = quoted(_COMPRESSIONS[layout.file.compression])
@@ -46,14 +46,14 @@ def rows_sql(layout: Layout) -> str:
         )
     options = f"auto_detect=false, hive_partitioning=false, compression={compression}, max_line_size={MAX_LINE_BYTES}"
     if layout.format in DELIMITERS:
-        # By place: the engine takes no name that is empty, nor two that differ in case alone.
+        # By index: DuckDB accepts no empty name, and no two names that differ only in case.
         indices = [str(index) for index in range(len(layout.header))]
         columns = ", ".join(f"'{index}': 'VARCHAR'" for index in indices)
         fields |= {name: _column(str(layout.header.index(column))) for name, column in layout.columns.items()}
         with_quotes = layout.dialect.quoted and layout.file.quotes > 0
         delimiter, quote = quoted(layout.dialect.delimiter), quoted('"' if with_quotes else "")
         options += f", delim={delimiter}, quote={quote}, escape={quote}, header={layout.has_header}"
-        # The engine takes a field for good that has a quote at its end alone.
+        # DuckDB accepts a field that has a quote only at its end.
         stray = f"contains(concat_ws('', {', '.join(map(_column, indices))}), '\"')" if with_quotes else "false"
         fault = f"CASE WHEN {stray} THEN 'has a stray quote' END"
         return _select(f"read_csv({path}, columns={{{columns}}}, {options})", fields, fault)
@@ -68,16 +68,16 @@ def rows_sql(layout: Layout) -> str:
         good = f"regexp_full_match(line, {quoted(pattern)})"
     else:
         parts = "string_split(replace(line, '::', chr(9)), chr(9))"
-        fields |= {name: f"({parts})[{int(place) + 1}]" for name, place in layout.columns.items()}
+        fields |= {name: f"({parts})[{int(index) + 1}]" for name, index in layout.columns.items()}
         good = f"len({parts}) = 4"
     return _select(lines, fields, f"CASE WHEN NOT {good} THEN {quoted(ROW_RULES[layout.format])} END", blank)
 
 
 def row_count_matches(layout: Layout, rows: int) -> bool:
-    """Whether so many rows are all that a file has: the engine passes over some malformed ones without a word."""
+    """Whether a file has exactly `rows` rows: DuckDB silently skips some malformed ones."""
     file = layout.file
     if layout.format in DELIMITERS and file.delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
-        return False  # it takes a row that ends in one delimiter too many
+        return False  # DuckDB accepts a row that ends in an extra delimiter
     return rows + layout.has_header == file.lines or rows + layout.has_header == file.lines - count_blank_lines(file)
 
 

@@ -1,7 +1,7 @@
-"""Text logs read line by line in plain Python, so that of every row it is known where it stands and what is wrong.
+"""Reads text logs line by line in plain Python, so that the line and the fault of every bad row are known.
 
-The engine reads faster, but takes some malformed rows for good ones and gives up on a file at others. It goes first
-where `duckdb_reader.is_safe_for_duckdb` says that both would read the same.
+DuckDB reads faster, but it accepts some malformed rows and rejects the whole file for others. It is tried first if
+`duckdb_reader.is_safe_for_duckdb` expects both readers to agree.
 """
 
 import itertools
@@ -16,9 +16,9 @@ from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import DELIMITERS, MAX_LINE_BYTES, Layout
 from pipelines.sources.text_streams import UTF8_BOM, open_text
 
-BLANKS = r"[ \t\r\v\f]*"  # the same for this module's `re` and for the engine's
+BLANKS = r"[ \t\r\v\f]*"  # means the same to Python's `re` and to DuckDB
 _FIELD = r"([^ \t\r\v\f]+)"
-ROW_PATTERNS = {  # of the formats whose rows are of so many fields with blanks between
+ROW_PATTERNS = {  # of the formats with a fixed number of fields separated by blanks
     "user_item": BLANKS + r"[ \t\r\v\f]+".join([_FIELD] * 2) + BLANKS,
     "user_item_rating_time": BLANKS + r"[ \t\r\v\f]+".join([_FIELD] * 4) + BLANKS,
 }
@@ -38,10 +38,10 @@ class Row(NamedTuple):
     """One row of a log.
 
     Attributes:
-        line: where it begins, from 1.
-        user, item, timestamp, rating: its fields as text; None where it has none.
-        fault: what keeps it from being a row of this format; None where nothing does.
-        text: of a faulty row, its first 1,000 characters as they stand in the file.
+        line: its first line, counted from 1.
+        user, item, timestamp, rating: its fields as text; None if missing.
+        fault: why it does not have this format; None if it does.
+        text: of a faulty row, its first 1,000 characters as in the file.
     """
 
     line: int
@@ -58,7 +58,7 @@ def _faulty(line: int, fault: str, text: str) -> Row:
 
 
 def read_rows(layout: Layout) -> Iterator[Row]:
-    """The rows of a text log; blank lines are none."""
+    """The rows of a text log; blank lines are skipped."""
     rows = _rows_of_file(layout)
     if layout.partition:
         values: dict[str, Any] = dict(layout.partition)
@@ -79,7 +79,7 @@ def _rows_of_file(layout: Layout) -> Iterator[Row]:
 
 
 def count_blank_lines(file: LogFile) -> int:
-    """Lines of nothing but blanks, in bounded memory: of a long line, only one piece at a time."""
+    """Counts lines that hold only blanks, in bounded memory: a long line is read piece by piece."""
     count, blank, ended = 0, True, True
     with open_text(file.path) as stream:
         while piece := stream.readline(_PIECE_BYTES):
@@ -90,7 +90,7 @@ def count_blank_lines(file: LogFile) -> int:
 
 
 def read_lines(path: pathlib.Path) -> Iterator[Line]:
-    """The lines of a text file, each with what keeps it from being text."""
+    """The lines of a text file, each with its fault if it is not valid text."""
     with open_text(path) as stream:
         for number in itertools.count(1):
             line = stream.readline(MAX_LINE_BYTES)
@@ -145,7 +145,7 @@ def _movielens(text: str) -> Sequence[Fields] | str:
 
 
 def _decoder(columns: Collection[str]) -> Callable[[str], Any]:
-    """Numbers stay as they are written: an id of 1.10 is not one of 1.1, and a timestamp keeps its digits."""
+    """A JSON decoder that keeps numbers as written: the id 1.10 differs from 1.1, and a timestamp keeps its digits."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -184,7 +184,7 @@ def _json_events(text: str, layout: Layout, decode: Callable[[str], Any]) -> Seq
 
 
 def _exploded(row: dict[str, Any]) -> Sequence[dict[str, Any]] | str:
-    """A row with a list of items as a row for each; lists of timestamps and ratings go along with it."""
+    """Turns a row with a list of items into one row per item; lists of timestamps and ratings are split in parallel."""
     lists = {field: values for field, values in row.items() if isinstance(values, list) and field != "user"}
     if not row["item"]:
         return "has an empty list of items"

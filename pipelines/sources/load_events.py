@@ -1,8 +1,7 @@
-"""Raw logs of any supported format into a table of events: `events(user_id, item_id, time, row)`.
+"""Loads raw logs of any supported format into a table of events: `events(user_id, item_id, time, row)`.
 
-`time` is an exact decimal, in seconds since 1970; `row` is the order of the input. Every row of the input becomes an
-event, or is dropped for its rating and stands in `low_rated(user_id, item_id)`, or is set aside with its file, its line
-and the reason.
+`time` is an exact decimal, in seconds since 1970; `row` is the order of the input. A row of the input becomes an event,
+or is dropped for its rating and added to `low_rated(user_id, item_id)`, or is set aside with its file, line and reason.
 """
 
 import dataclasses
@@ -22,22 +21,22 @@ from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.interruption import raise_if_stopped
 
-ROWS_IN_A_FILE = 1 << 40  # `row` counts on from file to file in such strides: no file needs to know another's length
+ROWS_IN_A_FILE = 1 << 40  # the stride of `row` from file to file: no file needs to know another's length
 _BATCH_ROWS = 1 << 16
-_BATCH_CHARACTERS = 1 << 24  # of ids, where they are long
+_BATCH_CHARACTERS = 1 << 24  # limits a batch of long ids
 _COLUMNS = ("line", "user_id", "item_id", "timestamp", "rating", "fault", "text")  # in the order of `Row`
-_SAMPLED_ROWS = 100  # of each file, to tell its unit of time
+_SAMPLED_ROWS = 100  # of each file, to infer the unit of time
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadCounts:
-    """What became of the rows of a log or of a file of it.
+    """Counts the rows of a log or of one of its files.
 
     Attributes:
-        rows_read: all of them.
-        low_rated: dropped for their rating.
-        bad: set aside.
-        first_bad: some of these.
+        rows_read: all rows.
+        low_rated: rows that were dropped for their rating.
+        bad: rows that were set aside.
+        first_bad: some of the bad rows.
     """
 
     rows_read: int = 0
@@ -55,14 +54,14 @@ class LoadCounts:
 
     @property
     def events(self) -> int:
-        """Rows that became events."""
+        """The number of rows that became events."""
         return self.rows_read - self.low_rated - self.bad
 
     def check(self, source: str, max_bad_fraction: float) -> None:
-        """Refuses a log that is empty or of which too much cannot be read.
+        """Refuses a log that is empty or has too many bad rows.
 
         Raises:
-            InputError: so it is; `source` names it.
+            InputError: names `source`.
         """
         if self.rows_read == 0:
             raise InputError(f"A log must hold at least one interaction. Received: {source}, with none")
@@ -88,17 +87,17 @@ def load_file(
     """Appends a file's interactions to the table `events`.
 
     Args:
-        connection: where the table is.
-        source: whose file it is.
-        number: of the file.
+        connection: of the database with the table.
+        source: the log that the file belongs to.
+        number: index of the file in it.
         config: events rated lower than its `min_rating` are dropped; None keeps all and reads no rating.
         bad_rows: the file to which rows that cannot be read are appended.
-        on_batch: called with the number of rows done, where they are read batch by batch.
-        unit: the log's, from `timestamp_unit`, which takes a look at every file; None looks.
+        on_batch: called with the number of rows done, if they are read in batches.
+        unit: the log's, from `timestamp_unit`; None infers it, which looks into every file.
 
     Raises:
-        InputError: a missing column, a file that is not of its format, one without times that needs them, or one that
-            changed since its hash was taken.
+        InputError: a column is missing, the file does not have its format, needs timestamps and has none, or changed
+            since its hash was taken.
     """
     file = source.files[number]
     try:
@@ -112,7 +111,7 @@ def load_file(
             timestamp_unit(source, config) if unit is None else unit,
         )
     finally:
-        file.check_unchanged()  # also where the reading failed: that may be why
+        file.check_unchanged()  # also after a failure, which a change may explain
 
 
 def _load(
@@ -131,7 +130,7 @@ def _load(
         if given and not layout.timed:
             raise InputError(
                 f"{flag} needs timestamps. Received: {layout.file.path}, {layout.format} without them. "
-                f"Fix: bring a log with them, or leave {flag} out"
+                f"Fix: use a log with timestamps, or omit {flag}"
             )
     first_row = number * ROWS_IN_A_FILE
     if is_safe_for_duckdb(layout):
@@ -154,7 +153,7 @@ def _load(
 
 
 def timestamp_unit(source: LogSource, config: DataConfig) -> str:
-    """The unit of a log's timestamps that are numbers; "" where its rows have no timestamps.
+    """The unit of a log's numeric timestamps; "" if its rows have no timestamps.
 
     Raises:
         InputError: some files have timestamps and others have none, or their numbers are in several units.
@@ -183,7 +182,7 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
 
 
 def _some_timestamps(layout: Layout) -> list[str | None]:
-    """Those of a file's first rows; None of rows without one."""
+    """The timestamps of a file's first rows; None for rows without one."""
     if layout.format == "parquet":
         batch = next(parquet_reader.read_batches(layout, _SAMPLED_ROWS), None)
         if batch is None:
@@ -207,20 +206,20 @@ def load_batches(
     """Appends interactions to the table `events`, batch by batch.
 
     Args:
-        connection: where the table is.
-        batches: columns user_id, item_id, timestamp; rating where there is one; where it is known, `line`, what is
-            wrong with the row as `fault`, and its `text`.
-        name: of the file that they come from.
+        connection: of the database with the table.
+        batches: columns user_id, item_id and timestamp; optionally rating, `line`, the `fault` of a bad row, and its
+            `text`.
+        name: of the file that the batches come from.
         min_rating: events rated lower are dropped; None keeps all.
         bad_rows: as in `load_file`.
-        timed: whether timestamps count; otherwise rows are in time order.
-        first_row: from where `row` counts.
+        timed: whether timestamps are read; otherwise rows are in time order.
+        first_row: the first value of `row`.
         on_batch: called after each batch with the number of rows done.
-        unit: of timestamps that are numbers.
-        null_values: texts that stand for a missing value.
+        unit: of numeric timestamps.
+        null_values: texts that mean a missing value.
 
     Raises:
-        InputError: no ratings, and `min_rating` needs them.
+        InputError: `min_rating` needs ratings and there are none.
     """
     loaded, rows = LoadCounts(), 0
     for batch in batches:
@@ -257,7 +256,7 @@ def load_batches(
 def _insert_whole(
     connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None, unit: str
 ) -> LoadCounts | None:
-    """Has the engine read a file, all or nothing: the first row that is not surely a good one ends the attempt."""
+    """Reads a file with DuckDB, all or nothing: the first row that may be bad ends the attempt."""
     checked = _checked(rows_sql(layout), layout.timed, layout.rated, first_row, unit, layout.null_values)
     connection.begin()
     try:
@@ -283,7 +282,7 @@ def _insert_whole(
 
 
 def _keep_low_rated(connection: duckdb.DuckDBPyConnection, checked: str, min_rating: float) -> int:
-    """Appends the rows that `min_rating` drops to `low_rated`, for their user met the item; returns how many."""
+    """Appends the rows that `min_rating` drops to `low_rated` and returns their number; they are no negatives."""
     (rows,) = connection.execute(
         f"""INSERT INTO low_rated SELECT user_id, item_id FROM {checked}
         WHERE reason IS NULL AND NOT {_rated_enough(min_rating)}"""
@@ -298,7 +297,7 @@ def _rated_enough(min_rating: float | None) -> str:
 def _checked(
     rows_sql: str, timed: bool, rated: bool, first_row: int, unit: str, null_values: Collection[str] = ()
 ) -> str:
-    """SQL of a relation of text, with time, row, stars, and the reason why a row is no interaction."""
+    """SQL that adds time, row, stars, and the reason why a row is not an interaction."""
     missing = ", ".join(map(quoted, ["", *null_values]))
     faults = {
         "fault IS NOT NULL": "fault",

@@ -1,4 +1,4 @@
-"""Input files, looked through once before anything is read: whole or not, how long, and who may read them."""
+"""Scans each input file once before its events are read: hash, size, compression, encoding and kinds of line ends."""
 
 import contextlib
 import dataclasses
@@ -19,17 +19,17 @@ class LogFile:
 
     Attributes:
         path: of the file.
-        name: the path below the folder that all inputs share: what the manifest calls it, wherever it lies.
+        name: the path below the folder that all inputs share; the manifest uses it.
         bytes, sha256: of the file.
         content_sha256: of its text, decompressed and in UTF-8; of Parquet, of the file.
         compression, encoding: of a text file, see `TextStream`.
-        blank: whether it has no rows: no text but blanks, and in Parquet none.
-        lines: how many its text has, the last one ended or not; of Parquet, the rows.
+        blank: whether it has no rows: only blanks in text, no rows in Parquet.
+        lines: number of lines, including an unfinished last one; of Parquet, the rows.
         plain: whether its text has no NUL or \x01 and no line end but \n and \r\n: all readers then agree on its lines.
-        quotes: how many its text has.
-        delimiters: how many of the format's delimiters it has.
-        field_quotes: how many of the quotes stand at the start or the end of a field, those that do both counted twice.
-        stamp: of the file system, taken before the first byte was read; with another one the file may have changed.
+        quotes: number of quotes.
+        delimiters: number of the format's delimiters.
+        field_quotes: number of quotes at the start or the end of a field; those at both count twice.
+        stamp: file system state before the first byte was read; if it differs later, the file may have changed.
     """
 
     path: pathlib.Path
@@ -49,11 +49,11 @@ class LogFile:
 
     @classmethod
     def scan(cls, path: pathlib.Path, name: str, delimiter: str | None = None) -> "LogFile":
-        """Reads a text file through; of `delimiter` None, nothing is counted of quotes at fields' ends.
+        """Scans a text file; if `delimiter` is None, delimiters and quotes at the ends of fields are not counted.
 
         Raises:
-            InputError: it is no text, changes meanwhile, or is compressed and not whole, which the engine takes for a
-                shorter one.
+            InputError: the file is not text, changes during the scan, or is compressed and truncated, which DuckDB does
+                not notice.
         """
         stamp = _stamp(path)
         text = _Text((delimiter or "").encode())
@@ -78,15 +78,15 @@ class LogFile:
 
     @classmethod
     def scan_parquet(cls, path: pathlib.Path, name: str) -> "LogFile":
-        """Looks at a Parquet file."""
+        """Scans a Parquet file."""
         stamp, rows = _stamp(path), 0
-        with contextlib.suppress(pa.ArrowException, OSError):  # whoever reads it will say what is wrong
+        with contextlib.suppress(pa.ArrowException, OSError):  # the reader reports what is wrong
             rows = parquet.read_metadata(path).num_rows
         sha256 = _sha256(path, stamp)
         return cls(path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, stamp)
 
     def check_unchanged(self) -> None:
-        """Refuses a file that is no longer the one that was hashed: its rows would not be those that `sha256` names.
+        """Refuses a file that changed after it was hashed: `sha256` would not identify its rows.
 
         Raises:
             InputError: its bytes differ.
@@ -98,7 +98,7 @@ class LogFile:
 
 
 class _Text:
-    """Counts, piece by piece."""
+    """Counts the lines, quotes and delimiters of a text, piece by piece."""
 
     def __init__(self, delimiter: bytes):
         self.lines = self.quotes = self.delimiters = self.field_quotes = 0

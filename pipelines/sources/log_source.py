@@ -1,4 +1,4 @@
-"""Log files of every supported format: which files, in which format, with which columns."""
+"""Finds log files and determines the format and the columns of each."""
 
 import dataclasses
 import functools
@@ -47,9 +47,9 @@ _FIXED_COLUMNS = {
 HEADERS = ("auto", "yes", "no")
 _LINES_LOOKED_AT = 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-# Options that came later stand in a manifest only where they are set, so that older manifests still match.
+# Newer options are in a manifest only if they are set, so that older manifests still match.
 _ALWAYS_DESCRIBED = ("format", "user_column", "item_column", "timestamp_column", "rating_column")
-MAX_LINE_BYTES = 1 << 21  # the engine holds 16 such lines at a time, within its memory limit
+MAX_LINE_BYTES = 1 << 21  # DuckDB holds 16 such lines at a time, within its memory limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +58,20 @@ class LogSource:
 
     Attributes:
         paths: files and globs.
-        format: one of `FORMATS`; "auto" goes by the file's name, and for `.txt` by its first lines.
-        user_column, item_column: names in a header, keys in JSON, or, where all the columns given are numbers,
-            places counted from 0 in a CSV or TSV file without a header.
-        timestamp_column: the same; "" where the file has none and its rows are in time order.
-        rating_column: the same; "" where there is none.
-        partition_columns: those of the columns above whose value is in the name of a folder, as in `dt=2014-05-01`.
-        timestamp_unit: of timestamps that are numbers, one of `timestamps.UNITS`; "auto" goes by their size.
-        explode: whether a row of JSONL or Parquet with a list of items is an event for each of them.
-        quote: "double" where fields of CSV or TSV may be quoted as in RFC 4180, "none" where a quote is
-            text; "" is "double" for CSV and "none" for TSV.
-        delimiter: between the fields of CSV or TSV; "" is the format's.
-        null_values: texts that stand for a missing value where they are a whole field.
-        header: whether the first line of CSV or TSV holds column names and no event: "yes", "no", or "auto": where
-            columns are given by name, or the line is 0,1,2,… as pandas numbers columns.
+        format: one of `FORMATS`; "auto" infers it from the file's name, and for `.txt` from its first lines.
+        user_column, item_column: names in a header or keys in JSON; if all given columns are numbers, 0-based indices
+            in a CSV or TSV file without a header.
+        timestamp_column: name or index as above; "" if the file has none and its rows are in time order.
+        rating_column: name or index as above; "" if there is none.
+        partition_columns: those of the columns above whose values are in folder names, as in `dt=2014-05-01`.
+        timestamp_unit: of numeric timestamps, one of `timestamps.UNITS`; "auto" infers it from their size.
+        explode: whether a row of JSONL or Parquet with a list of items is one event per item.
+        quote: "double" if fields of CSV or TSV may be quoted as in RFC 4180, "none" if a quote is ordinary text; "" is
+            "double" for CSV and "none" for TSV.
+        delimiter: between the fields of CSV or TSV; "" is the format's default.
+        null_values: fields with one of these texts are missing values.
+        header: whether the first line of CSV or TSV is a header: "yes", "no", or "auto", which means yes if columns are
+            given by name or the line is 0,1,2,…, the column numbers of pandas.
     """
 
     paths: Sequence[str]
@@ -92,7 +92,7 @@ class LogSource:
         """Checks the delimiter.
 
         Raises:
-            InputError: it cannot be one.
+            InputError: it is not a valid delimiter.
         """
         character = self.delimiter
         if len(character) > 1 or character.isalnum() or character in _NO_DELIMITERS:
@@ -102,7 +102,7 @@ class LogSource:
             )
 
     def dialect(self, format_: str) -> Dialect:
-        """How fields are told apart in a CSV or TSV file."""
+        """How the fields of a CSV or TSV file are separated."""
         return Dialect(self.delimiter or DELIMITERS[format_], (self.quote or _QUOTES[format_]) == "double")
 
     @functools.cached_property
@@ -110,8 +110,8 @@ class LogSource:
         """The files, in the order of the paths, those of one glob sorted by name.
 
         Raises:
-            InputError: a path or glob that matches no file, a file that is not whole or whose name tells no format, or
-                the same content twice.
+            InputError: a path or glob matches no file, a file is damaged, its name determines no format, or two files
+                have the same content.
         """
         check_local("input", self.paths)
         found: list[str] = []
@@ -121,7 +121,7 @@ class LogSource:
             if not matches:
                 raise InputError(f"--input must name existing files. Received: {path!r}, which matches none")
             found += matches
-        # A file counts once, however it is spelt: read twice, each history would hold its own test target.
+        # A file counts once, whatever paths name it: read twice, each history would contain its own test target.
         once: dict[str, str] = {}
         for path in found:
             once.setdefault(os.path.realpath(path), path)
@@ -138,7 +138,7 @@ class LogSource:
         return LogFile.scan(path, name, self.dialect(format_).delimiter if format_ in DELIMITERS else None)
 
     def remarks(self) -> list[str]:
-        """What was decided on reading the files that the user may not expect."""
+        """Decisions about the files that the user may not expect."""
         remarks = []
         for file in self.files:
             if _format_of(self, file.path) in DELIMITERS and self.header == "auto":
@@ -156,7 +156,7 @@ class LogSource:
         first_with: dict[tuple[object, ...], LogFile] = {}
         for file in files:
             has_header = _format_of(self, file.path) in DELIMITERS and self.header != "no" and not _by_index(columns)
-            if file.blank or file.lines <= has_header:  # no row is in it twice
+            if file.blank or file.lines <= has_header:  # it has no rows
                 continue
             first = first_with.setdefault((file.content_sha256, *self.partition_values(file).values()), file)
             if first is not file:
@@ -174,7 +174,7 @@ class LogSource:
         return {name: _partition_value(file.path, name) for name in self.partition_columns}
 
     def description(self) -> dict[str, object]:
-        """What was read, for the manifest: the options, and each file's name, size, hash and partition values."""
+        """The options and each file's name, size, hash and partition values, for the manifest."""
         inputs: list[dict[str, object]] = []
         for file in self.files:
             inputs.append({"name": file.name, "bytes": file.bytes, "sha256": file.sha256})
@@ -193,14 +193,14 @@ class Layout:
     """How one file is laid out.
 
     Attributes:
-        file: which.
-        format: of the file, "auto" resolved.
+        file: the file.
+        format: of the file; never "auto".
         columns: for each field that is read ("user", "item", "timestamp", "rating"), its name in the file.
-        partition: for each field that the folders' names hold instead, its value.
-        partition_columns: the names of these; the file must not have them.
-        header: all column names of a CSV or TSV file, in order; places where it has no header.
-        has_header: whether its first line holds them.
-        explode: whether a list of items is an event for each.
+        partition: for each field whose value is in a folder name, that value.
+        partition_columns: the column names of these fields; the file must not have them.
+        header: all column names of a CSV or TSV file, in order; 0-based indices if it has no header.
+        has_header: whether the first line holds the names.
+        explode: whether a list of items is one event per item.
         dialect: of a CSV or TSV file.
         null_values: see `LogSource`.
     """
@@ -228,7 +228,7 @@ class Layout:
 
 
 def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
-    """How to read one of the files of `source`, its ratings too if `rated`.
+    """Determines how to read one of the files of `source`; `rated` includes its ratings.
 
     Raises:
         InputError: the format is unknown, a column is missing, or a partition column is in the file too.
@@ -334,10 +334,10 @@ def _num_fields(lines: list[str], dialect: Dialect) -> int | None:
 
 
 def _numbers_columns(path: pathlib.Path, first: list[str]) -> bool:
-    """Whether a first line numbers the columns from 0, as pandas does, the index before them or not.
+    """Whether a first line numbers the columns from 0, as pandas does, with or without an index column before them.
 
     Raises:
-        InputError: it is `0,1`, which may as well be an event.
+        InputError: the line is `0,1`, which may also be an event.
     """
     names = first[1:] if first[0] == "" else first
     numbered = names == [str(index) for index in range(len(names))] and len(names) > 1
@@ -350,7 +350,7 @@ def _numbers_columns(path: pathlib.Path, first: list[str]) -> bool:
 
 
 def _other_delimiter(line: str, layout: Layout) -> str | None:
-    """The delimiter that a first line seems to have instead, where only one will do."""
+    """The delimiter that a first line seems to have instead, if exactly one fits."""
     others = [character for character in _USUAL_DELIMITERS if character in line.replace(layout.dialect.delimiter, "")]
     if layout.dialect.delimiter in line:
         fitting = []
@@ -381,7 +381,7 @@ def _check_parquet_columns(layout: Layout) -> None:
 
 
 def unreadable(path: pathlib.Path, error: Exception) -> InputError:
-    """The error for a damaged Parquet file, or one that is none."""
+    """The error for a file that is damaged or not Parquet."""
     return InputError(
         f"{path} must be readable as parquet. Received: {first_lines(error)}. "
         "Fix: copy or write it again, or name its --format"
@@ -394,7 +394,7 @@ def _format_of(source: LogSource, path: pathlib.Path) -> str:
     suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED_SUFFIXES]
     if not suffixes or suffixes[-1] not in _SUFFIXES:
         raise InputError(
-            f"--format=auto goes by the file's name. Received: {path}, which ends in none of "
+            f"--format=auto needs a known file name. Received: {path}, which ends in none of "
             f"{', '.join(_SUFFIXES)}. Fix: name it, one of {', '.join(FORMATS[1:])}"
         )
     return _SUFFIXES[suffixes[-1]]
@@ -427,15 +427,15 @@ def _shown(names: list[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string of SQL."""
+    """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def quoted_path(path: pathlib.Path) -> str:
-    """Quoted for the engine, which takes globs: a file is read by its very name."""
+    """A path as a SQL string literal, with the characters of globs escaped, because DuckDB expands globs."""
     return quoted(glob.escape(str(path)))
 
 
 def first_lines(error: Exception) -> str:
-    """The engine's message without its advice to programmers."""
+    """The first lines of an engine's message, without its advice to programmers."""
     return " ".join(str(error).split("\n\n")[0].split())[:400]

@@ -1,8 +1,8 @@
-"""Parquet logs as text, batch by batch, so that one bad value spoils its row and no other.
+"""Reads Parquet logs as text, batch by batch, so that a bad value affects only its row.
 
-pyarrow reads them, not the engine: it knows columns by their exact names, checks pages by their checksums, and hands
-over values that are not UTF-8 or out of range instead of ending the file. Ids come out as they would stand in a CSV
-file: whole numbers without a point, whatever the type of the column.
+pyarrow reads them instead of DuckDB: it distinguishes column names by case, verifies the checksums of pages, and
+returns values that are not UTF-8 or out of range instead of failing. Ids look as in a CSV file: whole numbers have no
+decimal point, whatever the type of the column.
 """
 
 import functools
@@ -23,16 +23,20 @@ _FIELDS = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rati
 _NAMES = {"user": "a user", "item": "an item", "timestamp": "a timestamp", "rating": "a rating"}
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS_A_DAY = 86_400
-_EXACT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}  # above, not every whole number is a float
+_EXACT = {
+    pa.float16(): 2**11,
+    pa.float32(): 2**24,
+    pa.float64(): 2**53,
+}  # above, some whole numbers are no floats
 _Converted = tuple[pa.Array, pa.Array]  # a column as text, and for each value its fault or null
 _Converter = Callable[[pa.Array], _Converted]
 
 
 def read_batches(layout: Layout, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
-    """The rows of a Parquet file as `load_events.load_batches` takes them; of a list, a row for each element.
+    """The rows of a Parquet file as `load_events.load_batches` takes them; a list gives one row per element.
 
     Raises:
-        InputError: a column of a type that does not fit, or a damaged file.
+        InputError: a column has an unsupported type, or the file is damaged.
     """
     path = layout.file.path
     try:
@@ -82,7 +86,7 @@ def _check_lists(layout: Layout, types: dict[str, pa.DataType], lists: list[str]
 def _explode(
     lines: np.ndarray, columns: dict[str, pa.Array], lists: list[str]
 ) -> tuple[np.ndarray, dict[str, pa.Array], pa.Array]:
-    """A row for each element of the lists; a row without elements, or with lists of unequal lengths, stays one row."""
+    """One row per element of the lists; a row without elements, or with lists of unequal lengths, stays one row."""
     lengths = np.stack([pc.fill_null(pc.list_value_length(columns[field]), 0).to_numpy() for field in lists])
     unequal = np.any(lengths != lengths[0], axis=0)
     elements = np.where(unequal, 0, lengths[0])
@@ -93,8 +97,8 @@ def _explode(
     for field, values in columns.items():
         if field in lists:
             own = lengths[lists.index(field)]
-            places = (np.cumsum(own) - own)[rows] + within
-            exploded[field] = pc.list_flatten(values).take(pa.array(places, mask=missing))
+            indices = (np.cumsum(own) - own)[rows] + within
+            exploded[field] = pc.list_flatten(values).take(pa.array(indices, mask=missing))
         else:
             exploded[field] = values.take(pa.array(rows))
     words = np.where(unequal, "has lists of unequal lengths", "has an empty list of items")[rows]
@@ -105,10 +109,10 @@ def _explode(
 
 
 def _converter(layout: Layout, field: str, type_: pa.DataType) -> _Converter:
-    """How to make text of a column's values.
+    """A function that converts a column's values to text.
 
     Raises:
-        InputError: values of the type are no ids, times or ratings.
+        InputError: values of this type cannot be ids, times or ratings.
     """
     types = pa.types
     if types.is_dictionary(type_):
@@ -164,7 +168,7 @@ def _uuid(value: bytes | None) -> str | None:
 
 
 def _text(field: str, values: pa.Array) -> _Converted:
-    """Text and bytes; what is not UTF-8 keeps its bytes as escapes, for the report of the row."""
+    """Converts text and bytes. Values that are not UTF-8 keep their bytes as escapes, for the report of the row."""
     values = values.cast(pa.large_binary())
     try:
         return _plain(values.cast(pa.large_string()))
@@ -183,7 +187,7 @@ def _text(field: str, values: pa.Array) -> _Converted:
 
 
 def _whole_numbers(field: str, values: pa.Array) -> _Converted:
-    """Numbers as ids: 6.0 is the 6 of a column of integers; NaN is no id, as null is."""
+    """Converts numbers to ids: 6.0 becomes 6, as in a column of integers; NaN becomes null."""
     largest = _EXACT.get(values.type)
     if largest is None:
         whole = pc.equal(values, pc.trunc(values))
@@ -203,7 +207,7 @@ def _numbers(values: pa.Array) -> _Converted:
 
 
 def _times(numbers: pa.Array, unit: str) -> _Converted:
-    """Times as ISO 8601: numbers of such units since 1970, UTC."""
+    """Converts numbers of `unit` since 1970 (UTC) to ISO 8601 times."""
     end = timestamps.END // _SECONDS_A_DAY if unit == "days" else timestamps.END * _TICKS[unit]
     inside = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, end))
     times = pc.if_else(inside, numbers, 0)

@@ -1,15 +1,15 @@
 """A synthetic log of tunable predictability, whose best possible recommender is known.
 
-Each user walks a Markov chain over the items and never meets one twice: the next item is drawn from the row of the
-last one in `transitions()`, among the items that are left. So the row of the last item, seen items dropped, ranks
-the next item as well as anything can; no model beats it but by luck. Three things make up a row:
+Each user follows a Markov chain over the items and visits no item twice: the next item is drawn from the last item's
+row of `transitions()`, among the unseen items. The row of the last item, without the seen items, is therefore the best
+possible ranking of the next item; a model can beat it only by luck. A row is the sum of three parts:
 
-    successors    a few items that tend to follow this very item, the first the most likely
+    successors    a few items that tend to follow this item, the most likely first
     theme         the other items of its theme (items come in themes of equal size)
     noise         any item, by popularity
 
-An item hidden in the middle of a history is betrayed from both sides: it follows the one before it, and the one
-after it follows it. That is the structure that a bidirectional model can use and a left-to-right one cannot.
+An item hidden in the middle of a history can be predicted from both neighbours: it tends to follow the previous item,
+and the next item tends to follow it. A bidirectional model can use this structure, a left-to-right model cannot.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from tfrecords.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class MarkovLog:
-    """The parameters of the log; `noise=1` makes it unpredictable but for popularity.
+    """The parameters of the log; with `noise=1`, only popularity predicts the next item.
 
     Attributes:
         num_users, num_items, num_themes: sizes; themes are of equal size.
-        min_events, max_events: the length of a history is drawn evenly between them.
-        successors: the chances of the items that follow an item, most likely first; they and `noise` leave the
-            rest to the theme.
-        noise: the chance of an item drawn by popularity alone.
+        min_events, max_events: the length of a history is drawn uniformly between them.
+        successors: the probabilities of the items that follow an item, most likely first; the theme has the probability
+            that they and `noise` leave.
+        noise: the probability that an item is drawn by popularity.
         seed: of the whole log.
     """
 
@@ -61,7 +61,7 @@ class MarkovLog:
 
     @classmethod
     def from_text(cls, assignments: str, seed: int) -> "MarkovLog":
-        """Reads `name=value,name=value`; `successors` takes its chances with `+` between.
+        """Reads `name=value,name=value`; the probabilities of `successors` are separated by `+`.
 
         Raises:
             InputError: an unknown name or a value of the wrong type.
@@ -78,7 +78,7 @@ class MarkovLog:
         return cls(**values)
 
     def description(self) -> dict[str, Any]:
-        """The parameters, for the manifest; `MarkovLog.from_description` gives the log back."""
+        """The parameters, for the manifest; `MarkovLog.from_description` restores the log."""
         return {"format": "synthetic", **dataclasses.asdict(self), "successors": list(self.successors)}
 
     @classmethod
@@ -86,7 +86,7 @@ class MarkovLog:
         """The log that a manifest's source describes.
 
         Raises:
-            InputError: the records were made of another log.
+            InputError: the records were made from another log.
         """
         if source.get("format") != "synthetic":
             raise InputError(
@@ -97,12 +97,12 @@ class MarkovLog:
         return cls(**values | {"successors": tuple(values["successors"])})
 
     def popularity(self) -> np.ndarray:
-        """float64 [items], the law of the first item and of the noise: Zipf's, in an order of its own."""
+        """float64 [items], distribution of the first item and of the noise: Zipf's, over a random order of items."""
         ranks = np.random.default_rng([self.seed, 1]).permutation(self.num_items)
         return (1 / (ranks + 10)) / np.sum(1 / (ranks + 10))
 
     def transitions(self) -> np.ndarray:
-        """float64 [items, items]: row i is the law of the item after item i, before seen items are dropped."""
+        """float64 [items, items]: row i is the distribution of the item after item i, with seen items included."""
         random = np.random.default_rng([self.seed, 2])
         themes = random.permutation(self.num_items) % self.num_themes
         same_theme = (themes[:, None] == themes).astype(float)
@@ -119,7 +119,7 @@ class MarkovLog:
         return [f"item-{index:04d}" for index in range(self.num_items)]
 
     def num_rows(self) -> None:
-        """Not known before the log is made."""
+        """None: the number is not known before the log is made."""
 
     def batches(self) -> Iterator[pa.Table]:
         """The log, for the pipeline: all of it at once."""
@@ -133,15 +133,15 @@ class MarkovLog:
         everyone = np.arange(self.num_users)
         unseen = np.ones((self.num_users, self.num_items), bool)
         histories = np.zeros((self.num_users, self.max_events), np.int64)
-        laws = np.tile(popularity, (self.num_users, 1))
+        next_item_probabilities = np.tile(popularity, (self.num_users, 1))
         for event in range(self.max_events):
-            cumulative = np.cumsum(laws * unseen, axis=1)
+            cumulative = np.cumsum(next_item_probabilities * unseen, axis=1)
             draw = random.random((self.num_users, 1)) * cumulative[:, -1:]
-            # The last item that can be drawn bounds the search, whatever the rounding of the sum.
+            # Rounding of the sum must not lead beyond the last item that can be drawn.
             last = self.num_items - 1 - np.argmax(unseen[:, ::-1], axis=1)
             histories[:, event] = np.minimum(np.sum(cumulative <= draw, axis=1), last)
             unseen[everyone, histories[:, event]] = False
-            laws = transitions[histories[:, event]]
+            next_item_probabilities = transitions[histories[:, event]]
         users, events = np.nonzero(np.arange(self.max_events) < lengths[:, None])
         names = np.array(self.item_ids())
         return pa.table(

@@ -1,4 +1,4 @@
-"""Text files as UTF-8 bytes, whatever their compression and encoding, which their first bytes tell."""
+"""Reads text files as UTF-8 bytes. Their first bytes determine the compression and the encoding."""
 
 import bz2
 import codecs
@@ -29,7 +29,7 @@ _ENCODINGS = {  # UTF-32 first: the mark of UTF-16 begins that of UTF-32
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
-# Where the bytes stand, and how to get at the rows.
+# The offset of the bytes, the bytes, and the fix.
 _NO_TEXT = {
     "a zip archive": (0, b"PK\x03\x04", "unpack it"),
     "a 7z archive": (0, b"7z\xbc\xaf\x27\x1c", "unpack it"),
@@ -42,11 +42,11 @@ _NO_TEXT = {
 
 
 class HashingReader(io.RawIOBase):
-    """Takes the hash of a file's bytes while they are read.
+    """Hashes a file's bytes while they are read.
 
     Attributes:
-        bytes: how many were read.
-        sha256: of these.
+        bytes: number of bytes read.
+        sha256: of these bytes.
     """
 
     def __init__(self, file: io.RawIOBase):
@@ -63,13 +63,13 @@ class HashingReader(io.RawIOBase):
         return count
 
     def read_rest(self) -> None:
-        """Reads to the end what a decompressor had no use for."""
+        """Reads the bytes that a decompressor left unread."""
         while self.read(_BUFFER_BYTES):
             pass
 
 
 class _Transcoder(io.RawIOBase):
-    """UTF-16 or UTF-32 as UTF-8. Half of a surrogate pair becomes bytes that are no UTF-8, so that its row is bad."""
+    """Converts UTF-16 or UTF-32 to UTF-8. Half a surrogate pair becomes invalid UTF-8, so that its row is bad."""
 
     def __init__(self, stream: BinaryIO, encoding: str):
         self._stream, self._decoder = stream, codecs.getincrementaldecoder(encoding)("surrogatepass")
@@ -89,10 +89,10 @@ class _Transcoder(io.RawIOBase):
 
 
 class TextStream(io.BufferedReader):
-    """A text file's bytes, decompressed and as UTF-8, a byte order mark of UTF-8 included.
+    """A text file's bytes, decompressed and as UTF-8, including a byte order mark of UTF-8.
 
     Attributes:
-        compression: "gzip", "bz2", "xz", "zstd", or "" where there is none.
+        compression: "gzip", "bz2", "xz", "zstd", or "" if not compressed.
         encoding: "utf-8", "utf-16" or "utf-32".
     """
 
@@ -104,7 +104,7 @@ class TextStream(io.BufferedReader):
             path: its name, for messages.
 
         Raises:
-            InputError: it is no text.
+            InputError: the file is not text.
         """
         raw = io.BufferedReader(file, _BUFFER_BYTES)
         self.compression = _compression(raw.peek(16), path)
@@ -126,15 +126,15 @@ def open_text(path: pathlib.Path) -> Iterator[TextStream]:
 
 @contextlib.contextmanager
 def naming_damage(path: pathlib.Path) -> Iterator[None]:
-    """Names a file that turns out to be cut short or damaged.
+    """Names the file if reading it in the block finds it truncated or damaged.
 
     Raises:
-        InputError: so it is.
+        InputError: replaces the error of the block.
     """
     try:
         yield
     except (EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk; decompressors give no number
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error; a decompressor's has no number
             raise
         raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
 

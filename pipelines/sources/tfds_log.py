@@ -15,12 +15,12 @@ _BATCH_ROWS = 1 << 14
 
 @dataclasses.dataclass(frozen=True)
 class TfdsLog:
-    """A dataset of interactions, all of its splits together, downloaded and kept by tensorflow-datasets.
+    """A dataset of interactions, with all of its splits; tensorflow-datasets downloads and caches it.
 
     Attributes:
-        name: as `tfds.load` takes it.
+        name: the argument of `tfds.load`.
         user_column, item_column, timestamp_column, rating_column: features of the dataset.
-        timestamp_unit: one of `timestamps.UNITS`; "auto" goes by the size of the numbers.
+        timestamp_unit: one of `timestamps.UNITS`; "auto" infers it from the size of the numbers.
     """
 
     name: str
@@ -38,15 +38,15 @@ class TfdsLog:
         return {"format": "tfds"} | options
 
     def num_rows(self) -> int:
-        """Of all splits."""
+        """The number of rows of all splits."""
         _, info = self._loaded
         return sum(split.num_examples for split in info.splits.values())
 
     def batches(self) -> Iterator[pa.Table]:
-        """The log, piece by piece: user_id and item_id (strings), timestamp, and rating where the dataset has one.
+        """The log, piece by piece: user_id and item_id (strings), timestamp, and rating if the dataset has one.
 
         Raises:
-            InputError: an unknown dataset, one that cannot be downloaded, or a feature that it does not have.
+            InputError: the dataset is unknown, cannot be downloaded, or lacks a feature.
         """
         splits, info = self._loaded
         columns = {"user_id": self.user_column, "item_id": self.item_column, "timestamp": self.timestamp_column}

@@ -1,11 +1,11 @@
-"""Timestamps of a log as seconds since 1970: numbers in one unit for the whole log, and ISO 8601 times (UTC).
+"""Converts a log's timestamps to seconds since 1970: numbers in one unit for the whole log, or ISO 8601 times (UTC).
 
-SQL converts the common spellings; all others go through `seconds`. Both follow the same rules:
+SQL converts the common formats; `seconds` converts all others. Both follow the same rules:
 
-- A number counts in the unit of the log. Without a unit it stays as it is (`none`: counters, ids that rise with time).
-- Other text is a time of ISO 8601, without an offset in UTC.
-- Times lie in the years 1970 to 2100. In ms, us and ns a number of the first 47 days of 1970 is refused too: it is a
-  time in a coarser unit, or none.
+- A number has the unit of the log. With the unit `none` it is a counter, such as an id that rises with time.
+- Other text is an ISO 8601 time, in UTC if it has no offset.
+- Times are in the years 1970 to 2100. In ms, us and ns, numbers within the first 47 days of 1970 are refused too: they
+  are times in a coarser unit, or no times.
 """
 
 import datetime
@@ -21,11 +21,11 @@ from duckdb.func import SPECIAL
 from tfrecords.errors import InputError
 
 UNITS = ("auto", "s", "ms", "us", "ns", "none")
-END = 4_133_980_800  # 2101-01-01, the first second that is too late
+END = 4_133_980_800  # 2101-01-01, the first second that is refused
 _DECIMALS = {"none": 0, "s": 0, "ms": 3, "us": 6, "ns": 9}
-_LARGEST = Decimal(10**28)  # of numbers without a unit; DECIMAL(38, 9) holds them
-_YEAR = 365 * 86_400  # numbers of 1970 are taken for counters
-_1980 = 10 * _YEAR  # an earlier time in a finer unit is rather a later one in a coarser unit, or none
+_LARGEST = Decimal(10**28)  # limit of numbers without a unit; they fit in DECIMAL(38, 9)
+_YEAR = 365 * 86_400  # numbers in 1970 are read as counters
+_1980 = 10 * _YEAR  # an earlier time in a finer unit is more likely a later one in a coarser unit
 _KINDS = {"date": "a date", "counter": "a counter", "s": "seconds"}
 _NANOSECOND = Decimal("1e-9")
 _EXACT = decimal.Context(prec=80, rounding=decimal.ROUND_HALF_UP)
@@ -51,7 +51,7 @@ _iso = re.compile(
 
 
 def seconds(text: str, unit: str) -> Decimal | None:
-    """The time that a text stands for, to nine decimals; None where it is neither a number nor an ISO 8601 time."""
+    """The time of a text, to nine decimals; None if it is neither a number nor an ISO 8601 time."""
     text = text.strip()
     if _number.fullmatch(text):
         number = max(-_LARGEST, min(Decimal(text), _LARGEST))
@@ -68,8 +68,9 @@ def _iso_seconds(parts: dict[str, str]) -> Decimal | None:
     hour, minute, second = part("hour", "hour2"), part("minute", "minute2"), part("second", "second2")
     zone = [part("zone_hour"), part("zone_minute"), part("zone_second")]
     named = [name for name in ("second", "second2", "minute", "minute2") if name in parts]
-    of_last = 1 if "second" in parts or "second2" in parts else 60 if named else 3600  # what the fraction is a part of
-    time = 3600 * hour + 60 * minute + second + of_last * Decimal("0." + parts.get("fraction", "0"))
+    # Seconds in the smallest unit that is given, which the fraction divides.
+    fraction_unit = 1 if "second" in parts or "second2" in parts else 60 if named else 3600
+    time = 3600 * hour + 60 * minute + second + fraction_unit * Decimal("0." + parts.get("fraction", "0"))
     # A leap second is the first one of the next minute; 24:00 is the midnight at the end of a day.
     if hour > 24 or minute > 59 or second > 60 or (hour == 24 and time != 86_400):
         return None
@@ -97,7 +98,7 @@ def _iso_seconds(parts: dict[str, str]) -> Decimal | None:
 
 
 def register(connection: duckdb.DuckDBPyConnection) -> None:
-    """Makes `seconds` known to a connection, for `time_sql`."""
+    """Registers `seconds` as a SQL function of a connection, for `time_sql`."""
 
     def other_time(text: str | None, unit: str) -> Decimal | None:
         return None if text is None else seconds(text, unit)
@@ -107,9 +108,9 @@ def register(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def time_sql(unit: str) -> str:
-    """SQL of the time in seconds; NULL where there is none. The spellings of most logs never leave the engine."""
-    # Exact throughout: a division would make doubles of all branches. TIMESTAMP_NS, unlike TIMESTAMP, minds offsets.
-    # Text to DECIMAL(38, 9) takes 13 microseconds; by way of a narrower type it takes a hundredth.
+    """SQL for the time in seconds; NULL if there is none. DuckDB itself converts the formats of most logs."""
+    # All branches are exact: a division would turn them into doubles. TIMESTAMP_NS, unlike TIMESTAMP, respects offsets.
+    # A cast of text to DECIMAL(38, 9) takes 13 microseconds; through a narrower type it takes a hundredth of that.
     scale = f" * {Decimal(1).scaleb(-_DECIMALS[unit]):f}::DECIMAL(9, 9)" if _DECIMALS[unit] else ""
     integer = "[0-9]{1,18}" if unit != "ns" else "([0-9]{1,18}|[1-8][0-9]{18})"
     return rf"""CASE
@@ -125,7 +126,7 @@ def time_sql(unit: str) -> str:
 
 
 def faults_sql(unit: str) -> dict[str, str]:
-    """Tests in SQL, over `timestamp` and the `time` of it, each with the fault (SQL too) of a row that meets it."""
+    """SQL conditions on `timestamp` and its `time`, each with the SQL for the fault of rows that meet it."""
     faults = {"time IS NULL": "'has no timestamp that is a number or an ISO 8601 time'"}
     if unit == "none":
         return faults | {f"abs(time) >= {_LARGEST}": f"'has a timestamp beyond {_LARGEST:.0e}'"}
@@ -138,7 +139,7 @@ def faults_sql(unit: str) -> dict[str, str]:
 
 
 def outside_years(unit: str) -> str:
-    """What is wrong with a row whose time lies outside the years that times may have."""
+    """The fault of a row whose time is outside the accepted years."""
     return f"has a timestamp outside 1970 to 2100, numbers read in {unit} (--timestamp_unit)"
 
 
@@ -146,33 +147,33 @@ def outside_years(unit: str) -> str:
 
 
 def infer_unit(samples: Mapping[str, Sequence[str]]) -> str:
-    """The unit in which a log counts, by the size of its numbers; "s" where there are none.
+    """The unit of a log's numeric timestamps, inferred from their size; "s" if there are none.
 
     Args:
-        samples: some timestamps of each file, by its name.
+        samples: some timestamps of each file, by file name.
 
     Raises:
         InputError: the files are in several units, or some hold dates and others counters.
     """
-    found: dict[str, tuple[str, str]] = {}  # for each kind of timestamps, a file and one of them
+    found: dict[str, tuple[str, str]] = {}  # for each kind of timestamps, a file and an example
     for file, texts in samples.items():
         kinds = {text: kind for text in texts if (kind := _kind(text)) is not None}
         if kinds:
             kind = Counter(kinds[text] for text in texts if text in kinds).most_common(1)[0][0]
             found.setdefault(kind, (file, next(text for text in kinds if kinds[text] == kind)))
     units = found.keys() - {"date", "counter"}
-    # Numbers of 1970 may be the start of seconds, or of a counter; beside dates, they can only be the latter.
+    # Numbers in 1970 may be seconds or counters. If other files have dates, they can only be counters.
     if len(units) > 1 or ("counter" in found and found.keys() & {"date", "ms", "us", "ns"}):
         shown = "; ".join(f"{file} with {text} ({_KINDS.get(kind, kind)})" for kind, (file, text) in found.items())
         raise InputError(
-            f"All files must have timestamps in one unit. Received: {shown}. Fix: bring them to one unit, or name it "
+            f"All files must have timestamps in one unit. Received: {shown}. Fix: convert them to one unit, or name it "
             "with --timestamp_unit; none is for counters"
         )
     return next(iter(units), "s")
 
 
 def _kind(text: str) -> str | None:
-    """The unit of a timestamp by its size; or a date, or a counter; None of others."""
+    """The unit of a timestamp by its size, or "date" or "counter"; None for other text."""
     if not _number.fullmatch(text.strip()):
         return None if seconds(text, "s") is None else "date"
     number = Decimal(text.strip())
@@ -183,11 +184,11 @@ def _kind(text: str) -> str | None:
     return next((unit for unit in ("ms", "us", "ns") if _1980 <= number.scaleb(-_DECIMALS[unit]) < END), None)
 
 
-# ---- times in words ----
+# ---- times as text ----
 
 
 def format_time(time: Decimal | float, unit: str) -> str:
-    """A time as a date, or as the number that it is: one of 1970, or without a unit, counts events and no seconds."""
+    """A time as a date, or as a plain number if it is in 1970 or has no unit: then it is a counter."""
     if unit == "none" or not _YEAR <= time < END:
         return f"{time:.15g}" if isinstance(time, float) else f"{time.normalize():f}"
     whole = datetime.datetime.fromtimestamp(int(time), datetime.timezone.utc)

@@ -1,4 +1,4 @@
-"""Titles of items, where somebody has them: they go into the vocabulary and change nothing else."""
+"""Reads optional titles of items: the vocabulary stores them, and nothing else depends on them."""
 
 import contextlib
 import pathlib
@@ -13,10 +13,10 @@ _COLUMNS = ("item_id", "title")
 def read_titles(path: str | None) -> dict[str, str]:
     """Reads a text file with a header and the columns `item_id` and `title`.
 
-    The header tells the delimiter: one of `,`, `;`, `|` and tab. Quotes are as in RFC 4180; with tabs there are none.
+    The header determines the delimiter: `,`, `;`, `|` or tab. Quotes are as in RFC 4180; with tabs they are text.
 
     Returns:
-        Title by raw item id; empty where `path` is None. Of several rows of one item the last counts.
+        Title by raw item id; empty if `path` is None. If an item has several rows, the last one counts.
 
     Raises:
         InputError: the file cannot be read, lacks a column, or has a row that is malformed or without an item id.
@@ -51,6 +51,6 @@ def _header(path: str, line: Line) -> tuple[list[str], Dialect]:
             if set(_COLUMNS) <= set(header) and not line.fault:
                 return header, dialect
     raise InputError(
-        f"--item_titles must have the columns item_id and title, with commas, semicolons, pipes or tabs between. "
+        f"--item_titles must have the columns item_id and title, separated by commas, semicolons, pipes or tabs. "
         f"Received: {path}: {line.text.rstrip()[:200]!r}"
     )

@@ -1,4 +1,4 @@
-"""Which of the formats with whitespace between the fields a file has, as its first lines tell."""
+"""Infers which format with whitespace-separated fields a file has, from its first lines."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ _time = re.compile(rb"[0-9]{9,}(\.[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 def recognise(path: pathlib.Path) -> str:
     """The format of a file: `user_item`, `user_item_rating_time` or `user_items`.
 
-    A few malformed rows do not matter, as long as no other format fits.
+    A few malformed rows do not matter if no other format fits.
 
     Raises:
         InputError: several formats would fit, or none.
@@ -38,8 +38,8 @@ def recognise(path: pathlib.Path) -> str:
         return "user_items"
     counts = ", ".join(f"{count:,} of {width}" for width, count in sorted(widths.items())[:5])
     raise InputError(
-        f"--format must be named where the first lines do not tell it. Received: {path}, with rows of these numbers of "
-        f"fields: {counts}. Fix: --format=user_item, --format=user_item_rating_time or --format=user_items; "
+        f"--format must be given if the first lines do not determine it. Received: {path}, with rows of these numbers "
+        f"of fields: {counts}. Fix: --format=user_item, --format=user_item_rating_time or --format=user_items; "
         "for columns by number: --format=csv --delimiter=' '"
     )
 
