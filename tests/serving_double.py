@@ -14,7 +14,7 @@ tensorflow_model_server has it, read from its sources (the names in brackets are
 - the checks of a request, and their messages, are those of predict_util.cc and json_tensor.cc;
 - `--enable_batching` [batching_session.cc].
 
-It says nothing about the speed of TF Serving.
+It does not tell the speed of TF Serving.
 """
 
 import base64
@@ -642,7 +642,7 @@ def _from_rows(rows: list, inputs: dict[str, Any]) -> dict[str, tensor_pb2.Tenso
 def _add_item(
     item: Any, name: str, inputs: dict[str, Any], values: dict[str, list], shapes: dict[str, list[int]]
 ) -> None:
-    """A row of one input. Of a name that stands twice, both values are added."""
+    """A row of one input. Of a name that occurs twice, both values are added."""
     if name not in inputs:
         raise RequestError("INVALID_ARGUMENT", f"JSON object: does not have named input: {name}")
     shape = _shape(item)
