@@ -1,4 +1,4 @@
-"""Whatever stands in a file: no traceback, no row lost, and both readers, the engine and the exact one, of one mind."""
+"""Any file content: no traceback, no lost row, and the DuckDB reader and the line reader agree."""
 
 import contextlib
 import csv
@@ -119,7 +119,7 @@ def both(name: str, content: bytes, compressed: bool) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_both_readers_are_of_one_mind(name: str) -> None:
+def test_duckdb_and_line_reader_agree(name: str) -> None:
     @given(raw(FILES[name]), st.booleans())
     @settings(max_examples=15)
     @example(HEADER + b"u,i,1,\n", False)
@@ -133,7 +133,7 @@ def test_both_readers_are_of_one_mind(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_both_readers_are_of_one_mind_for_long(name: str) -> None:
+def test_duckdb_and_line_reader_agree_on_many_files(name: str) -> None:
     @given(raw(FILES[name]), st.booleans())
     @settings(max_examples=1500)
     def check(content: bytes, compressed: bool) -> None:

@@ -479,7 +479,7 @@ LARGE = ["--dataset=synthetic:num_users=4000,num_items=100,num_themes=4,min_even
 
 
 @pytest.mark.slow
-def test_that_is_enough_memory_where_there_is_disk(tmp_path: pathlib.Path) -> None:
+def test_small_memory_limit_spills_to_disk(tmp_path: pathlib.Path) -> None:
     built(tmp_path / "data", *LARGE)
 
 

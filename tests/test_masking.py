@@ -107,7 +107,7 @@ def test_instances_of_ml_1m_are_as_many_as_the_authors_code_makes() -> None:
     st.sampled_from([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.3, 0.4)]),
 )
 @settings(max_examples=60)
-def test_what_always_holds(lengths: list[int], rate: float, most: int | None, replaced: tuple[float, float]) -> None:
+def test_masking_invariants(lengths: list[int], rate: float, most: int | None, replaced: tuple[float, float]) -> None:
     windows = windows_of(lengths)
     instances = mask(
         windows, masking_rates=(rate,), max_predictions=most, duplicate_factor=2,

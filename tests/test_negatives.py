@@ -107,7 +107,7 @@ def test_the_second_item_is_drawn_among_those_left() -> None:
     assert_frequencies(second, np.append(law, 0))
 
 
-def test_who_saw_all_that_is_popular_gets_the_rare_by_the_same_law() -> None:
+def test_negatives_fall_back_to_rare_items() -> None:
     # One of 3e17 draws with replacement would meet a rare item: all of these come out of the exponential races.
     counts, users = np.array([10**17, 10**17, 10**17, 1, 2, 3, 0]), 5_000
     negatives = draw_negatives(everyone_saw([3, 4, 5], users), keys_of(users), counts, 1, seed=1)
