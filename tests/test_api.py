@@ -115,6 +115,7 @@ def test_a_configuration_in_every_form(tmp_path: pathlib.Path) -> None:
         recipes.settings_of({"model": {"num_layer": 3}})
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_metrics_and_users(model_dir: pathlib.Path, data_dir: pathlib.Path) -> None:
     found = bert4rec_tf.evaluate(model_dir, data_dir)
     assert found.metrics["users"] == found.users.num_rows == 40
@@ -158,6 +159,7 @@ def test_recommendations_are_those_of_the_model(loaded: Recommender, model_dir: 
     assert [set(ids) for ids in narrow.item_ids] == [{items[5], items[6], items[8]}, {items[8], items[9]}]
 
 
+@pytest.mark.slow
 def test_more_histories_than_a_batch_are_answered_in_order(loaded: Recommender, model_dir: pathlib.Path) -> None:
     items = list(bert4rec_tf.load_model(model_dir).vocabulary.item_ids)
     histories = [[items[number % 15]] for number in range(300)]

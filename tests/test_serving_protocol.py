@@ -574,6 +574,7 @@ def run_client(*flags: str, code: int = 0) -> str:
     return printed
 
 
+@pytest.mark.slow
 def test_the_client_answers_the_same_over_grpc_rest_and_without_a_server(
     server: ServingDouble | Started, shop: pathlib.Path
 ) -> None:
