@@ -11,7 +11,7 @@ from bert4rec_tf.config import Config, TrainingConfig
 from bert4rec_tf.model.losses import gbce_beta, gbce_loss, sampled_softmax_loss
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
-_FIRST_STEP = 2**30  # dropout seeds count steps from 0; these start here, so they differ
+_SALT = 7_919  # separates the draws of the items from those of the dropout
 _ACCIDENTAL_HIT_LOGIT = -1e9  # of a drawn item that is the masked item itself
 
 
@@ -60,7 +60,7 @@ class SampledLoss:
             sampled_item_ids int32 [S]; log_expected_counts float32 [S], the log of how often each of these items is
             expected among S draws.
         """
-        seed = tf.stack([self._config.seed, _FIRST_STEP + tf.cast(step, tf.int32)])
+        seed = tf.stack([self._config.seed + _SALT, tf.cast(step, tf.int32)])
         draws = tf.random.stateless_uniform([self._config.sampled_items], seed, dtype=tf.float64)
         index = tf.searchsorted(self._cumulative, draws, side="right")
         item_ids = tf.minimum(index, tf.size(self._cumulative) - 1)  # the last cumulative share may round to below 1
