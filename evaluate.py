@@ -10,6 +10,8 @@ python evaluate.py --compare=a/metrics.json,b/metrics.json --output=comparison.j
 import os
 import pathlib
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
 from absl import app, flags
 
 from bert4rec_tf.command_line import command
@@ -28,7 +30,6 @@ from tfrecords.errors import InputError, check_local
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.vocabulary import Vocabulary
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _BASELINE = flags.DEFINE_enum(
     "baseline",
