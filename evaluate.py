@@ -124,11 +124,7 @@ def _check_evaluation_flags() -> None:
 
 def _load_model(vocabulary: Vocabulary) -> TrainedModel:
     trained = load_model(str(_MODEL.value))
-    if trained.vocabulary.item_ids != vocabulary.item_ids:  # titles and counts may differ
-        raise InputError(
-            f"A model must be evaluated on records with its own vocabulary. Received: {_MODEL.value} and "
-            f"{_DATA.value}, which differ. Fix: name the --data_dir that the model was trained on"
-        )
+    trained.check_vocabulary(vocabulary, f"{_MODEL.value} and {_DATA.value}")
     return trained
 
 
@@ -137,7 +133,7 @@ def _scorer(
 ) -> tuple[Scorer, dict[str, object]]:
     """The scorer, and its description for metrics.json."""
     if trained is not None:
-        return trained.model.score_next_item, {"config": trained.config.to_dict(), "training": trained.state}
+        return trained.model.score_next_item, trained.description()
     name = str(_BASELINE.value)
     scorer = baseline_scorer(name, vocabulary, lambda: MarkovLog.from_description(manifest.source))
     return scorer, {"baseline": name}

@@ -42,6 +42,26 @@ class TrainedModel:
     manifest: Manifest
     state: dict[str, Any]
 
+    def description(self) -> dict[str, Any]:
+        """Its settings and the state of its training, as JSON values for metrics and metadata."""
+        return {"config": self.config.to_dict(), "training": self.state}
+
+    def check_vocabulary(self, vocabulary: Vocabulary, received: str) -> None:
+        """Refuses records of other items; titles and counts may differ.
+
+        Args:
+            vocabulary: of the records.
+            received: what was given, for the message.
+
+        Raises:
+            InputError: the items differ.
+        """
+        if self.vocabulary.item_ids != vocabulary.item_ids:
+            raise InputError(
+                f"A model must be evaluated on records with its own vocabulary. Received: {received}, which differ. "
+                "Fix: name the --data_dir that the model was trained on"
+            )
+
 
 def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
     """Makes a model directory, or checks that an existing one belongs to this run.

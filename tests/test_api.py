@@ -87,7 +87,7 @@ def test_the_same_table_again_builds_nothing(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("log", "says"),
+    ("log", "message"),
     [
         (pa.table({"user": ["a"], "item_id": ["b"], "timestamp": [1]}), "must have the columns user_id, item_id"),
         (LOG.slice(0, 0), "at least one event"),
@@ -95,8 +95,8 @@ def test_the_same_table_again_builds_nothing(tmp_path: pathlib.Path) -> None:
         ([], "must be a path, a pandas or polars frame"),
     ],
 )
-def test_a_log_that_is_none_is_named(tmp_path: pathlib.Path, log: Any, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_logs_are_refused(tmp_path: pathlib.Path, log: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         built(log, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
@@ -180,8 +180,8 @@ def test_ranks_and_similar_items(loaded: Recommender, model_dir: pathlib.Path) -
     unit = table / np.linalg.norm(table, axis=1, keepdims=True)
     cosines = unit @ unit[2]
     cosines[2] = -np.inf
-    alike = loaded.similar_items([items[2]], k=3)
-    assert alike.item_ids == [[items[index] for index in np.argsort(-cosines)[:3]]]
+    similar = loaded.similar_items([items[2]], k=3)
+    assert similar.item_ids == [[items[index] for index in np.argsort(-cosines)[:3]]]
     with pytest.raises(InputError, match="'unknown'"):
         loaded.similar_items(["unknown"])
 
@@ -194,7 +194,7 @@ def test_recommendations_as_a_table(loaded: Recommender) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"histories": ["161"]}, "must be lists of item ids"),
         ({"histories": [["161"]], "k": 0}, "`k` must be from 1 to 1000"),
@@ -202,8 +202,8 @@ def test_recommendations_as_a_table(loaded: Recommender) -> None:
         ({"histories": [["161"]], "allow": [["a"], ["b"]]}, "`allow` must be one list, or one for each of 1"),
     ],
 )
-def test_requests_that_cannot_be_answered_are_named(loaded: Recommender, arguments: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_requests_are_refused(loaded: Recommender, arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         loaded.recommend(**arguments)
 
 

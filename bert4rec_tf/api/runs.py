@@ -18,7 +18,6 @@ from bert4rec_tf.evaluation.user_ranks import users_table
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.strategy import make_strategy
-from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.vocabulary import Vocabulary
 
@@ -112,13 +111,9 @@ def evaluate(
         drop_seen = True if drop_seen is None else drop_seen
     else:
         trained = model if isinstance(model, TrainedModel) else load_model(os.fspath(model))
-        if trained.vocabulary.item_ids != vocabulary.item_ids:
-            raise InputError(
-                f"A model is evaluated on records with its own vocabulary. Received: {data_dir}, whose items differ. "
-                "Fix: name the data_dir that it was trained on"
-            )
+        trained.check_vocabulary(vocabulary, f"the model and {data_dir}")
         scorer = trained.model.score_next_item
-        described = {"config": trained.config.to_dict(), "training": trained.state}
+        described = trained.description()
         max_items = trained.config.data.max_seq_length - 1
         drop_seen = trained.config.evaluation.drop_seen if drop_seen is None else drop_seen
     with records.unchanged():

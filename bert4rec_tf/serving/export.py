@@ -150,8 +150,7 @@ def _write_version(trained: TrainedModel, building: pathlib.Path, options: Expor
         "top_k": options.top_k,
         "max_k": recommender.max_k,
         "index": index_description,
-        "config": trained.config.to_dict(),
-        "training": trained.state,
+        **trained.description(),
     }
 
 
