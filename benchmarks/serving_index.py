@@ -16,9 +16,7 @@ import time
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
-import cpp_runner
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
@@ -27,6 +25,7 @@ from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
+from tests.support import cpp_runner
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -11,15 +11,14 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
-import cpp_runner
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
+from tests.support import cpp_runner
 
 _VERSION = flags.DEFINE_string("version", None, "directory of an exported version", required=True)
 _DATA = flags.DEFINE_string("data_dir", None, "directory of the records whose test users are requested", required=True)

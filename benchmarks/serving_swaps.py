@@ -14,13 +14,12 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
 from absl import app, flags
-from serving_double import ServingDouble
-from tiny_version import write_version
 
 from deploy import client
+from tests.support.serving_double import ServingDouble
+from tests.support.tiny_version import write_version
 
 _WORK = flags.DEFINE_string("work_dir", None, "directory for the versions; must be new", required=True)
 _SWAPS = flags.DEFINE_integer("swaps", 100, "number of versions that replace another")

@@ -1,0 +1,91 @@
+"""Both splits against lists."""
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipelines.stages.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out, split_sequences, temporal
+from tests.support.ragged_lists import lists, ragged
+from tfrecords.config import DataConfig
+from tfrecords.hashed_random import hashed_bits
+from tfrecords.ragged import take_slices
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(3, 99), min_size=1, max_size=7), st.booleans()), max_size=6))
+@example([([5], True), ([5, 6], True), ([5, 6, 7], True), ([5, 6, 7], False)])
+@example([([5], True), ([5, 6], True)])
+@example([])
+def test_leave_one_out_is_that_of_lists(users: list[tuple[list[int], bool]]) -> None:
+    sequences, drawn = [items for items, _ in users], [is_drawn for _, is_drawn in users]
+    split = leave_one_out(ragged(sequences), np.array(drawn, bool))
+    tested = [user for user, items in enumerate(sequences) if len(items) >= MIN_EVALUATED_EVENTS]
+    validated = [user for user in tested if drawn[user]]
+    kept = [-2 if user in validated else -1 if user in tested else None for user in range(len(users))]
+    assert lists(split.training) == [items[:end] for items, end in zip(sequences, kept, strict=True)]
+    for targets, asked, cut in ((split.validation, validated, 2), (split.test, tested, 1)):
+        assert isinstance(targets, Targets)
+        assert targets.users.tolist() == asked
+        assert targets.item_ids.tolist() == [sequences[user][-cut] for user in asked]
+        assert lists(targets.histories) == [sequences[user][:-cut] for user in asked]
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(3, 99), min_size=1, max_size=7), st.integers(0, 7), st.booleans()), max_size=6
+    )
+)
+@example([([5], 0, True), ([5], 1, True), ([5, 6], 1, True), ([5, 6], 2, True), ([5, 6, 7], 0, True)])
+@example([([5, 6], 2, False)])
+@example([])
+def test_temporal_is_that_of_lists(users: list[tuple[list[int], int, bool]]) -> None:
+    sequences, early = [items for items, *_ in users], [min(place, len(items)) for items, place, _ in users]
+    drawn = [is_drawn for *_, is_drawn in users]
+    split = temporal(ragged(sequences), np.array(early, np.int64), np.array(drawn, bool))
+    pairs = list(zip(sequences, early, strict=True))
+    validated = [user for user, place in enumerate(early) if place >= 2 and drawn[user]]
+    assert lists(split.training) == [items[: place - (user in validated)] for user, (items, place) in enumerate(pairs)]
+    assert split.validation.users.tolist() == validated
+    assert split.validation.item_ids.tolist() == [sequences[user][early[user] - 1] for user in validated]
+    assert lists(split.validation.histories) == [sequences[user][: early[user] - 1] for user in validated]
+    tested = [user for user, (items, place) in enumerate(pairs) if place < len(items) > 1]
+    assert split.test.users.tolist() == tested
+    assert split.test.item_ids.tolist() == [sequences[user][-1] for user in tested]
+    assert lists(split.test.histories) == [sequences[user][:-1] for user in tested]
+
+
+def test_the_configuration_chooses_the_split() -> None:
+    sequences, early, keys = ragged([[5, 6, 7, 8]]), np.array([2]), np.array([11], np.uint64)
+    assert lists(split_sequences(sequences, early, keys, DataConfig()).training) == [[5, 6]]
+    by_time = split_sequences(sequences, early, keys, DataConfig(split="temporal", split_time=9.0))
+    assert lists(by_time.training) == [[5]]
+    assert lists(by_time.test.rows(0, 9).histories) == [[5, 6, 7]]
+    assert lists(by_time.test.rows(1, 2).histories) == []
+
+
+def test_who_is_validated_is_drawn_by_user_and_seed() -> None:
+    keys = hashed_bits(11, np.arange(10_000))
+    sequences, early = ragged([[5, 6, 7]] * 10_000), np.full(10_000, 3)
+
+    def validated(share: float, seed: int, users: slice = slice(None)) -> set[int]:
+        data = DataConfig(validation_share=share, seed=seed)
+        some = np.arange(10_000)[users]
+        split = split_sequences(sequences.rows(some), early[some], keys[some], data)
+        assert len(split.test.users) == len(some)
+        return set(some[split.validation.users].tolist())
+
+    few = validated(0.1, seed=1)
+    assert 900 < len(few) < 1100  # binomial: 30 is a standard deviation
+    assert few < validated(0.3, seed=1)
+    assert few & set(range(5_000)) == validated(0.1, seed=1, users=slice(5_000))  # whoever else is in the shard
+    assert len(few & validated(0.1, seed=2)) < 200  # 100 are expected
+    assert validated(1.0, seed=1) == set(range(10_000))
+
+
+@given(st.lists(st.integers(), min_size=1, max_size=9), st.data())
+def test_take_slices_is_slicing(values: list[int], data: st.DataObject) -> None:
+    places = st.integers(0, len(values))
+    bounds = data.draw(st.lists(st.tuples(places, places).map(sorted), max_size=5))
+    starts = np.array([start for start, _ in bounds], np.int64)
+    ends = np.array([end for _, end in bounds], np.int64)
+    taken = take_slices(np.array(values, dtype=object), starts, ends - starts)
+    assert lists(taken) == [values[start:end] for start, end in bounds]

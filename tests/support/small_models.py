@@ -1,0 +1,118 @@
+"""Small models with random weights, a batch for them, and the paper's logits and loss of both in NumPy."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from tests.support.numpy_bert4rec import Weights, log_softmax, masked_logits
+from tfrecords.vocabulary import MASK_ID, UNK_ID
+
+VOCABULARY_SIZE, MAX_SEQ_LENGTH = 14, 8
+SMALL = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, feed_forward_size=12, dropout=0.0, attention_dropout=0.0)
+TWO_LAYERS = ModelConfig(hidden_size=12, num_heads=3, num_layers=2, dropout=0.0, attention_dropout=0.0)
+PRE = ModelConfig(
+    hidden_size=8, num_heads=4, num_layers=3, feed_forward_size=20, dropout=0.0, attention_dropout=0.0, layer_norm="pre"
+)
+NEWEST = dataclasses.replace(PRE, positions="from_newest")
+DISTANCES = dataclasses.replace(NEWEST, relative_distances=3)
+CAUSAL = dataclasses.replace(TWO_LAYERS, attention="causal")
+CAUSAL_NEWEST = dataclasses.replace(NEWEST, attention="causal")
+CAUSAL_DISTANCES = dataclasses.replace(CAUSAL_NEWEST, relative_distances=20)
+EMBEDDING_NORM = dataclasses.replace(CAUSAL_DISTANCES, positions="none", embedding_layer_norm=True)
+DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
+
+
+def random_model(config: ModelConfig, seed: int = 1) -> Bert4Rec:
+    """Every weight, in the order of `trainable_variables`, from one generator: none keeps its starting value."""
+    model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
+    generator = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        centre = 1.0 if "gamma" in variable.name else 0.0
+        variable.assign(centre + generator.uniform(-0.6, 0.6, variable.shape))
+    return model
+
+
+def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> Weights:
+    """The model's weights (or `values`, in the order of `trainable_variables`) under the paper's names."""
+    values = [variable.numpy() for variable in model.trainable_variables] if values is None else values
+    named = {
+        variable.name.removeprefix("bert4rec/").removesuffix(":0"): np.float64(value)
+        for variable, value in zip(model.trainable_variables, values, strict=True)
+    }
+    heads, size = model.config.num_heads, model.config.hidden_size
+    weights = {
+        "E": named["embedding/item_table"],
+        "b_O": named["masked_item_head/output_bias"],
+    }
+    if model.config.head_projection:
+        weights["W_P"] = named["masked_item_head/projection/kernel"]
+        weights["b_P"] = named["masked_item_head/projection/bias"]
+    if model.config.positions != "none":
+        name = "P" if model.config.positions == "from_oldest" else "P_from_newest"
+        weights[name] = named["embedding/position_table"]
+    if model.config.embedding_layer_norm and model.config.layer_norm != "none":
+        weights["norm_0"] = _scale_and_shift(named, "embedding/layer_norm")
+    for block in range(model.config.num_layers):
+        inside = f"encoder/block_{block}"
+        for layer, letters in (("query", "Q"), ("key_value", "KV")):
+            kernel = named[f"{inside}/attention/{layer}/kernel"].reshape(size, len(letters), heads, size // heads)
+            bias = named[f"{inside}/attention/{layer}/bias"].reshape(len(letters), heads, size // heads)
+            for index, letter in enumerate(letters):
+                weights[f"{block}.W_{letter}"] = kernel[:, index].transpose(1, 0, 2)
+                weights[f"{block}.b_{letter}"] = bias[index]
+        if model.config.relative_distances:
+            weights[f"{block}.b_distance"] = named[f"{inside}/attention/distance_bias"]
+        layers = {"O": "attention/output_projection", "1": "feed_forward_in", "2": "feed_forward_out"}
+        for name, layer in layers.items():
+            if name != "O" and not model.config.feed_forward:
+                continue
+            weights[f"{block}.W_{name}"] = named[f"{inside}/{layer}/kernel"]
+            weights[f"{block}.b_{name}"] = named[f"{inside}/{layer}/bias"]
+        for name, layer in (("1", "attention"), ("2", "feed_forward")):
+            if f"{inside}/{layer}_layer_norm/gamma" in named:
+                weights[f"{block}.norm_{name}"] = _scale_and_shift(named, f"{inside}/{layer}_layer_norm")
+    if model.config.layer_norm == "pre":
+        weights["final_norm"] = _scale_and_shift(named, "encoder/final_layer_norm")
+    return weights
+
+
+def _scale_and_shift(named: Weights, layer: str) -> np.ndarray:
+    return np.stack([named[f"{layer}/gamma"], named[f"{layer}/beta"]])
+
+
+def example_batch() -> dict[str, np.ndarray]:
+    """Rows of 7, 4, 1 and 0 items, L = 7, P = 2; unused slots have weight 0."""
+    return {
+        "item_ids": np.array(
+            [[5, MASK_ID, 13, 3, MASK_ID, UNK_ID, 5], [9, 4, 4, MASK_ID, 0, 0, 0], [MASK_ID] + [0] * 6, [0] * 7],
+            np.int32,
+        ),
+        "valid_mask": np.arange(7) < np.array([[7], [4], [1], [0]]),
+        "masked_positions": np.array([[1, 4], [3, 0], [0, 0], [0, 0]], np.int32),
+        "masked_item_ids": np.array([[7, 12], [3, 6], [8, 0], [0, 0]], np.int32),
+        "masked_weights": np.array([[1, 1], [1, 1], [1, 0], [0, 0]], np.float32),
+    }
+
+
+def inputs_of(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(batch[name]) for name in ("item_ids", "valid_mask", "masked_positions")}
+
+
+def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> np.ndarray:
+    """Of the rows that hold an item."""
+    rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], strict=True)
+    causal = config.attention == "causal"
+    kind = (config.layer_norm, causal, config.residual)
+    return np.stack([masked_logits(weights, *row, *kind) for row in rows if row[1].any()])
+
+
+def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> float:
+    """Mean negative log-likelihood of the masked items."""
+    full = batch["valid_mask"].any(axis=1)
+    chosen = np.take_along_axis(
+        log_softmax(oracle_logits(weights, batch, config)), batch["masked_item_ids"][full, :, None], axis=2
+    )
+    return -float(np.sum(chosen[..., 0] * batch["masked_weights"][full]) / np.sum(batch["masked_weights"]))

@@ -1,0 +1,165 @@
+"""A build that is told to end: one line, the shell's exit code, and nothing left, whatever it is doing."""
+
+import contextlib
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.staging import staged
+from tests.support.command_line import ROOT
+from tfrecords.errors import Stopped
+from tfrecords.interruption import deferred, raise_if_stopped, stopped_at_once
+
+COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), "--num_workers=2", "--set=data.num_shards=24"]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A CSV that the engine reads first, and one that is read line by line."""
+    directory, draw = tmp_path_factory.mktemp("signals"), random.Random(1)
+    for name, quoted in (("plain.csv", ""), ("quoted.csv", '"a ""b"""')):
+        rows = [f"u{draw.randrange(4000)},i{draw.randrange(500)},{time_},{quoted}\n" for time_ in range(60_000)]
+        (directory / name).write_text("user_id,item_id,timestamp,note\n" + "".join(rows))
+    return directory
+
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heeding() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and nohup what it starts ignore SIGHUP."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_ignored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    heeding()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def start(log: pathlib.Path, output_dir: pathlib.Path) -> "subprocess.Popen[str]":
+    """As a terminal does: the command and its workers in a group of their own."""
+    return subprocess.Popen(
+        [*COMMAND, f"--input={log}/*.csv", f"--output_dir={output_dir}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heeding,
+    )
+
+
+def check_stopped(process: "subprocess.Popen[str]", number: int, directory: pathlib.Path) -> bool:
+    """Whether the signal came before the build was done; else nothing is known."""
+    _, stderr = process.communicate(timeout=300)
+    if (directory / "data").exists():
+        return False
+    assert process.returncode == 128 + number, stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    assert stderr.startswith(f"error: stopped by {signal.Signals(number).name}"), stderr
+    assert not list(directory.iterdir())
+    return True
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_ends_a_build_in_one_line(log: pathlib.Path, tmp_path: pathlib.Path, number: int) -> None:
+    process = start(log, tmp_path / "data")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / ".data.building").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.1)
+    os.killpg(process.pid, number)
+    assert check_stopped(process, number, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [True, False], ids=["the group", "the command alone"])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_ends_a_build_at_any_moment(
+    log: pathlib.Path, tmp_path: pathlib.Path, number: int, group: bool
+) -> None:
+    started = time.monotonic()
+    assert start(log, tmp_path / "whole").wait() == 0
+    seconds, ended = time.monotonic() - started, 0
+    for moment in range(20):
+        directory = tmp_path / str(moment)
+        directory.mkdir()
+        process = start(log, directory / "data")
+        while not list(directory.iterdir()) and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(seconds * moment / 25)
+        if process.poll() is None:
+            (os.killpg if group else os.kill)(process.pid, number)
+        ended += check_stopped(process, number, directory)
+    assert ended >= 10
+
+
+def test_a_deferred_block_is_done_before_the_signal_counts() -> None:
+    done = []
+
+    def work() -> None:
+        with stopped_at_once("while it slept"):
+            with deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("the block")
+            done.append("what follows")
+
+    with pytest.raises(Stopped, match="SIGTERM while it slept") as error:
+        work()
+    assert done == ["the block"]
+    assert error.value.exit_code == 143
+
+
+def test_whatever_an_interrupted_library_raises_is_the_signal() -> None:
+    def work() -> None:
+        with stopped_at_once("while it slept"):
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(1)
+            except Stopped:
+                raise RuntimeError("query interrupted") from None
+
+    with pytest.raises(Stopped, match="SIGHUP"):
+        work()
+
+
+def test_a_signal_that_a_library_swallows_counts_all_the_same(tmp_path: pathlib.Path) -> None:
+    def work() -> None:
+        with stopped_at_once("while it built"), staged(tmp_path / "data", overwrite=False) as building:
+            (building / "whole").write_text("whole")
+            with contextlib.suppress(Stopped):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+
+    with pytest.raises(Stopped, match="SIGINT"):
+        work()
+    assert not list(tmp_path.iterdir())
+    raise_if_stopped()
+
+
+def test_a_signal_leaves_neither_lock_nor_building(tmp_path: pathlib.Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work() -> None:
+        with stopped_at_once("while it built"), staged(tmp_path / "data", overwrite=False) as building:
+            (building / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(Stopped):
+        work()
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,87 @@
+"""The record encoder against tf.train.Example itself, and the parser against the encoder."""
+
+import numpy as np
+import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.ragged_lists import lists, ragged
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse
+
+Row = dict[str, list[int] | int | str]
+
+
+def rows_of(schema: Schema, largest: int) -> st.SearchStrategy[list[Row]]:
+    ids = st.integers(0, largest) | st.sampled_from([0, 127, 128, 16_383, 16_384, largest])
+    kinds = {"ids": st.lists(ids, max_size=8), "id": ids, "text": st.text(max_size=8)}
+    return st.lists(st.fixed_dictionaries({feature.name: kinds[feature.kind] for feature in schema}), max_size=5)
+
+
+def columns_of(schema: Schema, rows: list[Row]) -> dict[str, Column]:
+    arrays = {"ids": ragged, "id": lambda values: np.array(values, np.int64), "text": list}
+    return {feature.name: arrays[feature.kind]([row[feature.name] for row in rows]) for feature in schema}
+
+
+def example_of(schema: Schema, row: Row) -> bytes:
+    features = {}
+    for feature in schema:
+        value = row[feature.name]
+        if feature.kind == "text":
+            features[feature.name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+        else:
+            values = value if feature.kind == "ids" else [value]
+            features[feature.name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+
+
+LONG = {
+    "item_ids": list(range(3, 300)),
+    "negative_item_ids": [2**40] * 90,
+    "target_item_id": 0,
+    "trained_items": 150,
+    "user_id": "Zoë 😀" * 40,
+}
+EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "trained_items": 0, "user_id": ""}
+
+
+@given(rows_of(EVALUATION_USER, 2**40))
+@example([LONG, EMPTY, LONG])
+@settings(max_examples=100)
+def test_evaluation_users_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) -> None:
+    encoded = encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows))
+    assert encoded == [example_of(EVALUATION_USER, row) for row in rows]
+
+
+@given(rows_of(MASKED_WINDOW, 2**40))
+@settings(max_examples=50)
+def test_masked_windows_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) -> None:
+    encoded = encode(MASKED_WINDOW, columns_of(MASKED_WINDOW, rows))
+    assert encoded == [example_of(MASKED_WINDOW, row) for row in rows]
+
+
+@given(rows_of(EVALUATION_USER, 2**31 - 1))
+@example(
+    [{"item_ids": [], "negative_item_ids": [7], "target_item_id": 2**31 - 1, "trained_items": 0, "user_id": "Zoë\t😀"}]
+)
+@settings(max_examples=30)
+def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
+    for row, record in zip(rows, encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows)), strict=True):
+        parsed = parse(EVALUATION_USER, tf.constant(record))
+        assert parsed["user_id"].numpy().decode() == row["user_id"]
+        for name in ("item_ids", "negative_item_ids", "target_item_id"):
+            assert parsed[name].dtype == tf.int32
+            assert parsed[name].numpy().tolist() == row[name]
+
+
+def test_features_stand_in_the_order_of_their_names() -> None:
+    for schema in (MASKED_WINDOW, EVALUATION_USER):
+        assert list(schema) == sorted(schema, key=lambda feature: feature.name)
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=1, max_size=6), st.data())
+def test_ragged_rows(rows: list[list[int]], data: st.DataObject) -> None:
+    places = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
+    column = ragged(rows)
+    assert len(column) == len(rows)
+    assert column.lengths.tolist() == [len(row) for row in rows]
+    assert lists(column.rows(np.array(places, np.int64))) == [rows[place] for place in places]
