@@ -1,24 +1,19 @@
-"""The benchmark commands of the README's results, on a small log, and the tables of their results."""
+"""The commands in experiments/ on a small log, and the tables of results on the pages."""
 
 import json
 import pathlib
-import sys
 
 import pytest
 
+from experiments import results_table
 from tests.support import command_line
-from tests.support.command_line import ROOT
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import results_table
 
 
 def test_pages_hold_the_current_tables() -> None:
     for path, tables in results_table.pages().items():
         text = path.read_text(encoding="utf-8")
         for name, rows in tables.items():
-            assert results_table.with_table(text, name, rows) == text, "python benchmarks/results_table.py --write"
+            assert results_table.with_table(text, name, rows) == text, "python experiments/results_table.py --write"
 
 
 def test_only_the_text_between_the_markers_is_replaced() -> None:
@@ -61,15 +56,15 @@ def tiny(path: pathlib.Path) -> list[str]:
 def test_only_adds_ablations_of_the_same_settings(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--steps=4"]
     results = tmp_path / "results" / "ablations-ring.json"
-    command_line.run("benchmarks/ablations.py", *flags, "--only=d = 16")
+    command_line.run("experiments/ablations.py", *flags, "--only=d = 16")
     first = json.loads(results.read_text())["ablations"]
-    printed = command_line.run("benchmarks/ablations.py", *flags, "--only=layers = 2,layers = 1")
+    printed = command_line.run("experiments/ablations.py", *flags, "--only=layers = 2,layers = 1")
     assert "as configured" not in printed, "it is there already"
     assert "layers = 1" not in printed, "as configured"
     added = json.loads(results.read_text())["ablations"]
     assert list(added) == ["as configured", "layers = 2", "d = 16"]
     assert {name: added[name] for name in first} == first
-    printed = command_line.run("benchmarks/ablations.py", *flags, "--steps=5", "--only=layers = 3", code=2)
+    printed = command_line.run("experiments/ablations.py", *flags, "--steps=5", "--only=layers = 3", code=2)
     assert "of the same settings" in printed
     assert json.loads(results.read_text())["ablations"] == added
 
@@ -77,7 +72,7 @@ def test_only_adds_ablations_of_the_same_settings(tmp_path: pathlib.Path) -> Non
 @pytest.mark.slow
 def test_reproduce_writes_one_result_for_each_seed(tmp_path: pathlib.Path) -> None:
     flags = [*tiny(tmp_path), "--seeds=2"]
-    printed = command_line.run("benchmarks/reproduce.py", *flags)
+    printed = command_line.run("experiments/reproduce.py", *flags)
     found = [json.loads((tmp_path / "results" / f"ring-tiny-seed{seed}.json").read_text()) for seed in (1, 2)]
     assert found[0]["data"]["manifest_sha256"] == found[1]["data"]["manifest_sha256"]
     for seed, run in enumerate(found, start=1):
@@ -85,7 +80,7 @@ def test_reproduce_writes_one_result_for_each_seed(tmp_path: pathlib.Path) -> No
         assert set(run["run"]["seconds"]) == {"records", "training", "evaluation"}
         assert 0 <= run["full"]["ndcg@10"] <= 1
         assert f"ring-tiny-seed{seed}: NDCG@10" in printed
-    command_line.run("benchmarks/reproduce.py", *flags)
+    command_line.run("experiments/reproduce.py", *flags)
     again = json.loads((tmp_path / "results" / "ring-tiny-seed1.json").read_text())
     assert again["run"]["seconds"]["training"] == found[0]["run"]["seconds"]["training"], (
         "all of it, not the last call's"

@@ -1,6 +1,6 @@
 """Trains the paper's ablations (Table 5, N of Table 4, d and the masking rate of Figures 3 and 4), with equal steps.
 
-python benchmarks/ablations.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m.json --steps=400 \
+python experiments/ablations.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m.json --steps=400 \
     --work_dir=/tmp/ablations
 
 It ranks the validation split, so that no choice depends on the test split. results_table.py makes the table.

@@ -1,7 +1,7 @@
 """Makes tables of the files in results/: of runs for README.md, of ablations for benchmarks/README.md.
 
-python benchmarks/results_table.py          prints the tables
-python benchmarks/results_table.py --write  writes them into the pages
+python experiments/results_table.py          prints the tables
+python experiments/results_table.py --write  writes them into the pages
 """
 
 import itertools
