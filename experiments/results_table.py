@@ -1,29 +1,35 @@
-"""Makes tables of the files in results/: of runs for README.md, of ablations for benchmarks/README.md.
+"""Makes the tables of results/: runs for docs/results.md and README.md, ablations for docs/experiments.md.
 
 python experiments/results_table.py          prints the tables
-python experiments/results_table.py --write  writes them into the pages
+python experiments/results_table.py --write  also writes them into the pages, between their markers
 """
 
 import itertools
 import json
 import pathlib
 import statistics
+import sys
 from typing import Any
 
 from absl import app, flags
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from bert4rec_tf.command_line import command
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _WRITE = flags.DEFINE_bool("write", False, "whether to write the tables into the pages, between their markers")
-_HELD_OUT = {True: "held out", False: "trained on", None: ""}  # for most users, at least; None: unknown
+_HELD_OUT = {True: "held out", False: "trained on", None: ""}  # for most users; None: the source does not tell
 _METRICS = (("full", "hr@10"), ("full", "ndcg@10"), ("sampled", "hr@10"), ("sampled", "ndcg@10"))
 
 
-def main(_: list[str]) -> None:
-    """Prints or writes the tables of every dataset that has runs or ablations."""
+@command
+def main() -> None:
+    """Prints the tables of every dataset that has runs or ablations, and writes them with --write."""
     for path, tables in pages().items():
         text = path.read_text(encoding="utf-8")
         for name, rows in tables.items():
-            print(rows)
+            print(f"{path.relative_to(ROOT)}, {name}\n{rows}\n")
             text = with_table(text, name, rows)
         if _WRITE.value:
             path.write_text(text, encoding="utf-8")
@@ -34,23 +40,31 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
     ours: dict[str, list[dict[str, Any]]] = {}
     for run in runs():
         ours.setdefault(run["run"]["dataset"], []).append(run)
+    published = json.loads((ROOT / "results" / "published.json").read_text())
     ablated = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("ablations-*.json"))]
+    full, short = {}, {}
+    for dataset in sorted(ours):
+        rivals = [result for result in published if result["dataset"] == dataset]
+        full[f"results: {dataset}"] = table(ours[dataset], rivals)
+        short[f"results: {dataset}, short"] = table(ours[dataset], [result for result in rivals if result.get("short")])
     return {
-        ROOT / "README.md": {f"results: {dataset}": table(dataset, ours[dataset]) for dataset in sorted(ours)},
-        ROOT / "benchmarks" / "README.md": {f"ablations: {run['dataset']}": ablations(run) for run in ablated},
+        ROOT / "README.md": short,
+        ROOT / "docs" / "results.md": full,
+        ROOT / "docs" / "experiments.md": {f"ablations: {run['dataset']}": ablations(run) for run in ablated},
     }
 
 
 def runs() -> list[dict[str, Any]]:
-    """The runs of `reproduce.py`, by configuration and seed."""
+    """The runs of `reproduce.py`, ordered by configuration and seed."""
     found = [json.loads(path.read_text()) for path in (ROOT / "results").glob("*-seed*.json")]
     return sorted((run for run in found if "run" in run), key=lambda run: (_name(run), run["run"]["seed"]))
 
 
-def table(dataset: str, ours: list[dict[str, Any]]) -> str:
-    """Our configurations, each over its seeds, above the published results; `ours` is in the order of `runs`."""
+def table(ours: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
+    """Our configurations, each averaged over its seeds, above the published results; `ours` is ordered as by `runs`."""
     lines = [
-        "| | validation item | all items: HR@10 | NDCG@10 | 100 negatives: HR@10 | NDCG@10 | training |",
+        "| model | validation item | HR@10, all items | NDCG@10, all items | HR@10, 100 negatives "
+        "| NDCG@10, 100 negatives | training |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, group in itertools.groupby(ours, _name):
@@ -61,25 +75,25 @@ def table(dataset: str, ours: list[dict[str, Any]]) -> str:
         counts = same[0]["data"]["counts"]
         held_out = _HELD_OUT[counts["validated_users"] == counts["evaluated_users"]]
         lines.append(f"| **{name}** ({seeds}) | {held_out} | {cells} | {minutes:.0f} min |")
-    for published in json.loads((ROOT / "results" / "published.json").read_text()):
-        if published["dataset"] == dataset:
-            cells = " | ".join(_number(published.get(protocol, {}).get(name)) for protocol, name in _METRICS)
-            held_out = _HELD_OUT[published.get("validation_held_out")]
-            lines.append(f"| {published['name']} ({published['source']}) | {held_out} | {cells} | |")
+    for result in published:
+        cells = " | ".join(_number(result.get(protocol, {}).get(name)) for protocol, name in _METRICS)
+        held_out = _HELD_OUT[result.get("validation_held_out")]
+        lines.append(f"| {result['name']} ({result['source']}) | {held_out} | {cells} | |")
     return "\n".join(lines)
 
 
 def _name(run: dict[str, Any]) -> str:
-    """The name of a configuration: its file, and the settings that replace some of its values."""
+    """The name of a configuration: its file, and the settings that `--set` replaced."""
     return ", ".join([f"`configs/{run['run']['config']}`", *(f"`{setting}`" for setting in run["run"].get("set", []))])
 
 
 def ablations(run: dict[str, Any]) -> str:
-    """Each ablation beside the paper's: NDCG@10 over the negatives, and its relative change."""
+    """Each ablation beside the paper's: NDCG@10 over the 100 negatives, and its change from the full model."""
     published = json.loads((ROOT / "results" / "published_ablations.json").read_text()).get(run["dataset"], {})
     unchanged = run["ablations"]["as configured"]["sampled"]["ndcg@10"]
     lines = [
-        "| | paper: NDCG@10 | change | here: NDCG@10 | change | all items | minutes |",
+        "| ablation | paper: NDCG@10, 100 negatives | change | here: NDCG@10, 100 negatives | change "
+        "| here: NDCG@10, all items | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in run["ablations"].items():
@@ -91,7 +105,7 @@ def ablations(run: dict[str, Any]) -> str:
 
 
 def with_table(text: str, name: str, rows: str) -> str:
-    """The text with these rows between the markers of this name."""
+    """The text of a page, with these rows between the markers of this name."""
     begin, end = f"<!-- {name} -->", "<!-- end -->"
     before, found, after = text.partition(begin)
     _, closed, after = after.partition(end)

@@ -16,6 +16,15 @@ def test_pages_hold_the_current_tables() -> None:
             assert results_table.with_table(text, name, rows) == text, "python experiments/results_table.py --write"
 
 
+def test_short_tables_have_five_rows_of_the_full_ones() -> None:
+    short, full, _ = results_table.pages().values()
+    for name, rows in full.items():
+        few, many = short[f"{name}, short"].splitlines(), rows.splitlines()
+        assert few[:2] == many[:2]
+        assert len(few[2:]) == 5
+        assert few[2:] == [row for row in many if row in few[2:]]
+
+
 def test_only_the_text_between_the_markers_is_replaced() -> None:
     once = results_table.with_table("before\n<!-- x -->\n<!-- end -->\nafter\n", "x", "| row |")
     assert once == "before\n<!-- x -->\n| row |\n<!-- end -->\nafter\n"
