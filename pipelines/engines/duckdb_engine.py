@@ -17,7 +17,7 @@ from pipelines.engines.base import PreparedLog, ShardSequences, Source, T
 from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.engines.duckdb_sequences import prepare_sequences, stream_shards
 from pipelines.progress import Progress
-from pipelines.sources.load_events import LoadCounts, create_events, load_batches, load_file
+from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches, load_file
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import LogSource
 from tfrecords.config import RecordsConfig
@@ -63,14 +63,9 @@ class DuckDBEngine:
         create_events(self._connection)
         if not isinstance(source, LogSource):
             with progress.stage("reading", source.num_rows()) as bar:
+                rules = RowRules(source.description()["format"], bad_rows, config.data.min_rating, unit=unit)
                 return load_batches(
-                    self._connection,
-                    source.batches(),
-                    source.description()["format"],
-                    config.data.min_rating,
-                    bad_rows,
-                    on_batch=lambda rows: bar.update(rows - bar.n),
-                    unit=unit,
+                    self._connection, source.batches(), rules, on_batch=lambda rows: bar.update(rows - bar.n)
                 )
         loaded = LoadCounts()
         with progress.stage("reading", sum(file.lines for file in source.files)) as bar:

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from pipelines.engines.base import PreparedLog, ShardSequences, Source, nothing_left, sql_before
 from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.progress import Progress
-from pipelines.sources.load_events import LoadCounts, create_events, load_batches, load_file
+from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches, load_file
 from pipelines.sources.log_source import LogSource, quoted
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
@@ -258,8 +258,8 @@ def _read_batches(
     source: MarkovLog | TfdsLog, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
 ) -> LoadCounts | str:
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> LoadCounts:
-        name = source.description()["format"]
-        return load_batches(connection, source.batches(), name, data.min_rating, bad, unit=unit)
+        rules = RowRules(source.description()["format"], bad, data.min_rating, unit=unit)
+        return load_batches(connection, source.batches(), rules)
 
     return _read(load, spill_dir, memory_limit, 0)
 

@@ -75,6 +75,39 @@ def create_events(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("CREATE TABLE events (user_id VARCHAR, item_id VARCHAR, time DECIMAL(38, 9), row BIGINT)")
 
 
+@dataclasses.dataclass(frozen=True)
+class RowRules:
+    """How the rows of one input become events.
+
+    Attributes:
+        name: of the input, in the rows that are set aside.
+        bad_rows: the file to which rows that cannot be read are appended.
+        min_rating: events rated lower are dropped; None keeps all and reads no rating.
+        timed: whether timestamps are read; otherwise rows are in time order.
+        unit: of numeric timestamps.
+        null_values: texts that mean a missing value.
+        first_row: the first value of `row`.
+    """
+
+    name: str
+    bad_rows: pathlib.Path
+    min_rating: float | None = None
+    timed: bool = True
+    unit: str = "s"
+    null_values: Collection[str] = ()
+    first_row: int = 0
+
+    @property
+    def rated(self) -> bool:
+        """Whether ratings are read."""
+        return self.min_rating is not None
+
+    @property
+    def rated_enough(self) -> str:
+        """SQL that is true of the rows that `min_rating` keeps."""
+        return "true" if self.min_rating is None else f"stars >= {self.min_rating!r}"
+
+
 def load_file(
     connection: duckdb.DuckDBPyConnection,
     source: LogSource,
@@ -101,30 +134,30 @@ def load_file(
     """
     file = source.files[number]
     try:
-        return _load(
-            connection,
-            source,
-            number,
-            config,
+        unit = timestamp_unit(source, config) if unit is None else unit
+        layout = lay_out(source, file, rated=config.min_rating is not None)
+        _check_timed(layout, config)
+        rules = RowRules(
+            layout.file.name,
             bad_rows,
-            on_batch,
-            timestamp_unit(source, config) if unit is None else unit,
+            config.min_rating,
+            layout.timed,
+            unit,
+            layout.null_values,
+            first_row=number * ROWS_IN_A_FILE,
         )
+        if is_safe_for_duckdb(layout):
+            loaded = _insert_whole(connection, layout, rules)
+            if loaded is not None:
+                return loaded
+        batches = parquet_reader.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
+        return load_batches(connection, batches, rules, on_batch)
     finally:
         file.check_unchanged()  # also after a failure, which a change may explain
 
 
-def _load(
-    connection: duckdb.DuckDBPyConnection,
-    source: LogSource,
-    number: int,
-    config: DataConfig,
-    bad_rows: pathlib.Path,
-    on_batch: Callable[[int], object],
-    unit: str,
-) -> LoadCounts:
-    min_rating = config.min_rating
-    layout = lay_out(source, source.files[number], rated=min_rating is not None)
+def _check_timed(layout: Layout, config: DataConfig) -> None:
+    """Refuses settings that need timestamps, for a file without them."""
     timed_by = {"--split=temporal": config.split == "temporal", "--train_since": config.train_since is not None}
     for flag, given in timed_by.items():
         if given and not layout.timed:
@@ -132,24 +165,6 @@ def _load(
                 f"{flag} needs timestamps. Received: {layout.file.path}, {layout.format} without them. "
                 f"Fix: use a log with timestamps, or omit {flag}"
             )
-    first_row = number * ROWS_IN_A_FILE
-    if is_safe_for_duckdb(layout):
-        loaded = _insert_whole(connection, layout, first_row, min_rating, unit)
-        if loaded is not None:
-            return loaded
-    batches = parquet_reader.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
-    return load_batches(
-        connection,
-        batches,
-        layout.file.name,
-        min_rating,
-        bad_rows,
-        layout.timed,
-        first_row,
-        on_batch,
-        unit,
-        layout.null_values,
-    )
 
 
 def timestamp_unit(source: LogSource, config: DataConfig) -> str:
@@ -194,14 +209,8 @@ def _some_timestamps(layout: Layout) -> list[str | None]:
 def load_batches(
     connection: duckdb.DuckDBPyConnection,
     batches: Iterable[pa.Table],
-    name: str,
-    min_rating: float | None,
-    bad_rows: pathlib.Path,
-    timed: bool = True,
-    first_row: int = 0,
+    rules: RowRules,
     on_batch: Callable[[int], object] = lambda _: None,
-    unit: str = "s",
-    null_values: Collection[str] = (),
 ) -> LoadCounts:
     """Appends interactions to the table `events`, batch by batch.
 
@@ -209,43 +218,26 @@ def load_batches(
         connection: of the database with the table.
         batches: columns user_id, item_id and timestamp; optionally rating, `line`, the `fault` of a bad row, and its
             `text`.
-        name: of the file that the batches come from.
-        min_rating: events rated lower are dropped; None keeps all.
-        bad_rows: as in `load_file`.
-        timed: whether timestamps are read; otherwise rows are in time order.
-        first_row: the first value of `row`.
+        rules: which rows become events.
         on_batch: called after each batch with the number of rows done.
-        unit: of numeric timestamps.
-        null_values: texts that mean a missing value.
 
     Raises:
-        InputError: `min_rating` needs ratings and there are none.
+        InputError: `rules.min_rating` needs ratings and there are none.
     """
     loaded, rows = LoadCounts(), 0
     for batch in batches:
-        if min_rating is not None and "rating" not in batch.column_names:
-            raise InputError("--min_rating needs a rating. Received: a dataset without one")
-        known = {column: f"{column}::VARCHAR" for column in batch.column_names}
-        position = f"row_number() OVER () + {rows}"
-        line = "line" if "line" in known else position
-        fields = ", ".join(f"{known.get(column, 'NULL::VARCHAR')} AS {column}" for column in _COLUMNS[1:])
-        connection.register("batch", batch)
-        rows_of_batch = f"(SELECT {position} AS position, {line} AS line, {fields} FROM batch)"
-        checked = _checked(rows_of_batch, timed, min_rating is not None, first_row, unit, null_values)
-        connection.execute(f"CREATE OR REPLACE TEMP TABLE checked AS {checked}")
-        connection.unregister("batch")
-        shown = ", ".join(f"'{name}': {name}" for name in _COLUMNS[1 : 4 + (min_rating is not None)])
+        _check_rows(connection, batch, rules, rows)
+        shown = ", ".join(f"'{name}': {name}" for name in _COLUMNS[1 : 4 + rules.rated])
         bad = connection.execute(
             f"""SELECT line, reason, coalesce(text, to_json({{{shown}}})::VARCHAR)[:1000]
             FROM checked WHERE reason IS NOT NULL ORDER BY position"""
         ).fetchall()
-        count, first = set_aside((BadRow(name, *row) for row in bad), bad_rows) if bad else (0, [])
+        count, first = set_aside((BadRow(rules.name, *row) for row in bad), rules.bad_rows) if bad else (0, [])
         (kept,) = connection.execute(
             f"""INSERT INTO events SELECT user_id, item_id, time, row FROM checked
-            WHERE reason IS NULL AND {_rated_enough(min_rating)}"""
+            WHERE reason IS NULL AND {rules.rated_enough}"""
         ).fetchone() or (0,)
-        if min_rating is not None:
-            _keep_low_rated(connection, "checked", min_rating)
+        _keep_low_rated(connection, "checked", rules)
         raise_if_stopped()
         rows += len(batch)
         on_batch(rows)
@@ -253,21 +245,31 @@ def load_batches(
     return loaded
 
 
-def _insert_whole(
-    connection: duckdb.DuckDBPyConnection, layout: Layout, first_row: int, min_rating: float | None, unit: str
-) -> LoadCounts | None:
+def _check_rows(connection: duckdb.DuckDBPyConnection, batch: pa.Table, rules: RowRules, rows_before: int) -> None:
+    """Makes the table `checked` of a batch's rows, see `_checked`."""
+    if rules.rated and "rating" not in batch.column_names:
+        raise InputError("--min_rating needs a rating. Received: a dataset without one")
+    known = {column: f"{column}::VARCHAR" for column in batch.column_names}
+    position = f"row_number() OVER () + {rows_before}"
+    line = "line" if "line" in known else position
+    fields = ", ".join(f"{known.get(column, 'NULL::VARCHAR')} AS {column}" for column in _COLUMNS[1:])
+    connection.register("batch", batch)
+    checked = _checked(f"(SELECT {position} AS position, {line} AS line, {fields} FROM batch)", rules)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE checked AS {checked}")
+    connection.unregister("batch")
+
+
+def _insert_whole(connection: duckdb.DuckDBPyConnection, layout: Layout, rules: RowRules) -> LoadCounts | None:
     """Reads a file with DuckDB, all or nothing: the first row that may be bad ends the attempt."""
-    checked = _checked(rows_sql(layout), layout.timed, layout.rated, first_row, unit, layout.null_values)
+    checked = _checked(rows_sql(layout), rules)
     connection.begin()
     try:
         (kept,) = connection.execute(
             f"""INSERT INTO events
             SELECT user_id, item_id, CASE WHEN reason IS NULL THEN time ELSE error(reason) END, row
-            FROM ({checked}) WHERE reason IS NOT NULL OR {_rated_enough(min_rating)}"""
+            FROM ({checked}) WHERE reason IS NOT NULL OR {rules.rated_enough}"""
         ).fetchone() or (0,)
-        rows = kept
-        if min_rating is not None:
-            rows += _keep_low_rated(connection, f"({checked})", min_rating)
+        rows = kept + _keep_low_rated(connection, f"({checked})", rules)
         if row_count_matches(layout, rows):
             connection.commit()
             return LoadCounts(rows, rows - kept)
@@ -281,39 +283,35 @@ def _insert_whole(
     return None
 
 
-def _keep_low_rated(connection: duckdb.DuckDBPyConnection, checked: str, min_rating: float) -> int:
+def _keep_low_rated(connection: duckdb.DuckDBPyConnection, checked: str, rules: RowRules) -> int:
     """Appends the rows that `min_rating` drops to `low_rated` and returns their number; they are no negatives."""
+    if not rules.rated:
+        return 0
     (rows,) = connection.execute(
         f"""INSERT INTO low_rated SELECT user_id, item_id FROM {checked}
-        WHERE reason IS NULL AND NOT {_rated_enough(min_rating)}"""
+        WHERE reason IS NULL AND NOT {rules.rated_enough}"""
     ).fetchone() or (0,)
     return int(rows)
 
 
-def _rated_enough(min_rating: float | None) -> str:
-    return "true" if min_rating is None else f"stars >= {min_rating!r}"
-
-
-def _checked(
-    rows_sql: str, timed: bool, rated: bool, first_row: int, unit: str, null_values: Collection[str] = ()
-) -> str:
+def _checked(rows_sql: str, rules: RowRules) -> str:
     """SQL that adds time, row, stars, and the reason why a row is not an interaction."""
-    missing = ", ".join(map(quoted, ["", *null_values]))
+    missing = ", ".join(map(quoted, ["", *rules.null_values]))
     faults = {
         "fault IS NOT NULL": "fault",
         f"user_id IS NULL OR user_id IN ({missing})": "'has no user'",
         f"item_id IS NULL OR item_id IN ({missing})": "'has no item'",
         "contains(user_id, chr(0)) OR contains(item_id, chr(0))": "'holds a NUL character'",
     }
-    if timed:
+    if rules.timed:
         faults[f"timestamp IN ({missing})"] = "'has no timestamp that is a number or an ISO 8601 time'"
-        faults |= timestamps.faults_sql(unit)
-    if rated:
+        faults |= timestamps.faults_sql(rules.unit)
+    if rules.rated:
         faults[f"stars IS NULL OR isnan(stars) OR rating IN ({missing})"] = "'has no rating that is a number'"
     reason = "CASE " + " ".join(f"WHEN {test} THEN {words}" for test, words in faults.items()) + " END"
-    time = timestamps.time_sql(unit) if timed else f"(position + {first_row})::DECIMAL(38, 9)"
+    time = timestamps.time_sql(rules.unit) if rules.timed else f"(position + {rules.first_row})::DECIMAL(38, 9)"
     return f"""SELECT *, {reason} AS reason FROM
-        (SELECT *, {time} AS time, TRY_CAST(rating AS DOUBLE) AS stars, position + {first_row} AS row
+        (SELECT *, {time} AS time, TRY_CAST(rating AS DOUBLE) AS stars, position + {rules.first_row} AS row
          FROM {rows_sql})"""
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sources import load_events, log_file
-from pipelines.sources.load_events import LoadCounts, create_events, load_batches
+from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches
 from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
@@ -38,7 +38,7 @@ def load(
         create_events(connection)
         aside = bad_rows or pathlib.Path(os.devnull)
         if isinstance(source, pa.Table):
-            loaded = load_batches(connection, [source], "rows", min_rating, aside, unit="none")
+            loaded = load_batches(connection, [source], RowRules("rows", aside, min_rating, unit="none"))
         else:
             config = DataConfig(min_rating=min_rating)
             parts = [load_events.load_file(connection, source, n, config, aside) for n in range(len(source.files))]
