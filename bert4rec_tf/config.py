@@ -2,6 +2,8 @@
 
 `data` and `masking` are declared in `tfrecords.config`, the other sections here. Unknown names, wrong types and
 impossible values are refused with `InputError`, so that a typing error never trains a different model unnoticed.
+
+The string below a field is its meaning, as in `tfrecords.config`.
 """
 
 import dataclasses
@@ -32,42 +34,52 @@ def fields_with(section: type, mark: Literal["resumable", "shapes_weights"]) -> 
 class ModelConfig:
     """The Transformer (paper sections 3.3 to 3.5). The defaults are the paper's."""
 
-    hidden_size: int = _shapes_weights(64)  # D of the paper
-    num_layers: int = _shapes_weights(2)  # L of the paper
-    num_heads: int = _shapes_weights(2)  # h of the paper
-    feed_forward_size: int | None = _shapes_weights(None)  # None: four times hidden_size, as in the paper
-    dropout: float = 0.1  # on the embeddings and on each sublayer's output
-    attention_dropout: float = 0.1  # on the attention probabilities (in the authors' code, not in the paper's text)
-    # The layer norm of each sublayer: "post", after the residual (the paper); "pre", before the sublayer, which allows
-    # ten times the learning rate; "none", no layer norm.
+    hidden_size: int = _shapes_weights(64)
+    """D of the paper: the width of the embeddings and of all hidden states."""
+    num_layers: int = _shapes_weights(2)
+    """L of the paper: Transformer blocks."""
+    num_heads: int = _shapes_weights(2)
+    """h of the paper: attention heads of each block."""
+    feed_forward_size: int | None = _shapes_weights(None)
+    """Width of the feed-forward sublayers. None: four times `hidden_size`, as in the paper."""
+    dropout: float = 0.1
+    """Dropout rate on the embeddings and on each sublayer's output."""
+    attention_dropout: float = 0.1
+    """Dropout rate on the attention probabilities (in the authors' code, not in the paper's text)."""
     layer_norm: Literal["post", "pre", "none"] = _shapes_weights("post")
-    # A further layer norm on the embeddings (in the authors' code, not in the paper's text). With layer_norm=pre it
-    # keeps an item's embedding from vanishing beside what attention adds to it. On logs with few events per item no
-    # other setting gains as much.
+    """The layer norm of each sublayer. "post": after the residual (the paper). "pre": before the sublayer, which allows
+    ten times the learning rate. "none": no layer norm."""
     embedding_layer_norm: bool = _shapes_weights(False)
-    # The paper's ablations (Table 5) switch off one part at a time: these two, or layer_norm=none, positions=none,
-    # dropout=0.
+    """A further layer norm on the embeddings (in the authors' code, not in the paper's text). With layer_norm=pre it
+    keeps an item's embedding from vanishing beside what attention adds to it. On logs with few events per item no
+    other setting gains as much."""
     feed_forward: bool = _shapes_weights(True)
+    """Whether blocks have a feed-forward sublayer. False is one of the paper's ablations (Table 5), like
+    residual=false, layer_norm=none, positions=none and dropout=0."""
     residual: bool = _shapes_weights(True)
-    # "bidirectional": slots attend to the whole window and masked items are predicted (Cloze, the paper). "causal":
-    # slots attend to themselves and earlier slots, and each predicts the next item, as in SASRec (Kang & McAuley, ICDM
-    # 2018) but with the same loss as "bidirectional". `masking` and training.masking are then ignored.
+    """Whether sublayers have residual connections. False is an ablation, see `feed_forward`."""
     attention: Literal["bidirectional", "causal"] = _shapes_weights("bidirectional")
-    # Where learned positions are counted from: the oldest item of the window (the paper) or the newest one; "none":
-    # there are none. With "from_newest" the next item of a short history is predicted at a position that every window
-    # trains (with causal attention, only the window's last slot trains it).
+    """"bidirectional": slots attend to the whole window and masked items are predicted (Cloze, the paper). "causal":
+    slots attend to themselves and earlier slots, and each predicts the next item, as in SASRec (Kang & McAuley, ICDM
+    2018) but with the same loss as "bidirectional". `masking` and training.masking are then ignored."""
     positions: Literal["from_oldest", "from_newest", "none"] = _shapes_weights("from_oldest")
-    # Above 0: each head adds a learned bias to an attention score, one for each distance between two slots up to this
-    # many slots before or after; larger distances share the bias of the largest one. Not in the paper.
+    """Where learned positions are counted from: the oldest item of the window (the paper) or the newest one; "none":
+    there are none. With "from_newest" the next item of a short history is predicted at a position that every window
+    trains (with causal attention, only the window's last slot trains it)."""
     relative_distances: int = _shapes_weights(0)
-    initializer_range: float = 0.02  # weights start from a truncated normal within +- this value (the paper: 0.02)
-    # Initial matrices of the dense layers: "paper", drawn as the embeddings are; "glorot" (Glorot & Bengio, AISTATS
-    # 2010), uniform within +-sqrt(6 / (rows + columns)), about five times as large, which learns much faster.
+    """Above 0: each head adds a learned bias to an attention score, one for each distance between two slots up to this
+    many slots before or after; larger distances share the bias of the largest one. Not in the paper."""
+    initializer_range: float = 0.02
+    """Weights start from a truncated normal within plus or minus this value (the paper: 0.02)."""
     dense_initializer: Literal["paper", "glorot"] = "paper"
-    # Whether hidden states go through GELU(h W^P + b^P) before the product with the item embeddings (equation 7).
-    # Without it the model learns faster.
+    """Initial matrices of the dense layers. "paper": drawn as the embeddings are. "glorot" (Glorot & Bengio, AISTATS
+    2010): uniform within plus or minus sqrt(6 / (rows + columns)), about five times as large, which learns much
+    faster."""
     head_projection: bool = _shapes_weights(True)
-    output_bias: Literal["zeros", "log_popularity"] = "zeros"  # initial b^O of equation 7
+    """Whether hidden states go through GELU(h W^P + b^P) before the product with the item embeddings (equation 7).
+    Without it the model learns faster."""
+    output_bias: Literal["zeros", "log_popularity"] = "zeros"
+    """Initial b^O of equation 7: zeros, or the logarithm of each item's share of the training events."""
 
     def __post_init__(self) -> None:
         check_field(self, "num_heads", self.num_heads >= 1, "at least 1")
@@ -91,39 +103,59 @@ class ModelConfig:
 class TrainingConfig:
     """Optimisation (paper section 4.3) and the training run."""
 
-    num_steps: int = _resumable(400_000)  # optimizer updates (the authors' scripts: 400,000)
-    batch_size: int = 256  # instances in one update, over all replicas
-    # "resample" draws new masks in every pass over the records, from the same distribution; "pregenerated" uses the
-    # masks of the records. Ignored with model.attention=causal.
+    num_steps: int = _resumable(400_000)
+    """Optimizer updates of the run (the authors' scripts: 400,000)."""
+    batch_size: int = 256
+    """Instances in one update, over all replicas."""
     masking: Literal["pregenerated", "resample"] = "pregenerated"
-    # Share of the steps, at the end of the run, that train the task of serving: each window is cut after a random item,
-    # and only that item is masked. Not in the paper. Ignored with model.attention=causal, which always trains this task
-    # at every slot.
+    """"pregenerated": uses the masks of the records. "resample": draws new masks in every pass over the records, from
+    the same distribution. Ignored with model.attention=causal."""
     last_item_share: float = 0.0
-    # "softmax": over all items (the paper). For large catalogues: "sampled_softmax", over items drawn by popularity,
-    # with the logQ correction, or "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn uniformly. Both update
-    # only the rows of the item table that a step uses.
+    """Share of the steps, at the end of the run, that train the task of serving: each window is cut after a random
+    item, and only that item is masked. Not in the paper. Ignored with model.attention=causal, which always trains this
+    task at every slot."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
-    sampled_items: int = 1024  # items drawn per step, shared by all its masked slots; not used with loss=softmax
-    gbce_calibration: float = 0.75  # t of gBCE: 0 is plain binary cross-entropy, 1 full calibration
-    num_length_buckets: int = 8  # number of batch shapes: windows are padded to one of this many lengths
-    learning_rate: float = 1e-4  # the peak, after warm-up
-    schedule: Literal["linear", "cosine", "constant"] = "linear"  # linear and cosine reach 0 at num_steps
-    warmup_steps: int = 100  # steps of linear warm-up to learning_rate
-    weight_decay: float = 0.01  # decoupled (AdamW); not on biases and layer norms
-    beta_1: float = 0.9  # of Adam, as are the next two
+    """"softmax": over all items (the paper). For large catalogues: "sampled_softmax", over items drawn by popularity,
+    with the logQ correction, or "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn uniformly. Both update
+    only the rows of the item table that a step uses."""
+    sampled_items: int = 1024
+    """Items drawn per step, shared by all its masked slots; not used with loss=softmax."""
+    gbce_calibration: float = 0.75
+    """t of gBCE: 0 is plain binary cross-entropy, 1 full calibration; only with loss=gbce."""
+    num_length_buckets: int = 8
+    """Number of batch shapes: windows are padded to one of this many lengths."""
+    learning_rate: float = 1e-4
+    """The peak of the learning rate, after warm-up."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """The learning rate after warm-up; linear and cosine reach 0 at `num_steps`, or at the time limit."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up to `learning_rate`."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay (AdamW); not on biases and layer norms."""
+    beta_1: float = 0.9
+    """Decay of Adam's first moment."""
     beta_2: float = 0.999
+    """Decay of Adam's second moment."""
     epsilon: float = 1e-6
-    clip_norm: float = 5.0  # on the global norm of the gradient
-    steps_per_epoch: int | None = None  # steps between validations and checkpoints; None: one pass over the records
-    validation_users: int | None = _resumable(None)  # users ranked at each validation in training; None: all
-    # Stop after this many epochs without a better validation; None: never. With last_item_share above 0, only epochs of
-    # that last stage are counted.
+    """Adam's epsilon."""
+    clip_norm: float = 5.0
+    """Largest global norm of the gradient; larger gradients are scaled down."""
+    steps_per_epoch: int | None = None
+    """Steps between validations and checkpoints. None: one pass over the records."""
+    validation_users: int | None = _resumable(None)
+    """Users ranked at each validation in training. None: all."""
     early_stopping_epochs: int | None = _resumable(None)
+    """Stop after this many epochs without a better validation. None: never. With last_item_share above 0, only epochs
+    of that last stage are counted."""
     checkpoints_to_keep: int = _resumable(2)
-    checkpoint_minutes: float = _resumable(10.0)  # save a checkpoint after this many minutes without a validation
-    jit_compile: bool = _resumable(True)  # XLA for the forward and backward pass
+    """How many of the latest checkpoints are kept; the best one is kept besides."""
+    checkpoint_minutes: float = _resumable(10.0)
+    """Save a checkpoint after this many minutes without a validation."""
+    jit_compile: bool = _resumable(True)
+    """XLA for the forward and backward pass."""
     seed: int = 1
+    """Seed of all random draws of a training: initial weights, dropout, order of the batches, masks drawn in training,
+    sampled items."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "num_length_buckets", "checkpoints_to_keep", "sampled_items"):
@@ -145,9 +177,9 @@ class TrainingConfig:
 class EvaluationConfig:
     """How targets are ranked, in validation during training, by evaluate.py and by `export.py --max_regression`."""
 
-    # True: items of the user's history are not ranked, as by default at serving. A target that is in the history then
-    # counts as missed. False: they are ranked, as by `recommend` with drop_seen=false.
     drop_seen: bool = True
+    """True: items of the user's history are not ranked, as by default at serving. A target that is in the history then
+    counts as missed. False: they are ranked, as by `recommend` with drop_seen=false."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""The configuration of a data directory: two frozen sections, `data` and `masking`."""
+"""The configuration of a data directory: two frozen sections, `data` and `masking`.
+
+The string below a field is its meaning. `docs/configuration.md` has a table of all fields, which
+`docs/configuration_tables.py` makes of these strings.
+"""
 
 import dataclasses
 import math
@@ -13,35 +17,44 @@ MAX_SHARDS = 99_999  # five digits in a file name
 class DataConfig:
     """From a raw log to user sequences and their split (paper section 4.1)."""
 
-    max_seq_length: int = 200  # N of the paper: items in one window, the [MASK] at serving included
-    max_bad_fraction: float = 0.001  # share of a log's rows that may be unreadable; they are set aside
-    min_rating: float | None = None  # events that are rated lower are dropped; None keeps all
-    min_user_events: int = 5  # users and items with fewer events are dropped, repeatedly, until all have enough
+    max_seq_length: int = 200
+    """N of the paper: items in one window. At serving the appended [MASK] counts as one of them."""
+    max_bad_fraction: float = 0.001
+    """Largest share of a log's rows that may be unreadable. Such rows are set aside in `bad_rows.jsonl`."""
+    min_rating: float | None = None
+    """Events that are rated lower are dropped. None: all are kept."""
+    min_user_events: int = 5
+    """Users with fewer events are dropped, as are items below `min_item_events`, until all have enough."""
     min_item_events: int = 1
-    # Repeated events. "exact" keeps one of the events that have the same user, item and timestamp. "first" and "last"
-    # keep one event per user and item. "keep" keeps all.
+    """Items with fewer events are dropped, as are users below `min_user_events`, until all have enough."""
     duplicates: Literal["exact", "first", "last", "keep"] = "exact"
-    # Order of events with equal timestamps. "hash" (of seed, user and item) and "item_id" do not depend on the order of
-    # the input. With "item_id" the target is the largest id of its tie, which a model may guess. "input" keeps the
-    # order of the input.
+    """Repeated events. "exact": one of the events with the same user, item and timestamp is kept. "first", "last": one
+    event per user and item is kept. "keep": all are kept."""
     tie_order: Literal["hash", "item_id", "input"] = "hash"
-    # "leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
-    # "temporal": the model is trained on events before split_time. The test target is the last item of each user who
-    # has events at or after split_time.
+    """Order of a user's events with equal timestamps. "hash": by a hash of seed, user and item. "item_id": by item id;
+    the target is then the largest id of its tie, which a model may guess. Neither depends on the order of the input.
+    "input": as in the input."""
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
-    # Seconds since 1970 (UTC), even if the log has another unit; the flag takes dates too.
+    """"leave_one_out": each user's last item is the test target, the one before it the validation target (the paper).
+    "temporal": the model is trained on events before `split_time`. The test target is the last item of each user who
+    has events at or after `split_time`."""
     split_time: float | None = None
-    # Share of users whose validation target is held out. The rest are trained on theirs (the authors' code trains on
-    # all of them; Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). Every test target is held out.
+    """Only with split=temporal: where the split is, in seconds since 1970 (UTC), even if the log has another unit. The
+    flag `--split_time` takes dates too."""
     validation_share: float = 1.0
-    # Only windows that have an event at or after this time (seconds since 1970) are trained on; None: all. Everything
-    # else is that of the whole log: vocabulary, counts, split, evaluated users.
+    """Share of users whose validation target is held out. The rest are trained on theirs (the authors' code trains on
+    all of them; Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). Every test target is held out."""
     train_since: float | None = None
-    # Step between the windows of a history longer than N, as a proportion of N; 0: only the newest window.
+    """Only windows that have an event at or after this time (seconds since 1970) are trained on; None: all. Everything
+    else is that of the whole log: vocabulary, counts, split, evaluated users."""
     sliding_window: float = 0.5
-    num_negatives: int = 100  # drawn by popularity for each evaluated user (paper section 4.2)
-    num_shards: int | None = None  # None: 8, or one per million events if that is more
+    """Step between the windows of a history longer than N, as a proportion of N; 0: only the newest window."""
+    num_negatives: int = 100
+    """Negatives of each evaluated user, drawn by popularity (paper section 4.2)."""
+    num_shards: int | None = None
+    """Files of each split. None: 8, or one per million events if that is more."""
     seed: int = 1
+    """Seed of all random draws of the records."""
 
     def __post_init__(self) -> None:
         check_field(self, "max_seq_length", 2 <= self.max_seq_length, "at least 2")
@@ -72,12 +85,18 @@ class DataConfig:
 class MaskingConfig:
     """The Cloze objective's instances (paper section 3.6)."""
 
-    masking_rates: tuple[float, ...] = (0.2,)  # the paper's proportion; each instance draws one of them
-    duplicate_factor: int = 10  # randomly masked instances of each window
-    last_item_instances: int = 1  # further instances of each window in which only the last item is masked
-    max_predictions: int | None = None  # cap on the masked items of one instance; None: no cap
-    random_item_rate: float = 0.0  # share of masked slots shown as a random item (BERT: 0.1; the paper: 0)
-    kept_item_rate: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1; the paper: 0)
+    masking_rates: tuple[float, ...] = (0.2,)
+    """The paper's masking proportion. If there are several, each instance draws one of them."""
+    duplicate_factor: int = 10
+    """Randomly masked instances of each window."""
+    last_item_instances: int = 1
+    """Further instances of each window in which only the last item is masked."""
+    max_predictions: int | None = None
+    """Most masked items of one instance. None: no limit."""
+    random_item_rate: float = 0.0
+    """Share of masked slots that show a random item (BERT: 0.1; the paper: 0)."""
+    kept_item_rate: float = 0.0
+    """Share of masked slots that show the item itself (BERT: 0.1; the paper: 0)."""
 
     def __post_init__(self) -> None:
         rates_fit = bool(self.masking_rates) and all(0 <= rate <= 1 for rate in self.masking_rates)
