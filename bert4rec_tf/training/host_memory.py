@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
 
     A step's temporary buffers take hundreds of MB. By default, glibc maps each buffer when it is allocated and unmaps
     it when it is freed, so the kernel clears all of its pages at every step: a quarter of the time on two cores
-    (`benchmarks/README.md`). Call this before other threads allocate: memory in a thread's own arena is still returned
+    (`docs/performance.md`). Call this before other threads allocate: memory in a thread's own arena is still returned
     to the kernel. Without glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
