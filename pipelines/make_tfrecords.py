@@ -11,14 +11,16 @@ import signal
 import sys
 import time
 
-# Python puts this script's folder on the path. The packages are in the folder above.
-sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+if __name__ in ("__main__", "__mp_main__"):  # as a script, and in its worker processes
+    # Python puts this script's folder on the path. The packages are in the folder above.
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
 if __name__ == "__main__":  # before `main` there is nothing to clean up
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"error: stopped by SIGINT\n") and 130))
 
 from absl import app, flags
 
+from bert4rec_tf.api.recipes import config_file
 from bert4rec_tf.command_line import command
 from bert4rec_tf.config import Config, read_settings
 from pipelines.build import DROPPED, BuildResult, Source, build_records
@@ -97,7 +99,11 @@ _NULL_VALUES = flags.DEFINE_multi_string(
 _TITLES = flags.DEFINE_string(
     "item_titles", None, "text file with a header and the columns item_id and title; the vocabulary stores the titles"
 )
-_CONFIG = flags.DEFINE_string("config", None, "JSON file of settings, such as configs/ml-1m.json")
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "JSON file of settings, or the name of a recipe, such as ml-1m-fast; other settings keep their defaults",
+)
 _SET = flags.DEFINE_multi_string("set", [], "one setting, section.field=value, such as data.seed=2; overrides --config")
 _DATA_FLAGS = [
     flags.DEFINE_float(
@@ -166,7 +172,8 @@ def _build() -> None:
     own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]
     if not _OUTPUT.value:
         raise InputError("--output_dir must name a directory. Received: ''")
-    config = Config.from_dict(read_settings(_CONFIG.value, [*_SET.value, *own_flags]), "--config and flags")
+    file = None if _CONFIG.value is None else config_file(_CONFIG.value)
+    config = Config.from_dict(read_settings(file, [*_SET.value, *own_flags]), "--config and flags")
     started = time.monotonic()
     source = _source(config)
     built = build_records(

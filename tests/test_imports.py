@@ -11,7 +11,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
 SCRIPTS = {"train", "evaluate", "export", "demo", "pipelines.make_tfrecords", "deploy", "deploy.client"}
-# The longest name that fits a module says what of ours it may import.
+COMMANDS = "bert4rec_tf.commands"  # scripts too, which only the scripts of the same names import
+# The longest name that matches a module decides what of ours it may import.
 _GROUND = "tfrecords."
 _INPUTS, _MODEL, _EVALUATION = (f"bert4rec_tf.{wing}." for wing in ("inputs", "model", "evaluation"))
 _CONFIG, _MODEL_DIR = "bert4rec_tf.config", ("bert4rec_tf.checkpoints", "bert4rec_tf.model_dir")
@@ -26,6 +27,7 @@ MAY_IMPORT = {
     "bert4rec_tf.__init__": (),
     "bert4rec_tf.api": ("bert4rec_tf.", "pipelines.", _GROUND),
     "bert4rec_tf.command_line": (_GROUND,),
+    COMMANDS: ("bert4rec_tf.", "pipelines.", _GROUND),
     "bert4rec_tf.legacy_keras": (),
     "bert4rec_tf.config": (_GROUND,),
     "bert4rec_tf.inputs": (_INPUTS, _GROUND),
@@ -73,9 +75,13 @@ def test_rooms_import_only_what_they_may() -> None:
 
 def test_no_module_imports_a_script_keras_3_or_flags() -> None:
     for name, imported in modules().items():
+        is_script = name in SCRIPTS or name.startswith(f"{COMMANDS}.")
+        commands = {module for module in imported if f"{module}.".startswith(f"{COMMANDS}.")}
+        assert commands <= {f"{COMMANDS}.entry_point" if "." in name else f"{COMMANDS}.{name}"}, name
+        assert is_script or not commands, name
         assert not imported & SCRIPTS, name
         assert not {module for module in imported if module.split(".")[0] == "keras"}, name
-        if name not in SCRIPTS:
+        if not is_script:
             assert not imported & {"absl.flags", "absl.app"}, name
 
 

@@ -45,12 +45,27 @@ def settings_of(config: ConfigLike) -> dict[str, dict[str, Any]]:
         settings = {section: dict(fields) for section, fields in config.items()}
         Config.from_dict(settings)
         return settings
+    return read_settings(config_file(config))
+
+
+def config_file(config: str | os.PathLike[str]) -> str:
+    """The path of a JSON file: `config` itself, or the file of the recipe that it names.
+
+    A file that exists comes before a recipe of the same name.
+
+    Raises:
+        InputError: neither a file nor the name of a recipe.
+
+    >>> pathlib.Path(config_file("ml-1m-fast")).name
+    'ml-1m-fast.json'
+    """
     path = pathlib.Path(config)
-    if path.suffix != ".json" and not path.exists():
-        if str(path) not in recipe_names():
-            raise InputError(
-                f"`config` must be a JSON file, or one of the recipes {', '.join(recipe_names())}. "
-                f"Received: {str(config)!r}"
-            )
-        path = _RECIPES / f"{path}.json"
-    return read_settings(str(path))
+    if path.suffix == ".json" or path.is_file():
+        return os.fspath(config)
+    if str(path) in recipe_names():
+        return str(_RECIPES / f"{path}.json")
+    if path.exists():  # a pipe
+        return os.fspath(config)
+    raise InputError(
+        f"`config` must be a JSON file, or one of the recipes {', '.join(recipe_names())}. Received: {str(config)!r}"
+    )

@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import tensorflow as tf
 
+from bert4rec_tf.api.evaluation_records import EvaluationRecords
 from bert4rec_tf.api.recipes import ConfigLike, settings_of
 from bert4rec_tf.api.records import Path
-from bert4rec_tf.evaluation.baselines import popularity_scorer
-from bert4rec_tf.evaluation.evaluate import Scorer, make_ranker
-from bert4rec_tf.evaluation.evaluate import evaluate as rank_users
-from bert4rec_tf.evaluation.metrics import TOP_K
-from bert4rec_tf.evaluation.results import metrics_json
+from bert4rec_tf.config import EvaluationConfig
 from bert4rec_tf.evaluation.user_ranks import users_table
-from bert4rec_tf.model_dir import TrainedModel, load_model
+from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.strategy import make_strategy
-from tfrecords.manifest import Manifest, VerifiedRecords
-from tfrecords.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,22 +96,17 @@ def evaluate(
     Raises:
         InputError: a model of another vocabulary, or damaged records.
     """
-    manifest = Manifest.load(data_dir)
-    records = VerifiedRecords(data_dir, manifest, "call it again when the records are complete")
-    vocabulary = Vocabulary.load(data_dir)
-    scorer: Scorer
-    described: dict[str, Any]
-    if model == "popularity":
-        scorer, described, max_items = popularity_scorer(vocabulary), {"baseline": "popularity"}, 1
-        drop_seen = True if drop_seen is None else drop_seen
+    records = EvaluationRecords.open(data_dir, "call it again when the records are complete")
+    system: TrainedModel | str
+    if isinstance(model, TrainedModel):
+        model.check_vocabulary(records.vocabulary, f"the model and {data_dir}")
+        system = model
+    elif model == "popularity":
+        system = "popularity"
     else:
-        trained = model if isinstance(model, TrainedModel) else load_model(os.fspath(model))
-        trained.check_vocabulary(vocabulary, f"the model and {data_dir}")
-        scorer = trained.model.score_next_item
-        described = trained.description()
-        max_items = trained.config.data.max_seq_length - 1
-        drop_seen = trained.config.evaluation.drop_seen if drop_seen is None else drop_seen
-    with records.unchanged():
-        ranks = rank_users(make_ranker(scorer, TOP_K, drop_seen), data_dir, manifest, split, max_items=max_items)
-    metrics = metrics_json(ranks, described, manifest, vocabulary, split, drop_seen)
-    return Evaluation(metrics, users_table(ranks, vocabulary))
+        system = records.load_model(model)
+    if drop_seen is None:
+        settings = system.config.evaluation if isinstance(system, TrainedModel) else EvaluationConfig()
+        drop_seen = settings.drop_seen
+    ranks, metrics = records.evaluate(system, split, drop_seen)
+    return Evaluation(metrics, users_table(ranks, records.vocabulary))

@@ -122,6 +122,12 @@ def test_the_same_command_on_a_damaged_directory_names_the_damage(tmp_path: path
     assert "--overwrite" in refused.stderr
 
 
+def test_config_takes_a_file_or_the_name_of_a_recipe(tmp_path: pathlib.Path) -> None:
+    assert "wrote " in run(tmp_path / "data", TINY, "--config=demo").stdout
+    again = run(tmp_path / "data", TINY, f"--config={ROOT / 'configs/demo.json'}")
+    assert "is complete: same input, same configuration" in again.stdout
+
+
 @pytest.mark.parametrize("other", ["--seed=2", "--set=masking.masking_rates=0.5", "--item_titles={titles}"])
 def test_another_configuration_is_refused(tiny: pathlib.Path, tmp_path: pathlib.Path, other: str) -> None:
     (tmp_path / "titles.csv").write_text("item_id,title\nitem-0001,The First\n")
@@ -170,6 +176,7 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
         (GOOD_LOG, ["--config=nowhere.json"], ["nowhere.json"]),
+        (GOOD_LOG, ["--config=ml-1m-fats"], ["ml-1m-fats", "one of the recipes", "ml-1m-fast"]),
         (GOOD_LOG, ["--item_titles=nowhere.csv"], ["nowhere.csv"]),
         (GOOD_LOG, ["--output_dir="], ["--output_dir", "''"]),
         (GOOD_LOG, ["--output_dir=", "--overwrite"], ["--output_dir", "''"]),

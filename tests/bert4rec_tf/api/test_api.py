@@ -116,6 +116,14 @@ def test_a_configuration_in_every_form(tmp_path: pathlib.Path) -> None:
         recipes.settings_of({"model": {"num_layer": 3}})
 
 
+def test_a_file_comes_before_a_recipe_of_its_name(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beauty").mkdir()  # a directory is no configuration, so the name means the recipe
+    assert recipes.settings_of("beauty")["data"]["max_seq_length"] == 50
+    (tmp_path / "demo").write_text('{"model": {"num_layers": 3}}')
+    assert recipes.settings_of("demo") == {"model": {"num_layers": 3}}
+
+
 @pytest.mark.slow
 def test_an_evaluation_has_metrics_and_users(model_dir: pathlib.Path, data_dir: pathlib.Path) -> None:
     found = bert4rec_tf.evaluate(model_dir, data_dir)

@@ -1,0 +1,83 @@
+"""The steps from a data directory to metrics, which `evaluate.py` and `bert4rec_tf.evaluate` share."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from bert4rec_tf.evaluation.baselines import baseline_scorer
+from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
+from bert4rec_tf.evaluation.metrics import TOP_K
+from bert4rec_tf.evaluation.results import metrics_json
+from bert4rec_tf.evaluation.user_ranks import UserRanks
+from bert4rec_tf.model_dir import TrainedModel, load_model
+from pipelines.sources.synthetic import MarkovLog
+from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRecords:
+    """A data directory whose files were compared with its manifest.
+
+    Attributes:
+        data_dir: the directory.
+        manifest, vocabulary: loaded from it.
+        verified: the files, which must not change while they are read.
+    """
+
+    data_dir: str
+    manifest: Manifest
+    vocabulary: Vocabulary
+    verified: VerifiedRecords
+
+    @classmethod
+    def open(cls, data_dir: str | pathlib.Path, fix: str) -> "EvaluationRecords":
+        """Opens a data directory.
+
+        Args:
+            data_dir: made by `build_records`.
+            fix: what to do if the records change meanwhile, for the message.
+
+        Raises:
+            InputError: no data directory, or a damaged one.
+        """
+        manifest = Manifest.load(data_dir)
+        verified = VerifiedRecords(data_dir, manifest, fix)
+        return cls(os.fspath(data_dir), manifest, Vocabulary.load(data_dir), verified)
+
+    def load_model(self, model_dir: str | pathlib.Path) -> TrainedModel:
+        """Loads a model of the same vocabulary.
+
+        Raises:
+            InputError: no model, or a model of other items.
+        """
+        trained = load_model(model_dir)
+        trained.check_vocabulary(self.vocabulary, f"{os.fspath(model_dir)} and {self.data_dir}")
+        return trained
+
+    def evaluate(self, system: TrainedModel | str, split: str, drop_seen: bool) -> tuple[UserRanks, dict[str, Any]]:
+        """Ranks the held-out item of each user.
+
+        Args:
+            system: a model with this vocabulary, or the name of a baseline.
+            split: "test" or "validation".
+            drop_seen: whether items of the history are left out of the ranking.
+
+        Returns:
+            The ranks of all users, and the content of metrics.json without "hardware".
+
+        Raises:
+            InputError: the records changed, or "optimum" on a log whose optimum is unknown.
+        """
+        scorer: Scorer
+        if isinstance(system, TrainedModel):
+            scorer, description = system.model.score_next_item, system.description()
+            max_items = system.config.data.max_seq_length - 1
+        else:
+            scorer = baseline_scorer(system, self.vocabulary, lambda: MarkovLog.from_description(self.manifest.source))
+            description, max_items = {"baseline": system}, 1  # no baseline reads more than the last item
+        with self.verified.unchanged():
+            ranker = make_ranker(scorer, TOP_K, drop_seen)
+            ranks = evaluate(ranker, self.data_dir, self.manifest, split, max_items=max_items)
+        return ranks, metrics_json(ranks, description, self.manifest, self.vocabulary, split, drop_seen)

@@ -1,0 +1,118 @@
+"""`evaluate.py` and `bert4rec-evaluate`: rank the held-out items of every user, or compare two such evaluations."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags
+
+from bert4rec_tf.api.evaluation_records import EvaluationRecords
+from bert4rec_tf.command_line import command
+from bert4rec_tf.commands.entry_point import run_main
+from bert4rec_tf.config import Config, EvaluationConfig, read_settings
+from bert4rec_tf.evaluation.baselines import BASELINES
+from bert4rec_tf.evaluation.comparison import compare_runs, print_comparison
+from bert4rec_tf.evaluation.evaluate import merge_evaluation_settings
+from bert4rec_tf.evaluation.results import hardware, print_results, write_json, write_metrics
+from bert4rec_tf.model_dir import TrainedModel
+from bert4rec_tf.report.evaluated_model import Evaluation
+from bert4rec_tf.report.item_map import read_item_groups
+from bert4rec_tf.report.report import write_report
+from tfrecords.errors import InputError, check_local
+
+_MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
+_BASELINE = flags.DEFINE_enum(
+    "baseline",
+    None,
+    list(BASELINES),
+    "baseline to evaluate instead of a model: `popularity`, or `optimum`, the best possible ranking of a log made by "
+    "make_tfrecords.py --dataset=synthetic",
+)
+_DATA = flags.DEFINE_string("data_dir", None, "directory of records written by pipelines/make_tfrecords.py")
+_SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "split to evaluate")
+_SET = flags.DEFINE_multi_string(
+    "set", [], "evaluation.field=value; replaces a setting of the model's configuration; repeatable"
+)
+_DROP_SEEN = flags.DEFINE_bool(
+    "drop_seen",
+    None,
+    "whether items of the user's history are left out of the ranking, as in serving; sets evaluation.drop_seen",
+)
+_COMPARE = flags.DEFINE_list(
+    "compare", None, "two metrics files, A,B, written by --output; tests whether B ranks better than A"
+)
+_REPORT = flags.DEFINE_string(
+    "report", None, "HTML file to write with a report on the model; the page loads no other file"
+)
+_GROUPS = flags.DEFINE_string(
+    "item_groups", None, "TSV file with the columns item_id and genre, to colour the item map of --report"
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file to write with the metrics or the comparison; the metrics of each user go beside it"
+)
+
+
+@command
+def main() -> None:
+    """Evaluates one model or baseline, or compares two evaluations."""
+    for flag in (_MODEL, _DATA, _COMPARE, _REPORT, _GROUPS, _OUTPUT):
+        check_local(flag.name, flag.value)
+    if _COMPARE.value is not None:
+        _check_compare_flags()
+        comparison = compare_runs(_COMPARE.value)
+        if _OUTPUT.value:
+            write_json(pathlib.Path(_OUTPUT.value), comparison)
+        print_comparison(comparison)
+        return
+    _check_evaluation_flags()
+    records = EvaluationRecords.open(str(_DATA.value), "run the same command again when the records are complete")
+    item_groups = read_item_groups(_GROUPS.value, records.vocabulary) if _GROUPS.value else None
+    trained = records.load_model(_MODEL.value) if _MODEL.value else None
+    drop_seen = _evaluation_config(trained).drop_seen
+    ranks, metrics = records.evaluate(trained or str(_BASELINE.value), _SPLIT.value, drop_seen)
+    metrics["hardware"] = hardware()
+    if _OUTPUT.value:
+        write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, records.vocabulary)
+    if _REPORT.value and trained is not None:
+        directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(records.data_dir))
+        evaluation = Evaluation(*directories, trained, records.manifest, records.vocabulary, ranks, metrics)
+        with records.verified.unchanged():
+            write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
+    print_results(metrics, records.manifest)
+
+
+def _check_compare_flags() -> None:
+    flags_of_an_evaluation = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _GROUPS)
+    given = [flag.name for flag in flags_of_an_evaluation if flag.present]
+    if given:
+        raise InputError(
+            f"--compare reads two finished evaluations. Received: --{', --'.join(given)} besides. "
+            "Fix: evaluate each with --output first"
+        )
+
+
+def _check_evaluation_flags() -> None:
+    if bool(_MODEL.value) == bool(_BASELINE.value):
+        raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
+    if not _DATA.value:
+        raise InputError("--data_dir must name the records to evaluate on. Received: none. Fix: --data_dir=data/ml-1m")
+    if _REPORT.value and not _MODEL.value:
+        raise InputError(f"--report needs a model. Received: --baseline={_BASELINE.value}. Fix: give --model_dir")
+    if _GROUPS.value and not _REPORT.value:
+        raise InputError(
+            f"--item_groups needs --report. Received: --item_groups={_GROUPS.value} only. Fix: --report=report.html"
+        )
+
+
+def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:
+    """The model's settings, or the defaults for a baseline, with --set and --drop_seen applied."""
+    drop_seen = [] if _DROP_SEEN.value is None else [f"evaluation.drop_seen={str(_DROP_SEEN.value).lower()}"]
+    overrides = read_settings(None, [*_SET.value, *drop_seen])
+    section = merge_evaluation_settings(trained.config.to_dict()["evaluation"] if trained else {}, overrides)
+    return Config.from_dict({"evaluation": section}, "flags").evaluation
+
+
+def run() -> None:
+    """Runs the command."""
+    run_main(main, __name__)

@@ -1,0 +1,95 @@
+"""`export.py` and `bert4rec-export`: write a SavedModel for TF Serving, or withdraw the newest one."""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags
+
+from bert4rec_tf.command_line import command
+from bert4rec_tf.commands.entry_point import run_main
+from bert4rec_tf.serving.export import ExportOptions, export
+from bert4rec_tf.serving.recommender import DEFAULT_MAX_K
+from bert4rec_tf.serving.versions import rollback
+from tfrecords.errors import InputError, check_local
+
+_MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
+_EXPORT = flags.DEFINE_string(
+    "export_dir",
+    None,
+    "directory to write versions in, each in a folder of its own; TF Serving's model_base_path",
+    required=True,
+)
+_TOP_K = flags.DEFINE_integer("top_k", 10, "number of items in an answer, unless a request sets `k`")
+_MAX_K = flags.DEFINE_integer(
+    "max_k", None, f"largest `k` that a request may have; default: {DEFAULT_MAX_K:,}, or --top_k if that is larger"
+)
+_INDEX = flags.DEFINE_enum(
+    "index",
+    "exact",
+    ["exact", "ivf"],
+    "search over the items: `exact` scores all of them; `ivf` is approximate and faster, for 100,000 items or more",
+)
+_RECALL = flags.DEFINE_float(
+    "min_recall", 0.95, "recall@100 that --index=ivf must reach over the validation users of --data_dir"
+)
+_DATA = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "directory of records written by pipelines/make_tfrecords.py; --index=ivf and --max_regression measure over its "
+    "validation users",
+)
+_REGRESSION = flags.DEFINE_float(
+    "max_regression",
+    None,
+    "refuse a model whose NDCG@10 is significantly lower than the served one's, by more than this share of it; "
+    "default: publish without a comparison",
+)
+_KEEP = flags.DEFINE_integer(
+    "keep_versions",
+    None,
+    "number of versions to keep, including the new one; the oldest ones are deleted; default: keep all",
+)
+_POLL = flags.DEFINE_float(
+    "poll_seconds",
+    1.0,
+    "how often the server reads models.config (its --model_config_file_poll_wait_seconds); the command waits twice "
+    "this time before it removes a version with a label: in `rollback`, and with --keep_versions of 1 or 2",
+)
+
+
+@command
+def main() -> None:
+    """Exports a model."""
+    for flag in (_MODEL, _EXPORT, _DATA):
+        check_local(flag.name, flag.value)
+    if _MODEL.value is None:
+        raise InputError(
+            "--model_dir must name a model written by train.py. Received: none. Fix: --model_dir=models/ml-1m"
+        )
+    options = ExportOptions(
+        top_k=_TOP_K.value,
+        max_k=_MAX_K.value,
+        index=_INDEX.value,
+        min_recall=_RECALL.value,
+        data_dir=_DATA.value,
+        max_regression=_REGRESSION.value,
+        keep_versions=_KEEP.value,
+        poll_seconds=_POLL.value,
+    )
+    print(f"wrote {export(_MODEL.value, _EXPORT.value, options)}")
+
+
+@command
+def roll_back() -> None:
+    """Withdraws the newest version."""
+    withdrawn, served = rollback(_EXPORT.value, _POLL.value)
+    print(f"withdrew version {withdrawn}; {served} is served again")
+
+
+def run() -> None:
+    """Runs the command."""
+    if sys.argv[1:2] == ["rollback"]:
+        run_main(roll_back, __name__, [sys.argv[0], *sys.argv[2:]])
+    run_main(main, __name__)

@@ -1,0 +1,82 @@
+"""`train.py` and `bert4rec-train`: train BERT4Rec on a data directory."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from bert4rec_tf.training.host_memory import keep_freed_memory
+
+keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
+
+from absl import flags
+
+from bert4rec_tf.api.recipes import config_file
+from bert4rec_tf.command_line import command
+from bert4rec_tf.commands.entry_point import run_main
+from bert4rec_tf.config import read_settings
+from bert4rec_tf.serving.export import ExportOptions, export
+from bert4rec_tf.training.cluster import DEFAULT_TIMEOUT_MINUTES
+from bert4rec_tf.training.strategy import STRATEGIES, make_strategy
+from bert4rec_tf.training.trainer import train
+from tfrecords.errors import check_local
+
+_DATA = flags.DEFINE_string("data_dir", None, "data directory, made by pipelines/make_tfrecords.py", required=True)
+_MODEL = flags.DEFINE_string("model_dir", None, "output directory; an existing run there is resumed", required=True)
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "JSON file of settings, or the name of a recipe, such as ml-1m-fast; other settings keep their defaults",
+)
+_SET = flags.DEFINE_multi_string("set", [], "a setting as section.field=value, which overrides --config; repeatable")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "default", STRATEGIES, "how steps are distributed: the tf.distribute strategy; default: one device"
+)
+_CLUSTER_TIMEOUT = flags.DEFINE_float(
+    "cluster_timeout_minutes",
+    DEFAULT_TIMEOUT_MINUTES,
+    "longest wait, in minutes, for the other processes of the cluster in TF_CONFIG to start",
+)
+_MASKING = flags.DEFINE_enum(
+    "masking",
+    None,
+    ["pregenerated", "resample"],
+    "sets training.masking; pregenerated: masks stored in the records, resample: new masks in every pass",
+)
+_WARM = flags.DEFINE_string(
+    "warm_start_from", None, "model directory whose weights a new run starts from; a resumed run ignores it"
+)
+_PROFILE = flags.DEFINE_bool("profile", False, "write a TensorBoard trace of at least ten steps, from the 20th on")
+_EXPORT = flags.DEFINE_string(
+    "export_dir", None, "directory for an export of the trained model for TF Serving; without it, nothing is exported"
+)
+_LIMIT = flags.DEFINE_float(
+    "time_limit_minutes",
+    None,
+    "longest training time in minutes, earlier calls included; the learning-rate schedule is fitted to it",
+)
+_TOP_K = flags.DEFINE_integer("top_k", 10, "number of items that the exported model recommends; only with --export_dir")
+
+
+@command
+def main() -> None:
+    """Reads the flags, trains, and exports if --export_dir is given."""
+    for flag in (_DATA, _MODEL, _CONFIG, _WARM, _EXPORT):
+        check_local(flag.name, flag.value)
+    masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
+    config = None if _CONFIG.value is None else config_file(_CONFIG.value)
+    settings = read_settings(config, [*_SET.value, *masking])
+    publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
+    strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
+    trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
+    if trained is None:
+        return  # only the chief reports
+    ndcg = trained.state["validation_ndcg@10"]
+    validated = "not validated" if ndcg is None else f"best validation NDCG@10 {ndcg:.4f}"
+    print(f"{_MODEL.value}: {validated} at step {trained.state['step']:,}")
+    if _EXPORT.value:
+        print(f"wrote {export(_MODEL.value, _EXPORT.value, publishing)}")
+
+
+def run() -> None:
+    """Runs the command."""
+    run_main(main, __name__)
