@@ -8,8 +8,9 @@ import pathlib
 from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
-from pipelines.engines.base import EngineMaker, PreparedLog, Source
+from pipelines.engines.base import Engine, EngineMaker, PreparedLog, Source
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from pipelines.sources.bad_rows import BadRow
@@ -101,11 +102,7 @@ def build_records(
         raise_if_stopped()
         prepared = engine.prepare(config, num_shards, progress)
         times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
-        num_items = len(prepared.item_ids)
-        counted = ShardCounts(np.zeros(num_items, np.int64))
-        for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
-            counted += shard
-        raise_if_stopped()
+        counted = _count_shards(engine, config, len(prepared.item_ids))
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         manifest = Manifest(
@@ -120,12 +117,8 @@ def build_records(
             return BuildResult(manifest, False, counted.instances, loaded.first_bad, times if unit else None, unit)
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
-        built = []
         with progress.stage("writing", prepared.events) as bar:
-            for done in engine.map_shards(builder.build):
-                raise_if_stopped()
-                built.append(done)
-                bar.update(done.events)
+            built = _write_shards(engine, builder, bar)
         for leftover in building.glob("*/.*.tmp"):  # tasks that were killed and repeated leave these
             leftover.unlink()
         manifest = dataclasses.replace(
@@ -137,6 +130,25 @@ def build_records(
         )
         write_manifest(building, manifest)
     return BuildResult(manifest, True, counted.instances, loaded.first_bad, times if unit else None, unit)
+
+
+def _count_shards(engine: Engine, config: RecordsConfig, num_items: int) -> ShardCounts:
+    """The counts of all shards together."""
+    counted = ShardCounts(np.zeros(num_items, np.int64))
+    for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
+        counted += shard
+    raise_if_stopped()
+    return counted
+
+
+def _write_shards(engine: Engine, builder: ShardBuilder, bar: "tqdm[None]") -> list[BuiltShard]:
+    """Writes the records of every shard, in order."""
+    built = []
+    for shard in engine.map_shards(builder.build):
+        raise_if_stopped()
+        built.append(shard)
+        bar.update(shard.events)
+    return built
 
 
 def _unit(source: Source, config: DataConfig) -> str:
