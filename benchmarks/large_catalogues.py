@@ -10,11 +10,14 @@ import resource
 import statistics
 import sys
 import time
+from typing import Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags
+
+from bert4rec_tf.command_line import command
 
 _SIZES = flags.DEFINE_list("items", ["10000", "1000000"], "numbers of items to compare")
 _LOSSES = flags.DEFINE_list("losses", ["sampled_softmax", "gbce"], "values of training.loss to measure")
@@ -22,8 +25,9 @@ _BATCH, _LENGTH, _PREDICTIONS = 128, 50, 15
 _STEPS = 20
 
 
-def main(_: list[str]) -> None:
-    """Measures each case in a process of its own, so that the memory is that of one case."""
+@command
+def main() -> None:
+    """Measures each case in its own process, so that the memory of one case does not count for another."""
     for loss in _LOSSES.value:
         found = {}
         for items in map(int, _SIZES.value):
@@ -40,8 +44,13 @@ def main(_: list[str]) -> None:
         )
 
 
-def measure(loss: str, items: int) -> tuple[float, float, float]:
-    """The median seconds of a step, the growth of the process in bytes without weights and moments, and their bytes."""
+def measure(loss: Literal["softmax", "sampled_softmax", "gbce"], items: int) -> tuple[float, float, float]:
+    """Measures one case.
+
+    Returns:
+        The median seconds of a step, the bytes that the process grew by without weights and moments, and the bytes of
+        weights and moments.
+    """
     import numpy as np
     import tensorflow as tf
 
@@ -52,7 +61,7 @@ def measure(loss: str, items: int) -> tuple[float, float, float]:
     from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
 
     size, random = items + NUM_SPECIAL_IDS, np.random.default_rng(1)
-    tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # allocates the memory that TensorFlow needs once
+    tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # allocates what TensorFlow needs in any case
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     training = TrainingConfig(loss=loss, batch_size=_BATCH)
     # Popularity falls with the rank, as in a real catalogue.

@@ -1,4 +1,4 @@
-"""Builds the records of the same logs with DuckDB and with Spark: all files must have the same sha256.
+"""Builds records of the same logs with DuckDB and with Spark, and compares the sha256 of all files.
 
 python benchmarks/pipeline_engines.py --log=ml-1m.txt --log=/tmp/pipeline_memory/5000000.csv --work_dir=/tmp/engines
 """
@@ -9,7 +9,11 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 from absl import app, flags
+
+from bert4rec_tf.command_line import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _LOGS = flags.DEFINE_multi_string("log", None, "log to build records of; repeatable", required=True)
@@ -17,9 +21,9 @@ _WORK = flags.DEFINE_string("work_dir", None, "directory for the records", requi
 _ENGINES = ("duckdb", "spark")
 
 
-def main(argv: list[str]) -> None:
-    """Exits with 1 if a file differs."""
-    del argv
+@command
+def main() -> None:
+    """Builds the records of each log with both engines. Exits with 1 if a file differs."""
     for log in map(pathlib.Path, _LOGS.value):
         seconds, hashes = [], []
         for engine in _ENGINES:

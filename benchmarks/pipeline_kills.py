@@ -1,4 +1,4 @@
-"""Kills the pipeline with SIGKILL at random moments and runs it again: the output must equal that of a clean run.
+"""Kills the pipeline at random moments, runs it again, and compares the output with that of an undisturbed run.
 
 python benchmarks/pipeline_kills.py --work_dir=/tmp/pipeline_kills
 """
@@ -11,7 +11,11 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 from absl import app, flags
+
+from bert4rec_tf.command_line import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _KILLS = flags.DEFINE_integer("kills", 100, "number of runs to kill", lower_bound=1)
@@ -20,9 +24,9 @@ _WORK = flags.DEFINE_string("work_dir", None, "directory for the records", requi
 _LOG = ["--dataset=synthetic:num_users=700", "--num_workers=2"]
 
 
-def main(argv: list[str]) -> None:
-    """Exits with 1 if an output differs or a file is left beside it."""
-    del argv
+@command
+def main() -> None:
+    """Kills and repeats each run. Exits with 1 if an output differs or another file is left beside it."""
     work = pathlib.Path(_WORK.value)
     started = time.monotonic()
     build(work / "clean" / "data")
@@ -30,7 +34,7 @@ def main(argv: list[str]) -> None:
     clean, moments, survived = hashes(work / "clean"), random.Random(_SEED.value), 0
     for number in range(_KILLS.value):
         killed = work / f"killed-{number}"
-        process = subprocess.Popen(command(killed / "data"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(make_command(killed / "data"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moments.uniform(0, seconds))
         survived += process.poll() is not None
         process.send_signal(signal.SIGKILL)
@@ -41,14 +45,14 @@ def main(argv: list[str]) -> None:
     print(f"{_KILLS.value} runs, {_KILLS.value - survived} of them killed before their end: all outputs identical")
 
 
-def command(output_dir: pathlib.Path) -> list[str]:
-    """The command of a run; only the output directory differs between runs."""
+def make_command(output_dir: pathlib.Path) -> list[str]:
+    """The command of one run. Only the output directory differs between runs."""
     return [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--output_dir={output_dir}", *_LOG]
 
 
 def build(output_dir: pathlib.Path) -> None:
-    """Runs the command without a kill."""
-    subprocess.run(command(output_dir), check=True, stdout=subprocess.DEVNULL)
+    """Runs the command to its end."""
+    subprocess.run(make_command(output_dir), check=True, stdout=subprocess.DEVNULL)
 
 
 def hashes(directory: pathlib.Path) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 python benchmarks/pipeline_memory.py --work_dir=/tmp/pipeline_memory
 
-Writes a CSV log in which the events of a user are spread over the whole time, so that sorting takes its full effort.
-Runs the command on it with --memory_limit, and adds up the resident memory of the process tree twenty times a second.
-Works on Linux only.
+Writes a CSV log in which the events of each user are spread over the whole time, so that the sort has to move all of
+them. Runs the command on it with --memory_limit, and adds up the resident memory of all its processes twenty times a
+second. Runs on Linux only.
 """
 
 import pathlib
@@ -13,17 +13,21 @@ import sys
 import time
 from collections.abc import Iterator
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 import numpy as np
 import pyarrow as pa
 from absl import app, flags
 from pyarrow import csv
 
+from bert4rec_tf.command_line import command
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _EVENTS = flags.DEFINE_multi_integer(
     "events", [5_000_000, 50_000_000], "number of events of a log; repeatable", lower_bound=1000
 )
-_LIMIT = flags.DEFINE_string("memory_limit", "1GB", "memory limit of the engine")
-_SET = flags.DEFINE_multi_string("set", [], "section.field=value for the pipeline; repeatable")
+_LIMIT = flags.DEFINE_string("memory_limit", "1GB", "--memory_limit of the pipeline")
+_SET = flags.DEFINE_multi_string("set", [], "--set of the pipeline: section.field=value; repeatable")
 _WORK = flags.DEFINE_string(
     "work_dir", None, "directory for the logs (1.5 GB for 50 million events) and the records", required=True
 )
@@ -33,9 +37,9 @@ _ITEMS = 100_000
 _CHUNK = 1_000_000
 
 
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """Writes each log, runs the command on it, and prints both figures."""
-    del argv
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True, exist_ok=True)
     per_event = []
@@ -51,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_log(path: pathlib.Path, events: int) -> None:
-    """Writes a CSV of user_id, item_id, timestamp in order of time; item frequencies follow a power law."""
+    """Writes a CSV file of user_id, item_id and timestamp in time order. Item frequencies follow a power law."""
     random = np.random.default_rng(1)
     cumulative = np.cumsum(1 / np.arange(1, _ITEMS + 1) ** 0.8)
     schema = pa.schema([("user_id", pa.int64()), ("item_id", pa.int64()), ("timestamp", pa.int64())])
@@ -69,7 +73,7 @@ def write_log(path: pathlib.Path, events: int) -> None:
 
 
 def run_pipeline(log: pathlib.Path, output_dir: pathlib.Path) -> tuple[float, int]:
-    """The seconds of the command, and the peak of the bytes that all of its processes hold together."""
+    """Runs the pipeline. Returns its seconds, and the peak of the bytes that all of its processes hold together."""
     command = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--input={log}"]
     command += [f"--output_dir={output_dir}", "--overwrite", f"--memory_limit={_LIMIT.value}"]
     command += [f"--set={setting}" for setting in _SET.value]

@@ -1,4 +1,4 @@
-"""Times the pipeline command against a plain generator of padded records, on the same log in one run.
+"""Times the pipeline command and a plain generator of padded records, in turn on the same log.
 
 python benchmarks/pipeline_speed.py --input=ml-1m.txt --work_dir=/tmp/pipeline_speed
 
@@ -13,32 +13,36 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 from absl import app, flags
+
+from bert4rec_tf.command_line import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _INPUT = flags.DEFINE_string("input", None, "log of `user item` lines, such as ml-1m.txt", required=True)
 _WORK = flags.DEFINE_string("work_dir", None, "directory for the records", required=True)
-_RUNS = flags.DEFINE_integer("runs", 3, "number of runs of each command; medians are compared", lower_bound=1)
+_RUNS = flags.DEFINE_integer("runs", 3, "number of runs of each command; the medians are compared", lower_bound=1)
 _STEADY = flags.DEFINE_integer(
-    "steady_duplicate_factor", 100, "masking.duplicate_factor of the comparison in steady state", lower_bound=1
+    "steady_duplicate_factor",
+    100,
+    "masking.duplicate_factor of the second comparison, in which start-up hardly counts",
+    lower_bound=1,
 )
 _PLAIN = flags.DEFINE_string(
-    "plain", None, "FACTOR,FILE: only run the plain generator with this duplicate factor and write this file"
+    "plain", None, "FACTOR,FILE: run only the plain generator, with this duplicate factor, and write this file"
 )
 
 _MAX_LENGTH, _STEP, _RATE, _MAX_PREDICTIONS = 200, 100, 0.2, 40
-_AUTHORS = (
-    131.0,
-    957.0,
-)  # seconds, and bytes per instance, of gen_data_fin.py with TensorFlow 1.15, 2 cores, duplicate factor 10
+_AUTHORS_SECONDS = 131.0  # of gen_data_fin.py with TensorFlow 1.15, 2 cores, duplicate factor 10; 957 bytes an instance
 
 
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """Runs both commands in turn and prints the ratios."""
-    del argv
     if _PLAIN.value:
-        factor, _, output = _PLAIN.value.partition(",")
-        generate(pathlib.Path(_INPUT.value), int(factor), output)
+        copies, _, output = _PLAIN.value.partition(",")
+        generate(pathlib.Path(_INPUT.value), int(copies), output)
         return
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ def main(argv: list[str]) -> None:
     print(f"  plain generator {plain_seconds:6.2f} s, {instances:,} instances of {plain_bytes:.0f} bytes")
     print(f"  this pipeline   {our_seconds:6.2f} s, {our_instances:,} instances of {our_bytes:.0f} bytes")
     print(f"  {plain_seconds / our_seconds:.1f} times as fast; {our_bytes / plain_bytes:.3f} of the bytes an instance")
-    print(f"  the authors' code took {_AUTHORS[0]:.0f} s: {_AUTHORS[0] / our_seconds:.0f} times as fast")
+    print(f"  the authors' code took {_AUTHORS_SECONDS:.0f} s: {_AUTHORS_SECONDS / our_seconds:.0f} times as fast")
     factor = _STEADY.value
     plain_seconds, instances, _ = run_plain(work, factor)
     our_seconds, our_instances, _ = run_ours(work, factor)
@@ -69,7 +73,7 @@ def median(runs: list[tuple[float, int, float]]) -> tuple[float, int, float]:
 
 
 def run_plain(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
-    """The seconds of the plain generator, its instances, and the bytes per instance."""
+    """Runs the plain generator. Returns its seconds, its instances, and the bytes per instance."""
     output = work / f"plain-{factor}.tfrecord"
     command = [sys.executable, __file__, f"--input={_INPUT.value}", f"--work_dir={work}", f"--plain={factor},{output}"]
     seconds, printed = timed(command)
@@ -78,7 +82,7 @@ def run_plain(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
 
 
 def run_ours(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
-    """The seconds of the pipeline command, its instances, and the bytes of the training shards per instance."""
+    """Runs the pipeline. Returns its seconds, its instances, and the bytes of the training shards per instance."""
     output = work / f"ours-{factor}"
     command = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py"), f"--input={_INPUT.value}"]
     command += [f"--output_dir={output}", "--overwrite", f"--set=masking.duplicate_factor={factor}"]
@@ -90,14 +94,14 @@ def run_ours(work: pathlib.Path, factor: int) -> tuple[float, int, float]:
 
 
 def timed(command: list[str]) -> tuple[float, str]:
-    """The seconds of a process, and its output."""
+    """Runs a process. Returns its seconds and its output."""
     started = time.monotonic()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return time.monotonic() - started, done.stdout
 
 
 def generate(log: pathlib.Path, factor: int, output: str) -> None:
-    """Writes padded instances of every user's sequence without the last two items, and prints their number."""
+    """Writes padded instances of each user's items without the last two, and prints the number of instances."""
     import tensorflow as tf
 
     rng = random.Random(1)

@@ -1,7 +1,7 @@
-"""Times exact and approximate search over a million items, on one core, against one pass over the item table.
+"""Times exact and approximate search over a million items on one core, beside one pass over the item table.
 
-The items of a trained model are interpolated: vector and bias of each new item are between those of an item and of one
-of its ten nearest neighbours. The histories are real.
+New items are interpolated from those of a trained model: the vector and the bias of each lie between those of an item
+and one of its ten nearest neighbours. The histories are those of test users.
 
 python benchmarks/serving_index.py --model_dir=models/beauty --data_dir=data/beauty --work_dir=/tmp/index
 """
@@ -22,6 +22,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
+from bert4rec_tf.command_line import command
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
@@ -32,14 +33,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py", required=True)
 _DATA = flags.DEFINE_string("data_dir", None, "directory of the records that the model was trained on", required=True)
 _WORK = flags.DEFINE_string(
-    "work_dir", None, "directory for the larger model and its exports; must be new", required=True
+    "work_dir", None, "directory for the larger model and its exports; must not exist", required=True
 )
 _ITEMS = flags.DEFINE_integer("items", 1_000_000, "number of items of the larger model")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "number of repeats of each request")
 _K, _USERS, _NEIGHBOURS, _STARTS = 100, 32, 10, 20_000
 
 
-def main(_: list[str]) -> None:
+@command
+def main() -> None:
     """Exports both indexes, requests the same users from both, and times a pass over the item table."""
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True)
@@ -52,18 +54,18 @@ def main(_: list[str]) -> None:
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         (versions[index],) = exports.glob("[0-9]*")
     rows = [row for rows, _ in iterate_raw_histories(_DATA.value, "test", _USERS, _USERS) for row in rows]
-    requests = [("serving_default", {"item_ids": [[item_id for item_id in row if item_id]]}) for row in rows]
+    requests: list[cpp_runner.Request] = [
+        ("serving_default", {"item_ids": [[item_id for item_id in row if item_id]]}) for row in rows
+    ]
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    program, found, times = cpp_runner.build(work), {}, {}
+    program = cpp_runner.build(work)
+    found: dict[str, list[set[str]]] = {}
+    times: dict[str, float] = {}
     for index, version in versions.items():
-        found[index], measured = cpp_runner.run(program, version, requests, _REPEATS.value)
+        answers, measured = cpp_runner.run(program, version, requests, _REPEATS.value)
+        found[index] = [recommended(answer) for answer in answers]
         times[index] = float(np.median(np.concatenate([np.array(row) for row in measured]))) / 1000
-    recall = np.mean(
-        [
-            len(set(a["item_ids"][0]) & set(b["item_ids"][0])) / _K
-            for a, b in zip(found["ivf"], found["exact"], strict=True)
-        ]
-    )
+    recall = np.mean([len(ivf & exact) / _K for ivf, exact in zip(found["ivf"], found["exact"], strict=True)])
     metadata = json.loads((versions["ivf"] / "assets.extra" / "metadata.json").read_text())
     size = metadata["config"]["model"]["hidden_size"]
     read = reading_milliseconds(_ITEMS.value * size)
@@ -72,6 +74,12 @@ def main(_: list[str]) -> None:
     print(f"exact, top {_K}: p50 {times['exact']:.1f} ms, {times['exact'] / read:.2f} times the reading")
     print(f"ivf, top {_K}: p50 {times['ivf']:.2f} ms, {times['exact'] / times['ivf']:.1f} times as fast")
     print(f"recall@{_K} on {len(rows)} test users: {recall:.4f}; at export: {metadata['index']}")
+
+
+def recommended(answer: cpp_runner.Answer) -> set[str]:
+    """The items of an answer to a request for one user."""
+    assert isinstance(answer, dict), answer  # an error is a string
+    return set(answer["item_ids"][0])
 
 
 def enlarge(path: pathlib.Path) -> None:
@@ -106,7 +114,7 @@ def enlarge(path: pathlib.Path) -> None:
 
 
 def reading_milliseconds(floats: int) -> float:
-    """Milliseconds to read this many float32 once, measured by BLAS's inner product of a table with itself."""
+    """Milliseconds to read this many float32 values once: BLAS's inner product of a vector with itself."""
     table = np.random.default_rng(1).random(floats, np.float32)
     seconds = []
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Times an exported version on one core, under C++'s LoadSavedModel, against the encoder's matrix products alone.
+"""Times an exported version on one core in C++'s LoadSavedModel, beside the encoder's matrix products alone.
 
 python benchmarks/serving_latency.py --version=exports/ml-1m/1764000000 --data_dir=data/ml-1m
 """
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from bert4rec_tf.command_line import command
 from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from tests.support import cpp_runner
@@ -28,7 +29,7 @@ _LARGE = 64
 
 
 class MatrixProducts(tf.Module):
-    """Only the encoder's matrix products for one history of N slots; variables keep TensorFlow from folding them."""
+    """Only the encoder's matrix products, for one history of N slots. Variables keep TensorFlow from folding them."""
 
     def __init__(self, config: ModelConfig, length: int):
         super().__init__()
@@ -52,12 +53,13 @@ class MatrixProducts(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.float32, "x")])
     def all(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Computes every product once, and returns one number of each."""
+        """Computes every product once, and returns one element of each."""
         found = [tf.reshape(tf.matmul(left, right), [-1])[0] for left, right in self._products]
         return {"y": tf.stack(found) + x}
 
 
-def main(_: list[str]) -> None:
+@command
+def main() -> None:
     """Times the products, requests of one user, and requests of 64 users."""
     version = pathlib.Path(_VERSION.value)
     config = Config.from_dict(json.loads((version / "assets.extra" / "metadata.json").read_text())["config"])
@@ -88,7 +90,7 @@ def main(_: list[str]) -> None:
 
 
 def timed(program: pathlib.Path, version: pathlib.Path, requests: list, repeats: int) -> list[np.ndarray]:
-    """Microseconds of each request's repetitions, on one core and one thread."""
+    """Microseconds of each repeat of each request, on one core and one thread."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     try:
         answers, times = cpp_runner.run(program, version, requests, repeats)

@@ -1,6 +1,6 @@
-"""Sends requests from four clients without a pause while a hundred versions replace each other, some of them broken.
+"""Sends requests from four clients while a hundred versions replace each other, some of them broken.
 
-The server is the tests' double of TF Serving's protocol.
+The server is the double of TF Serving's protocol that the tests use.
 
 python benchmarks/serving_swaps.py --work_dir=/tmp/swaps
 """
@@ -17,16 +17,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags
 
+from bert4rec_tf.command_line import command
 from deploy import client
 from tests.support.serving_double import ServingDouble
 from tests.support.tiny_version import write_version
 
-_WORK = flags.DEFINE_string("work_dir", None, "directory for the versions; must be new", required=True)
-_SWAPS = flags.DEFINE_integer("swaps", 100, "number of versions that replace another")
+_WORK = flags.DEFINE_string("work_dir", None, "directory for the versions; must not contain any yet", required=True)
+_SWAPS = flags.DEFINE_integer("swaps", 100, "number of versions that replace another one")
 _CLIENTS, _KINDS, _BROKEN_EVERY = 4, 4, 10
 
 
-def main(_: list[str]) -> None:
+@command
+def main() -> None:
     """Exits with 1 if a request failed, or if an answer has items of another version than it names."""
     work = pathlib.Path(_WORK.value)
     root = work / "shop"
@@ -59,7 +61,7 @@ def main(_: list[str]) -> None:
         copied.rename(root / str(version))
         if is_broken:
             broken += 1
-            time.sleep(0.3)  # the server tries to load it, and keeps the version before
+            time.sleep(0.3)  # the server tries to load it, and keeps the previous version
         else:
             server.wait_for(version)
     stopping.set()
@@ -76,7 +78,7 @@ def main(_: list[str]) -> None:
 
 
 def is_of_its_version(answer: client.Answer) -> bool:
-    """Whether all items are of one version, and of the version that the answer names, if any."""
+    """Whether all items are of one version, which is the one that the answer names, if it names one."""
     kinds = {item_id.rpartition("-")[0] for item_id in answer.item_ids}
     return len(kinds) == 1 and (answer.version is None or kinds == {f"kind-{int(answer.version) % _KINDS}"})
 

@@ -1,4 +1,4 @@
-"""Kills a training with SIGKILL at random moments and runs it again: the weights must equal those of an unbroken run.
+"""Kills a training at random moments, resumes it, and compares the weights with those of an uninterrupted run.
 
 python benchmarks/training_kills.py --work_dir=/tmp/training_kills
 """
@@ -16,8 +16,12 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 import tensorflow as tf
 from absl import app, flags
+
+from bert4rec_tf.command_line import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _KILLS = flags.DEFINE_integer("kills", 50, "number of runs to kill", lower_bound=1)
@@ -36,9 +40,9 @@ _SETTINGS = [
 ]
 
 
-def main(argv: list[str]) -> None:
-    """Exits with 1 if weights or validations differ."""
-    del argv
+@command
+def main() -> None:
+    """Kills and resumes each training. Exits with 1 if the weights or the validation metrics differ."""
     work = pathlib.Path(_WORK.value)
     records = work / "records"
     log = "--dataset=synthetic:num_users=400,num_items=100,num_themes=10"
@@ -47,9 +51,9 @@ def main(argv: list[str]) -> None:
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     started = time.monotonic()
-    train(records, work / "unbroken").wait()
+    train(records, work / "uninterrupted").wait()
     seconds = time.monotonic() - started
-    expected, moments, killed_at = outcome(work / "unbroken"), random.Random(_SEED.value), []
+    expected, moments, killed_at = outcome(work / "uninterrupted"), random.Random(_SEED.value), []
     for number in range(_KILLS.value):
         model_dir = work / f"killed-{number}"
         process = train(records, model_dir)
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
         saved = [int(path.name.removeprefix("ckpt-")) for path in model_dir.glob("checkpoints/latest/ckpt-*")]
         killed_at.append(max(saved, default=0))
         if train(records, model_dir).wait() or outcome(model_dir) != expected:
-            sys.exit(f"error: {model_dir}, killed after step {killed_at[-1]}, differs from an unbroken run")
+            sys.exit(f"error: {model_dir}, killed after step {killed_at[-1]}, differs from an uninterrupted run")
         shutil.rmtree(model_dir)
     within = [step for step in killed_at if 0 < step < _STEPS]
     between = sum(step % _EPOCH != 0 for step in within)
@@ -77,7 +81,7 @@ def train(records: pathlib.Path, model_dir: pathlib.Path) -> "subprocess.Popen[b
 
 
 def outcome(model_dir: pathlib.Path) -> tuple[str, list[tuple[int, dict]]]:
-    """The sha256 of the last checkpoint's weights, moments and counters, without the clock; and all validations."""
+    """The sha256 of the last checkpoint's weights, moments and counters, without elapsed time; and all validations."""
     reader = tf.train.load_checkpoint(str(model_dir / f"checkpoints/latest/ckpt-{_STEPS}/state"))
     digest = hashlib.sha256()
     for name in sorted(reader.get_variable_to_shape_map()):

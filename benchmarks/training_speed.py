@@ -1,4 +1,4 @@
-"""Times training against RecTools' and RecBole's BERT4Rec, and against the machine's matrix product.
+"""Times training beside RecTools' and RecBole's BERT4Rec, and beside the machine's matrix product.
 
 python benchmarks/training_speed.py --log=ml-1m.txt --max_seq_length=200 --masking_rate=0.2 --work_dir=/tmp/speed \
     --rectools_python=/tmp/rectools/bin/python --recbole_python=/tmp/recbole/bin/python
@@ -12,23 +12,28 @@ import subprocess
 import sys
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags
 
+from bert4rec_tf.command_line import command
 from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.inputs.length_buckets import choose_buckets, steps_per_pass
 from tfrecords.manifest import Manifest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 _LOG = flags.DEFINE_string("log", None, "log of `user item` lines, in order of time for each user", required=True)
 _LENGTH = flags.DEFINE_integer("max_seq_length", None, "maximum sequence length N", required=True)
-_RATE = flags.DEFINE_float("masking_rate", None, "share of masked items, the paper's rho", required=True)
-_WORK = flags.DEFINE_string("work_dir", None, "directory for records, models and logs; must be new", required=True)
-_COPIES = flags.DEFINE_integer("duplicate_factor", 4, "masked instances of each window in one pass of this project")
-_PASSES = flags.DEFINE_integer("passes", 3, "passes of this project; the first one compiles and does not count")
-_RECTOOLS = flags.DEFINE_string("rectools_python", None, "Python of an environment with rectools[torch]")
-_RECBOLE = flags.DEFINE_string("recbole_python", None, "Python of an environment with recbole")
+_RATE = flags.DEFINE_float("masking_rate", None, "share of masked items (rho in the paper)", required=True)
+_WORK = flags.DEFINE_string("work_dir", None, "directory for records, models and logs; must not exist", required=True)
+_COPIES = flags.DEFINE_integer("duplicate_factor", 4, "masked instances of each window in one pass of train.py")
+_PASSES = flags.DEFINE_integer("passes", 3, "passes of train.py; the first one compiles and does not count")
+_RECTOOLS = flags.DEFINE_string(
+    "rectools_python", None, "Python of an environment with rectools[torch]; default: leave RecTools out"
+)
+_RECBOLE = flags.DEFINE_string(
+    "recbole_python", None, "Python of an environment with recbole; default: leave RecBole out"
+)
 _PEER_STEPS = flags.DEFINE_integer("peer_steps", 25, "steps of RecTools and RecBole, including four to warm up")
 _HIDDEN, _LAYERS, _HEADS, _DROPOUT, _BATCH = 64, 2, 2, 0.2, 128
 _PEAK = """
@@ -44,7 +49,8 @@ print(2 * 4096**3 / min(times))
 """
 
 
-def main(_: list[str]) -> None:
+@command
+def main() -> None:
     """Measures everything in one run, and prints the ratios."""
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True)
@@ -114,10 +120,11 @@ def steps_of_a_pass(manifest: Manifest) -> int:
 
 
 def flops_of_a_sequence(manifest: Manifest) -> tuple[float, float]:
-    """The mean FLOPs of a sequence: three times the forward pass's matrix products, without padding.
+    """The mean FLOPs of a sequence in training: three times the forward pass's matrix products, without padding.
 
-    Returns two numbers: that of the paper's equations, with every block over every item; and that of this
-    implementation, with the last block at the masks only.
+    Returns:
+        The FLOPs of the paper's equations, with every block over every item; and those of this implementation, which
+        computes the last block only at the masked slots.
     """
     d, items = _HIDDEN, manifest.counts["items"]
     whole = computed = instances = 0.0
@@ -134,7 +141,7 @@ def flops_of_a_sequence(manifest: Manifest) -> tuple[float, float]:
 
 
 def training_part(work: pathlib.Path) -> pathlib.Path:
-    """Writes the log without each user's last two items, for the other implementations."""
+    """Writes the log without each user's last two items, for RecTools and RecBole."""
     users: dict[str, list[str]] = {}
     for line in pathlib.Path(_LOG.value).read_text(encoding="utf-8").splitlines():
         user, item = line.split()
@@ -145,7 +152,7 @@ def training_part(work: pathlib.Path) -> pathlib.Path:
 
 
 def peer(name: str, python: str, log: pathlib.Path) -> float:
-    """Sequences per second of another implementation's training steps."""
+    """Sequences per second in the training steps of RecTools or RecBole."""
     settings: dict[str, Any] = {
         "log": str(log.resolve()), "steps": _PEER_STEPS.value, "warm_up_steps": 4, "hidden_size": _HIDDEN,
         "num_layers": _LAYERS, "num_heads": _HEADS, "max_seq_length": _LENGTH.value, "masking_rate": _RATE.value,

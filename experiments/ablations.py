@@ -1,9 +1,9 @@
-"""Trains the paper's ablations (Table 5, N of Table 4, d and the masking rate of Figures 3 and 4), with equal steps.
+"""Trains the paper's ablations (Table 5, N of Table 4, d of Figure 3, masking rate of Figure 4) for equal steps.
 
 python experiments/ablations.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m.json --steps=400 \
     --work_dir=/tmp/ablations
 
-It ranks the validation split, so that no choice depends on the test split. results_table.py makes the table.
+Evaluates on the validation split, so that no choice depends on the test split. results_table.py makes the table.
 """
 
 import json
@@ -21,8 +21,12 @@ from bert4rec_tf.config import Config, read_settings
 from tfrecords.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_DATASET = flags.DEFINE_string("dataset", None, "name of the log in the results, such as ml-1m", required=True)
-_INPUT = flags.DEFINE_string("input", None, "log, as pipelines/make_tfrecords.py takes it", required=True)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "name of the log in the names of the results files, such as ml-1m", required=True
+)
+_INPUT = flags.DEFINE_string(
+    "input", None, "log to build the records from: a path or glob, as --input of make_tfrecords.py", required=True
+)
 _CONFIG = flags.DEFINE_string("config", None, "JSON file of the settings that the ablations change", required=True)
 _SET = flags.DEFINE_multi_string(
     "set", [], "section.field=value; replaces a setting of --config in all trainings; repeatable"
@@ -57,7 +61,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 @command
 def main() -> None:
-    """Runs each ablation that changes a setting, and writes the results file after each."""
+    """Runs each ablation that changes a setting of --config, and writes the results file after each."""
     selected = set(_ONLY.value) or set(ABLATIONS)
     unknown = selected - set(ABLATIONS)
     if unknown:
@@ -73,11 +77,13 @@ def main() -> None:
         "set": _SET.value,
         "steps": _STEPS.value,
     }
-    found = read_results(results, common) if _ONLY.value and results.exists() else {**common, "ablations": {}}
+    found: dict[str, Any] = {**common, "ablations": {}}
+    if _ONLY.value and results.exists():
+        found = read_results(results, common)
     for name, changes in ABLATIONS.items():
         assignments = [*_SET.value, *(f"{field}={json.dumps(value)}" for field, value in changes.items())]
         if changes.get("masking.masking_rates", 0) > max(unchanged.masking.masking_rates):
-            # The paper's configurations limit the masked items to those of their own rate.
+            # max_predictions of the paper's configurations is the number of masked items at their own rate.
             assignments.append("masking.max_predictions=null")
         if changes and (name not in selected or configured(assignments) == unchanged):
             continue
@@ -98,7 +104,7 @@ def main() -> None:
 
 
 def read_results(results: pathlib.Path, common: dict[str, Any]) -> dict[str, Any]:
-    """Reads the results file. Its rows are compared, so all must be of the same settings."""
+    """Reads the results file. Its rows are compared with each other, so all must have the same settings."""
     found: dict[str, Any] = json.loads(results.read_text())
     in_file = {name: found[name] for name in common}
     if in_file != common:

@@ -18,16 +18,24 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bert4rec_tf.command_line import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_DATASET = flags.DEFINE_string("dataset", None, "name of the log in the results, such as ml-1m", required=True)
-_INPUT = flags.DEFINE_string("input", None, "log, as pipelines/make_tfrecords.py takes it", required=True)
-_CONFIG = flags.DEFINE_string("config", None, "JSON file of settings; its name is in the results' names", required=True)
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "name of the log in the names of the results files, such as ml-1m", required=True
+)
+_INPUT = flags.DEFINE_string(
+    "input", None, "log to build the records from: a path or glob, as --input of make_tfrecords.py", required=True
+)
+_CONFIG = flags.DEFINE_string(
+    "config", None, "JSON file of settings; the names of the results files contain its name", required=True
+)
 _SET = flags.DEFINE_multi_string(
-    "set", [], "section.field=value; replaces a setting of --config, and is in the results' names; repeatable"
+    "set",
+    [],
+    "section.field=value; replaces a setting of --config; the names of the results files contain it; repeatable",
 )
 _SEEDS = flags.DEFINE_integer("seeds", 1, "number of seeds", lower_bound=1)
 _FIRST = flags.DEFINE_integer("first_seed", 1, "the first seed", lower_bound=0)
 _LIMIT = flags.DEFINE_float(
-    "time_limit_minutes", None, "time limit of each training; default: train for all of training.num_steps"
+    "time_limit_minutes", None, "time limit of each training; default: none, so that training.num_steps are trained"
 )
 _WORK = flags.DEFINE_string(
     "work_dir", None, "directory for records and models; existing ones are resumed", required=True
@@ -37,13 +45,13 @@ _RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "directory 
 
 @command
 def main() -> None:
-    """Runs one seed after the other. The same command, run again, resumes."""
+    """Runs one seed after the other. Run the same command again to resume."""
     for seed in range(_FIRST.value, _FIRST.value + _SEEDS.value):
         print(reproduce(seed), flush=True)
 
 
 def reproduce(seed: int) -> str:
-    """One run. All seeds share records and negatives; redrawn masks, weights and order depend on the seed."""
+    """Runs one seed. All seeds share records and negatives; weights, redrawn masks and batch order differ."""
     config = pathlib.Path(_CONFIG.value).stem
     prefix = [] if config.startswith(_DATASET.value) else [_DATASET.value]
     settings = "-".join([*prefix, config, *(assignment.replace("=", "-") for assignment in _SET.value)])

@@ -1,6 +1,6 @@
 """Times the training steps of RecBole's BERT4Rec; run by `training_speed.py` in an environment that has RecBole.
 
-Takes a JSON object (see `training_speed.py`) and prints one as its last line.
+Its only argument is a JSON object of settings (see `training_speed.py`); the last line that it prints is one, too.
 """
 
 import json
@@ -15,6 +15,8 @@ from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import BERT4Rec
 from recbole.utils import init_seed
 
+if len(sys.argv) != 2:
+    sys.exit(f"error: the only argument must be a JSON object. Received: {sys.argv[1:]}. Fix: run training_speed.py")
 settings = json.loads(sys.argv[1])
 work = pathlib.Path(tempfile.mkdtemp())
 (work / "log").mkdir()
@@ -50,7 +52,7 @@ train_data, _, _ = data_preparation(config, dataset)
 model = BERT4Rec(config, train_data.dataset)
 optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
 ends: list[float] = []
-# What recbole.trainer.Trainer does in a step on one device.
+# The steps of recbole.trainer.Trainer on one device.
 for interaction in train_data:
     optimizer.zero_grad()
     loss = model.calculate_loss(interaction)

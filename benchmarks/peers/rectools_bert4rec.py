@@ -1,6 +1,6 @@
 """Times the training steps of RecTools' BERT4Rec; run by `training_speed.py` in an environment that has RecTools.
 
-Takes a JSON object (see `training_speed.py`) and prints one as its last line.
+Its only argument is a JSON object of settings (see `training_speed.py`); the last line that it prints is one, too.
 """
 
 import json
@@ -14,22 +14,24 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel
 
-ends: list[float] = []  # of the steps; RecTools copies the trainer, callbacks and all
+ends: list[float] = []  # of each step; not an attribute of the callback, since RecTools copies trainer and callbacks
 
 
 class StepTimes(lightning.Callback):
-    """Notes when each training step ended."""
+    """Stores when each training step ended."""
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Called by the trainer."""
         ends.append(time.perf_counter())
 
 
+if len(sys.argv) != 2:
+    sys.exit(f"error: the only argument must be a JSON object. Received: {sys.argv[1:]}. Fix: run training_speed.py")
 settings = json.loads(sys.argv[1])
 
 
 def make_trainer() -> lightning.Trainer:
-    """As RecTools' own, with a last step and a clock."""
+    """RecTools' own trainer, with a fixed number of steps and `StepTimes`."""
     return lightning.Trainer(
         max_steps=settings["steps"],
         accelerator="cpu",
@@ -41,7 +43,7 @@ def make_trainer() -> lightning.Trainer:
     )
 
 
-# The log is in time order within each user, and has no times.
+# The log is in time order for each user, and has no timestamps.
 log = pd.read_csv(settings["log"], sep=" ", names=[Columns.User, Columns.Item])
 log[Columns.Datetime] = pd.Timestamp("2000-01-01") + pd.to_timedelta(range(len(log)), unit="s")
 log[Columns.Weight] = 1.0

@@ -39,7 +39,7 @@ def parse(text: str) -> dict[str, Any]:
 
 def _take(found: dict[str, Any], match: re.Match) -> str:
     name, text = match[1], match[2] or match[3]
-    value = {"true": True, "false": False}.get(text)
+    value: bool | int | None = {"true": True, "false": False}.get(text)
     value = int(text) if value is None else value
     # Values of protobuf's wrapper types are in braces, other values are not.
     assert (match[2] is not None) == (name in ("allowed_batch_sizes", "pad_variable_length_inputs")), name
