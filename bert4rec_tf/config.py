@@ -32,7 +32,14 @@ def fields_with(section: type, mark: Literal["resumable", "shapes_weights"]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The Transformer (paper sections 3.3 to 3.5). The defaults are the paper's."""
+    """The Transformer (paper sections 3.3 to 3.5). The defaults are the paper's.
+
+    >>> ModelConfig(hidden_size=32, attention="causal").num_heads
+    2
+    >>> ModelConfig(hidden_size=31)
+    Traceback (most recent call last):
+    tfrecords.errors.InputError: `hidden_size` must be a positive multiple of num_heads=2. Received: 31
+    """
 
     hidden_size: int = _shapes_weights(64)
     """D of the paper: the width of the embeddings and of all hidden states."""
@@ -101,7 +108,11 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Optimisation (paper section 4.3) and the training run."""
+    """Optimisation (paper section 4.3) and the training run.
+
+    >>> TrainingConfig(num_steps=2000, learning_rate=0.001).batch_size
+    256
+    """
 
     num_steps: int = _resumable(400_000)
     """Optimizer updates of the run (the authors' scripts: 400,000)."""
@@ -175,7 +186,11 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How targets are ranked, in validation during training, by evaluate.py and by `export.py --max_regression`."""
+    """How targets are ranked, in validation during training, by evaluate.py and by `export.py --max_regression`.
+
+    >>> EvaluationConfig().drop_seen
+    True
+    """
 
     drop_seen: bool = True
     """True: items of the user's history are not ranked, as by default at serving. A target that is in the history then
@@ -184,7 +199,12 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config(RecordsConfig):
-    """Everything that determines what a run computes; written beside the model."""
+    """Everything that determines what a run computes; written beside the model.
+
+    >>> config = Config(model=ModelConfig(hidden_size=32), training=TrainingConfig(num_steps=2000))
+    >>> config.model.hidden_size, config.data.max_seq_length
+    (32, 200)
+    """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)

@@ -34,6 +34,11 @@ class TrainedModel:
         config: the settings of the run.
         manifest: the manifest of its records.
         state: step, elapsed seconds and validation metric of that checkpoint.
+
+    >>> trained.model.count_params(), trained.vocabulary.size, trained.config.training.num_steps
+    (3869, 13, 60)
+    >>> sorted(trained.state)
+    ['elapsed_seconds', 'step', 'validation_ndcg@10']
     """
 
     model: Bert4Rec
@@ -43,7 +48,11 @@ class TrainedModel:
     state: dict[str, Any]
 
     def description(self) -> dict[str, Any]:
-        """Its settings and the state of its training, as JSON values for metrics and metadata."""
+        """Its settings and the state of its training, as JSON values for metrics and metadata.
+
+        >>> trained.description()["training"]["step"]
+        60
+        """
         return {"config": self.config.to_dict(), "training": self.state}
 
     def check_vocabulary(self, vocabulary: Vocabulary, received: str) -> None:
@@ -55,6 +64,8 @@ class TrainedModel:
 
         Raises:
             InputError: the items differ.
+
+        >>> trained.check_vocabulary(Vocabulary.load("data"), "the records in data")
         """
         if self.vocabulary.item_ids != vocabulary.item_ids:
             raise InputError(
@@ -95,6 +106,9 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
 
     Raises:
         InputError: there is no trained model, or all checkpoints are damaged.
+
+    >>> load_model("model").vocabulary.size
+    13
     """
     check_local("model_dir", model_dir)
     directory = pathlib.Path(model_dir)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "pipelines.engines": ("pipelines.sources.", "pipelines.engines.", "pipelines.progress", _GROUND),
     "pipelines.stages": ("pipelines.engines.base", "pipelines.stages.", _GROUND),
     "pipelines.make_tfrecords": ("pipelines.", "bert4rec_tf.", _GROUND),
-    "bert4rec_tf.__init__": (),
+    "bert4rec_tf.__init__": ("bert4rec_tf.", "pipelines.", _GROUND),  # for type checkers only
     "bert4rec_tf.api": ("bert4rec_tf.", "pipelines.", _GROUND),
     "bert4rec_tf.command_line": (_GROUND,),
     COMMANDS: ("bert4rec_tf.", "pipelines.", _GROUND),

@@ -15,7 +15,14 @@ MAX_SHARDS = 99_999  # five digits in a file name
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """From a raw log to user sequences and their split (paper section 4.1)."""
+    """From a raw log to user sequences and their split (paper section 4.1).
+
+    >>> DataConfig(max_seq_length=50).sliding_window
+    0.5
+    >>> DataConfig(max_seq_length=1)
+    Traceback (most recent call last):
+    tfrecords.errors.InputError: `max_seq_length` must be at least 2. Received: 1
+    """
 
     max_seq_length: int = 200
     """N of the paper: items in one window. At serving the appended [MASK] counts as one of them."""
@@ -83,7 +90,11 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MaskingConfig:
-    """The Cloze objective's instances (paper section 3.6)."""
+    """The Cloze objective's instances (paper section 3.6).
+
+    >>> MaskingConfig(masking_rates=(0.2, 0.6), max_predictions=30).masking_rates
+    (0.2, 0.6)
+    """
 
     masking_rates: tuple[float, ...] = (0.2,)
     """The paper's masking proportion. If there are several, each instance draws one of them."""
@@ -116,7 +127,11 @@ class MaskingConfig:
 
     @property
     def instances_per_window(self) -> int:
-        """How many masked instances each window has."""
+        """How many masked instances each window has.
+
+        >>> MaskingConfig(duplicate_factor=4, last_item_instances=1).instances_per_window
+        5
+        """
         return self.duplicate_factor + self.last_item_instances
 
 

@@ -11,7 +11,12 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class InputError(ValueError):
-    """A mistake in the user's flags, configuration or files. The message states the rule, the value and the fix."""
+    """A mistake in the user's flags, configuration or files. The message states the rule, the value and the fix.
+
+    >>> bert4rec_tf.Recommender.load("nowhere")
+    Traceback (most recent call last):
+    tfrecords.errors.InputError: `directory` must be a model directory of train, ... Received: 'nowhere'
+    """
 
     __init__ = Exception.__init__  # with this one, AutoGraph re-raises the error under its own type
 

@@ -29,7 +29,11 @@ _LATER_SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class LengthCount:
-    """Training instances of one length: their number, and the largest number of masked slots among them."""
+    """Training instances of one length: their number, and the largest number of masked slots among them.
+
+    >>> built.manifest.length_histogram
+    (LengthCount(length=4, instances=220, max_predictions=1),)
+    """
 
     length: int
     instances: int
@@ -50,6 +54,12 @@ class Manifest:
         bad_rows_sha256: hex digest of bad_rows.jsonl; None if every row of the log could be read.
         schema_version: of the record format.
         draws_version: of the random draws; equal settings give equal records only within one version.
+
+    >>> manifest = Manifest.load("data")
+    >>> manifest.counts["users"], manifest.counts["items"], manifest.counts["events"]
+    (20, 10, 120)
+    >>> manifest.config.data.max_seq_length
+    6
     """
 
     config: RecordsConfig
@@ -63,7 +73,11 @@ class Manifest:
     draws_version: int = DRAWS_VERSION
 
     def records(self, split: str) -> int:
-        """The number of records in a split."""
+        """The number of records in a split.
+
+        >>> {split: built.manifest.records(split) for split in built.manifest.splits}
+        {'train': 20, 'validation': 20, 'test': 20}
+        """
         return sum(shard.records for shard in self.shards(split))
 
     def shards(self, split: str) -> tuple[Shard, ...]:
@@ -71,6 +85,9 @@ class Manifest:
 
         Raises:
             InputError: the manifest does not list the split.
+
+        >>> [shard.file for shard in built.manifest.shards("train")]
+        ['train/00000-of-00001.tfrecord']
         """
         if split not in self.splits:
             raise InputError(
@@ -79,11 +96,19 @@ class Manifest:
         return self.splits[split]
 
     def instances(self) -> int:
-        """The number of masked training instances; a training record holds several."""
+        """The number of masked training instances; a training record holds several.
+
+        >>> built.manifest.instances()
+        220
+        """
         return sum(row.instances for row in self.length_histogram)
 
     def to_bytes(self) -> bytes:
-        """The file's content; equal records give equal bytes."""
+        """The file's content; equal records give equal bytes.
+
+        >>> built.manifest.to_bytes() == pathlib.Path("data/manifest.json").read_bytes()
+        True
+        """
         settings = self.config.to_dict()
         config = {"data": settings["data"], "masking": settings["masking"]}
         for name in _LATER_SETTINGS:
@@ -95,7 +120,11 @@ class Manifest:
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
     def sha256(self) -> str:
-        """Hex digest of the file's content: it identifies the data of a result."""
+        """Hex digest of the file's content: it identifies the data of a result.
+
+        >>> built.manifest.sha256() == file_sha256("data/manifest.json")
+        True
+        """
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
@@ -104,6 +133,12 @@ class Manifest:
 
         Raises:
             InputError: the content is no manifest, or one of another schema version.
+
+        >>> Manifest.from_bytes(built.manifest.to_bytes(), "a copy") == built.manifest
+        True
+        >>> Manifest.from_bytes(b"{}", "an empty object")
+        Traceback (most recent call last):
+        tfrecords.errors.InputError: an empty object must be a manifest written by pipelines/make_tfrecords.py. ...
         """
         try:
             values = json.loads(content)
@@ -140,6 +175,9 @@ class Manifest:
 
         Raises:
             InputError: there is no manifest (the build was not finished), or it is invalid.
+
+        >>> Manifest.load("data") == built.manifest
+        True
         """
         check_local("data_dir", data_dir)
         path = pathlib.Path(data_dir) / MANIFEST_FILE
@@ -202,6 +240,11 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
 
     Raises:
         InputError: names every file that is missing, extra or different from the one that was written.
+
+    >>> verify("data", built.manifest)
+    >>> verify("model", built.manifest)
+    Traceback (most recent call last):
+    tfrecords.errors.InputError: The files must be those of ... train/00000-of-00001.tfrecord is missing; ...
     """
     data_dir = pathlib.Path(data_dir)
     shards = [shard for shards in manifest.splits.values() for shard in shards]
@@ -259,6 +302,10 @@ class VerifiedRecords:
 
     Raises:
         InputError: as `verify` and `check`.
+
+    >>> records = VerifiedRecords("data", Manifest.load("data"), "read them again")
+    >>> with records.unchanged():
+    ...     size = pathlib.Path("data/vocabulary.jsonl").stat().st_size
     """
 
     def __init__(self, data_dir: str | pathlib.Path, manifest: Manifest, fix: str):
@@ -276,6 +323,8 @@ class VerifiedRecords:
 
         Raises:
             InputError: the manifest on disk is a different one, or a file does not match the manifest.
+
+        >>> VerifiedRecords("data", Manifest.load("data"), "read them again").check()
         """
         states = self._file_states()
         if states == self._verified_states:
@@ -292,7 +341,11 @@ class VerifiedRecords:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Checks after the block. If the records changed, that error replaces one that the block raised."""
+        """Checks after the block. If the records changed, that error replaces one that the block raised.
+
+        >>> with VerifiedRecords("data", Manifest.load("data"), "read them again").unchanged():
+        ...     shards = [path.name for path in pathlib.Path("data/train").iterdir()]
+        """
         try:
             yield
         except Exception:

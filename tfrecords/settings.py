@@ -23,6 +23,12 @@ class Sections:
 
         Raises:
             InputError: an unknown section or field, a wrong type or an invalid value; `origin` names the source.
+
+        >>> bert4rec_tf.Config.from_dict({"model": {"num_layers": 1}}).model.num_layers
+        1
+        >>> bert4rec_tf.Config.from_dict({"model": {"num_layer": 1}})
+        Traceback (most recent call last):
+        tfrecords.errors.InputError: Unknown field 'num_layer' (config, model). Known: attention, ...
         """
         typed = typed_sections(cls, values, origin)
         sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
@@ -32,7 +38,14 @@ class Sections:
             raise InputError(f"{error} ({origin})") from None
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """The configuration as nested dicts of JSON values; `from_dict` gives it back."""
+        """The configuration as nested dicts of JSON values; `from_dict` gives it back.
+
+        >>> settings = bert4rec_tf.Config().to_dict()
+        >>> sorted(settings)
+        ['data', 'evaluation', 'masking', 'model', 'training']
+        >>> bert4rec_tf.Config.from_dict(settings) == bert4rec_tf.Config()
+        True
+        """
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 

@@ -24,6 +24,10 @@ class Vocabulary:
         item_ids: the raw ids, any non-empty unicode strings.
         counts: int64 [V - 3], training events of each item (0: the item occurs only in evaluation).
         titles: of each item; None if unknown.
+
+    >>> vocabulary = Vocabulary(("film-a", "film-b"), np.array([7, 2]), (None, "The second film"))
+    >>> vocabulary.ids_of(["film-b", "film-a", "no such film"])
+    [4, 3, 2]
     """
 
     item_ids: tuple[str, ...]
@@ -39,24 +43,42 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """V: the number of items plus the special ids [PAD], [MASK] and [UNK]."""
+        """V: the number of items plus the special ids [PAD], [MASK] and [UNK].
+
+        >>> Vocabulary(("film-a", "film-b"), np.array([7, 2]), (None, None)).size
+        5
+        """
         return len(self.item_ids) + NUM_SPECIAL_IDS
 
     def log_popularity(self) -> np.ndarray:
         """Log share of the training events, float32 [V], with one event added to each item and one for each special id.
 
         It orders the items by popularity and is finite for items without training events.
+
+        >>> vocabulary = Vocabulary(("film-a", "film-b"), np.array([7, 2]), (None, None))
+        >>> np.exp(vocabulary.log_popularity()).round(2)
+        array([0.07, 0.07, 0.07, 0.57, 0.21], dtype=float32)
         """
         smoothed = np.concatenate([np.ones(NUM_SPECIAL_IDS), self.counts + 1.0])
         return np.log(smoothed / smoothed.sum()).astype(np.float32)
 
     def ids_of(self, item_ids: list[str]) -> list[int]:
-        """Integer ids of raw item ids; an unknown one is `UNK_ID`."""
+        """Integer ids of raw item ids; an unknown one is `UNK_ID`.
+
+        >>> Vocabulary.load("data").ids_of(["1", "10", "2", "unknown"])
+        [3, 4, 5, 2]
+        """
         table = {item_id: index for index, item_id in enumerate(self.item_ids, start=NUM_SPECIAL_IDS)}
         return [table.get(item_id, UNK_ID) for item_id in item_ids]
 
     def to_bytes(self) -> bytes:
-        """The file's content: one JSON object a line, in the order of the ids."""
+        """The file's content: one JSON object a line, in the order of the ids.
+
+        >>> vocabulary = Vocabulary(("film-a", "film-b"), np.array([7, 2]), (None, "The second film"))
+        >>> print(vocabulary.to_bytes().decode(), end="")
+        {"item_id": "film-a", "count": 7}
+        {"item_id": "film-b", "count": 2, "title": "The second film"}
+        """
         lines = []
         for item_id, count, title in zip(self.item_ids, self.counts.tolist(), self.titles, strict=True):
             entry = {"item_id": item_id, "count": count} | ({} if title is None else {"title": title})
@@ -64,7 +86,11 @@ class Vocabulary:
         return "".join(lines).encode("utf-8")
 
     def sha256(self) -> str:
-        """Hex digest of the file's content."""
+        """Hex digest of the file's content.
+
+        >>> Vocabulary.load("data").sha256() == built.manifest.vocabulary_sha256
+        True
+        """
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
@@ -73,6 +99,9 @@ class Vocabulary:
 
         Raises:
             InputError: the file is missing or a line is not an item; names the file and the line.
+
+        >>> Vocabulary.load("data").item_ids
+        ('1', '10', '2', '3', '4', '5', '6', '7', '8', '9')
         """
         path = pathlib.Path(directory) / VOCABULARY_FILE
         if not path.is_file():

@@ -23,6 +23,9 @@ class Shard:
         records: number of records in it.
         bytes: its size.
         sha256: hex digest of its bytes.
+
+    >>> built.manifest.shards("test")[0]
+    Shard(file='test/00000-of-00001.tfrecord', records=20, bytes=..., sha256='...')
     """
 
     file: str
@@ -32,7 +35,11 @@ class Shard:
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:
-    """The file of a shard below the data directory, e.g. `train/00003-of-00008.tfrecord`."""
+    """The file of a shard below the data directory.
+
+    >>> shard_name("train", 3, 8)
+    'train/00003-of-00008.tfrecord'
+    """
     return f"{split}/{index:05d}-of-{num_shards:05d}.tfrecord"
 
 
@@ -41,6 +48,10 @@ def write_shard(data_dir: str | pathlib.Path, file: str, records: Iterable[bytes
 
     Raises:
         OSError: the directory cannot be written or the disk is full; no file is left behind.
+
+    >>> shard = write_shard("shards", "train/00000-of-00001.tfrecord", [b"a record", b"another"])
+    >>> shard.records, shard.bytes == len(b"a record") + len(b"another") + 2 * FRAME_BYTES
+    (2, True)
     """
     path = pathlib.Path(data_dir) / file
     path.parent.mkdir(parents=True, exist_ok=True)

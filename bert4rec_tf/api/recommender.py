@@ -34,6 +34,10 @@ class Recommendations:
         item_ids: for each history, the ids of its items.
         scores: for each history, float32 scores, as many.
         titles: of the items that have one.
+
+    >>> found = recommender.recommend([["1", "2", "3"], ["8"]], k=1)
+    >>> len(found), found.item_ids
+    (2, [['4'], ['9']])
     """
 
     item_ids: list[list[str]]
@@ -44,7 +48,11 @@ class Recommendations:
         return len(self.item_ids)
 
     def to_arrow(self) -> pa.Table:
-        """One row an item: row (of the history, from 0), rank (from 1), item_id, score, title."""
+        """One row an item: row (of the history, from 0), rank (from 1), item_id, score, title.
+
+        >>> recommender.recommend([["1", "2", "3"]], k=1).to_arrow().to_pylist()
+        [{'row': 0, 'rank': 1, 'item_id': '4', 'score': ..., 'title': 'Film 4'}]
+        """
         lengths = [len(ids) for ids in self.item_ids]
         ids = [item_id for row in self.item_ids for item_id in row]
         return pa.table(
@@ -58,7 +66,13 @@ class Recommendations:
         )
 
     def to_pandas(self) -> "pd.DataFrame":
-        """The same as a pandas frame, which needs pandas."""
+        """The same as a pandas frame, which needs pandas.
+
+        >>> recommender.recommend([["1", "2", "3"], ["8"]], k=1).to_pandas()[["row", "rank", "item_id", "title"]]
+           row  rank item_id   title
+        0    0     1       4  Film 4
+        1    1     1       9  Film 9
+        """
         return self.to_arrow().to_pandas()
 
 
@@ -66,6 +80,10 @@ class Recommender:
     """Answers histories of raw item ids; made by `Recommender.load`.
 
     All methods pass over ids that the model does not know. A history without a known item is answered by popularity.
+
+    >>> recommender = Recommender.load("model")
+    >>> recommender.recommend([["1", "2", "3"]], k=1).item_ids
+    [['4']]
     """
 
     def __init__(
@@ -88,6 +106,11 @@ class Recommender:
 
         Raises:
             InputError: none of these.
+
+        >>> recommender = Recommender.load("model")
+        >>> Recommender.load("data")
+        Traceback (most recent call last):
+        tfrecords.errors.InputError: `directory` must be a model directory of train, ... Received: 'data'
         """
         path = pathlib.Path(directory)
         if (path / CONFIG_FILE).is_file():
@@ -131,6 +154,13 @@ class Recommender:
 
         Raises:
             InputError: `k` out of range, or as many lists as there are histories are needed.
+
+        >>> recommender.recommend([["1", "2", "3"], ["8", "9"]], k=1).item_ids
+        [['4'], ['10']]
+        >>> sorted(recommender.recommend([["1", "2", "3"]], allow=["3", "4", "7"]).item_ids[0])
+        ['4', '7']
+        >>> sorted(recommender.recommend([["1", "2", "3"]], allow=["3", "4", "7"], drop_seen=False).item_ids[0])
+        ['3', '4', '7']
         """
         if not 1 <= k <= self._max_k:
             raise InputError(f"`k` must be from 1 to {self._max_k}, the limit of the export. Received: {k}")
@@ -158,6 +188,9 @@ class Recommender:
         Args:
             histories: item ids, oldest first.
             item_ids: one list for all histories, or one for each. Unknown ids are left out of the answer.
+
+        >>> recommender.rank([["1", "2", "3"], ["8"]], [["7", "4"], ["9", "unknown"]]).item_ids
+        [['4', '7'], ['9']]
         """
         rows = _rows(histories)
         candidates = _lists("item_ids", item_ids, len(rows))
@@ -174,7 +207,11 @@ class Recommender:
         return self._recommendations(found)
 
     def encode(self, histories: Iterable[Sequence[str]]) -> np.ndarray:
-        """The vector of each history, float32 [B, D]; an item's score is its inner product with the item's vector."""
+        """The vector of each history, float32 [B, D]; an item's score is its inner product with the item's vector.
+
+        >>> recommender.encode([["1", "2", "3"], ["8"]]).shape
+        (2, 16)
+        """
         rows = _rows(histories)
         parts = [
             self._signatures["encode"](item_ids=_rectangle(rows[part]))["vectors"].numpy() for part in _parts(len(rows))
@@ -186,6 +223,12 @@ class Recommender:
 
         Raises:
             InputError: an item that the model does not know.
+
+        >>> similar = recommender.similar_items(["1", "2"], k=4)
+        >>> [len(item_ids) for item_ids in similar.item_ids]
+        [4, 4]
+        >>> "1" in similar.item_ids[0]
+        False
         """
         wanted = list(item_ids)
         ids = np.array(self._vocabulary.ids_of(wanted), np.int64) - NUM_SPECIAL_IDS

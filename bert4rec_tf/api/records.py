@@ -65,12 +65,9 @@ def build_records(
     Raises:
         InputError: a column that is missing, rows that cannot be read, or a directory that holds something else.
 
-    >>> import tempfile, pyarrow as pa
-    >>> log = pa.table({"user_id": [u for u in range(20) for _ in range(6)], "item_id": [t % 7 for t in range(120)],
-    ...                 "timestamp": list(range(120))})
-    >>> result = build_records(log, tempfile.mkdtemp() + "/data", {"data": {"max_seq_length": 10}}, timestamp_unit="s")
+    >>> result = build_records(log, "more data", {"data": {"max_seq_length": 10}}, timestamp_unit="s")
     >>> result.manifest.counts["users"], result.manifest.counts["items"]
-    (20, 7)
+    (20, 10)
     """
     checked = Config.from_dict(settings_of(config))
     columns = [name for name in (user_column, item_column, timestamp_column, rating_column) if name]

@@ -47,6 +47,13 @@ def train(
     Raises:
         InputError: settings that do not fit the records or the model directory, or damaged records.
         Stopped: Ctrl-C or SIGTERM; the run is saved, and the same call resumes it.
+
+    The same call after the end of the run loads its model:
+
+    >>> trained = train("data", "model", config)
+    model is trained already. ...
+    >>> trained.state["step"]
+    60
     """
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
@@ -64,13 +71,26 @@ class Evaluation:
         metrics: the content of `evaluate.py`'s metrics.json: "full" over all items, "sampled" over the negatives, with
             intervals, slices and the catalogue's metrics.
         users: one row a user: the ranks of the target and the recommended items.
+
+    >>> print(evaluation)
+    20 users, all items: hr@10 1.0000, ndcg@10 1.0000
+    >>> sorted(evaluation.metrics["full"])
+    ['ci95', 'hr@1', 'hr@10', 'hr@5', 'mrr', 'ndcg@10', 'ndcg@5']
+    >>> evaluation.users.num_rows
+    20
     """
 
     metrics: dict[str, Any]
     users: pa.Table
 
     def to_pandas(self) -> "pd.DataFrame":
-        """The table of users as a pandas frame, which needs pandas."""
+        """The table of users as a pandas frame, which needs pandas.
+
+        >>> evaluation.to_pandas()[["user_id", "full_rank", "target_item_id"]].head(2)
+          user_id  full_rank target_item_id
+        0  user-0          1              6
+        1  user-1          1              7
+        """
         return self.users.to_pandas()
 
     def __str__(self) -> str:
@@ -95,6 +115,9 @@ def evaluate(
 
     Raises:
         InputError: a model of another vocabulary, or damaged records.
+
+    >>> print(evaluate("popularity", "data", split="validation"))
+    20 users, all items: hr@10 1.0000, ndcg@10 0.6936
     """
     records = EvaluationRecords.open(data_dir, "call it again when the records are complete")
     system: TrainedModel | str

@@ -53,6 +53,23 @@ class Bert4Rec(tf.keras.Model):
         max_seq_length: N.
         log_popularity: float32 [V], needed if `config.output_bias` is "log_popularity".
         seed: of the starting weights, which depend on nothing else, and of the dropout in training.
+
+    >>> from bert4rec_tf.inputs.length_buckets import choose_buckets
+    >>> from bert4rec_tf.inputs.training_batches import training_batches
+    >>> buckets = choose_buckets(built.manifest.length_histogram, 1)
+    >>> batches = training_batches("data", built.manifest, buckets, batch_size=20, seed=1)
+    >>> model = Bert4Rec(ModelConfig(hidden_size=8, num_layers=1), vocabulary_size=13, max_seq_length=6)
+    >>> model.compile("adam")
+    >>> history = model.fit(batches, epochs=2, steps_per_epoch=3, verbose=0).history
+    >>> {name: len(values) for name, values in history.items()}
+    {'loss': 2, 'masked_items': 2, 'items': 2}
+    >>> model.predict([[3, 5, 6]], verbose=0).shape
+    (1, 13)
+    >>> model.save_weights("bert4rec.weights.h5")
+    >>> copied = tf.keras.models.clone_model(model)
+    >>> copied.load_weights("bert4rec.weights.h5")
+    >>> all(np.array_equal(*pair) for pair in zip(copied.get_weights(), model.get_weights()))
+    True
     """
 
     def __init__(
@@ -79,10 +96,22 @@ class Bert4Rec(tf.keras.Model):
         self.score_next_item(tf.zeros([1, 1], tf.int32))  # creates the weights
 
     def build(self, input_shape: Any = None) -> None:
-        """Does nothing: the constructor creates the weights, and no input shape affects them."""
+        """Does nothing: the constructor creates the weights, and no input shape affects them.
+
+        >>> trained.model.build()
+        >>> trained.model.built
+        True
+        """
 
     def call(self, inputs: Batch, training: bool | None = None) -> tf.Tensor:
-        """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9."""
+        """Logits at the masked slots, float32 [B, P, V]; those of the special ids are -1e9.
+
+        >>> window = {"item_ids": tf.constant([[3, 5, 6, 0]]), "valid_mask": tf.constant([[True, True, True, False]])}
+        >>> trained.model(window).shape
+        TensorShape([1, 4, 13])
+        >>> trained.model(window | {"masked_positions": tf.constant([[2]])}).shape
+        TensorShape([1, 1, 13])
+        """
         _check_names(inputs, _INPUTS)
         inputs = {name: _typed(name, value, _INPUT_SPECS[name]) for name, value in inputs.items()}
         seed = inputs.get("dropout_seed")
@@ -101,14 +130,23 @@ class Bert4Rec(tf.keras.Model):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `Encoder.call`."""
+        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `Encoder.call`.
+
+        >>> trained.model.encode(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]), None).shape
+        TensorShape([1, 3, 16])
+        """
         hidden = self.embedding(item_ids, valid_mask, dropout_seed)
         return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index)
 
     def attention_weights(
         self, item_ids: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
     ) -> list[tf.Tensor]:
-        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `Encoder.call`."""
+        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `Encoder.call`.
+
+        >>> weights = trained.model.attention_weights(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]))
+        >>> len(weights), weights[0].shape
+        (1, TensorShape([1, 2, 3, 3]))
+        """
         return self.encoder.attention_weights(self.embedding(item_ids, valid_mask), valid_mask, query_positions)
 
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
@@ -121,6 +159,12 @@ class Bert4Rec(tf.keras.Model):
 
         Returns:
             float32 [B, V], -1e9 for special ids. A row does not depend on its padding or on the other rows.
+
+        >>> scores = trained.model.score_next_item(tf.constant([trained.vocabulary.ids_of(["1", "2", "3"])]))
+        >>> scores.shape
+        TensorShape([1, 13])
+        >>> trained.vocabulary.item_ids[int(tf.argmax(scores[0])) - NUM_SPECIAL_IDS]
+        '4'
         """
         return self(self._next_item_inputs(histories))[:, 0]
 
@@ -134,6 +178,14 @@ class Bert4Rec(tf.keras.Model):
 
         Returns:
             float32 [B, D].
+
+        >>> histories = tf.constant([[3, 5, 6]])
+        >>> queries = trained.model.encode_next_item(histories)
+        >>> queries.shape
+        TensorShape([1, 16])
+        >>> scores = queries @ tf.transpose(trained.model.embedding.item_table) + trained.model.head.output_bias
+        >>> np.allclose(scores[:, 3:], trained.model.score_next_item(histories)[:, 3:], atol=1e-4)
+        True
         """
         inputs = self._next_item_inputs(histories)
         return self.head.project(self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"]))
@@ -177,6 +229,12 @@ class Bert4Rec(tf.keras.Model):
 
         Raises:
             InputError: an argument that the model does not support.
+
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.compile("adam", jit_compile=False)
+        >>> model.compile("adam", metrics=["accuracy"])
+        Traceback (most recent call last):
+        tfrecords.errors.InputError: compile() takes ... Received: metrics=['accuracy']. ...
         """
         for name, value in {"loss": loss, "metrics": metrics, **unsupported}.items():
             _check(
@@ -208,7 +266,12 @@ class Bert4Rec(tf.keras.Model):
         self._compiled_loss = tf.function(self._loss, jit_compile=jit_compile, reduce_retracing=True)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, as JSON values."""
+        """The arguments, as JSON values.
+
+        >>> config = trained.model.get_config()
+        >>> config["vocabulary_size"], config["max_seq_length"], config["config"]["hidden_size"]
+        (13, 6, 16)
+        """
         return {
             "config": dataclasses.asdict(self.config),
             "vocabulary_size": self.vocabulary_size,
@@ -220,7 +283,12 @@ class Bert4Rec(tf.keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "Bert4Rec":  # noqa: ARG003
-        """A new model with the same arguments, at its starting weights."""
+        """A new model with the same arguments, at its starting weights.
+
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.count_params() == trained.model.count_params()
+        True
+        """
         sizes = Config.from_dict({"model": config["config"]}, "the saved model").model
         return cls(**config | {"config": sizes})
 
@@ -229,6 +297,13 @@ class Bert4Rec(tf.keras.Model):
 
         Raises:
             InputError: `filepath` names another format. HDF5 and Keras's SavedModel cannot hold this model.
+
+        >>> trained.model.save("model.keras")
+        >>> type(tf.keras.models.load_model("model.keras")).__name__
+        'Bert4Rec'
+        >>> trained.model.save("model.h5")
+        Traceback (most recent call last):
+        tfrecords.errors.InputError: save() writes a .keras file. Received: model.h5. Fix: ...
         """
         _check(
             str(filepath).endswith(".keras"),
@@ -238,10 +313,22 @@ class Bert4Rec(tf.keras.Model):
         super().save(filepath, **kwargs)
 
     def get_build_config(self) -> None:
-        """None: the constructor creates the weights."""
+        """None: the constructor creates the weights.
+
+        >>> trained.model.get_build_config() is None
+        True
+        """
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        """The arguments of `compile`, for a saved model."""
+        """The arguments of `compile`, for a saved model.
+
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.get_compile_config() is None
+        True
+        >>> model.compile("adam")
+        >>> sorted(model.get_compile_config())
+        ['jit_compile', 'optimizer', 'run_eagerly', 'sampled_loss', 'steps_per_execution']
+        """
         if self._compiled is None:
             return None
         objects = {"optimizer": self.optimizer, "sampled_loss": self._sampled_loss}
@@ -249,14 +336,27 @@ class Bert4Rec(tf.keras.Model):
         return serialized | self._compiled.arguments
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model, and creates its optimizer's variables."""
+        """Compiles a loaded model, and creates its optimizer's variables.
+
+        >>> model, loaded = (Bert4Rec.from_config(trained.model.get_config()) for _ in range(2))
+        >>> model.compile("adam")
+        >>> loaded.compile_from_config(model.get_compile_config())
+        >>> loaded.optimizer.name
+        'Adam'
+        """
         self.compile(**tf.keras.saving.deserialize_keras_object(config))
         if isinstance(self.optimizer, tf.keras.optimizers.Optimizer):
             self.optimizer.build(self.trainable_variables)
 
     @property
     def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """What Keras resets at the start of an epoch."""
+        """What Keras resets at the start of an epoch.
+
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.compile("sgd")
+        >>> [metric.name for metric in model.metrics]
+        ['loss', 'masked_items', 'items']
+        """
         return [] if self._compiled is None else self._compiled.means
 
     def train_step(self, data: Any) -> Batch:
@@ -264,6 +364,16 @@ class Bert4Rec(tf.keras.Model):
 
         Returns:
             Means over the epoch so far: of the loss over masked items, of masked items and items over batches.
+
+        >>> batch = {
+        ...     "item_ids": tf.constant([[3, 5, 1]]), "valid_mask": tf.constant([[True, True, True]]),
+        ...     "masked_positions": tf.constant([[2]]), "masked_item_ids": tf.constant([[6]]),
+        ...     "masked_weights": tf.constant([[1.0]]),
+        ... }
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.compile("sgd")
+        >>> {name: float(value) for name, value in model.train_step(batch).items()}
+        {'loss': 2.31..., 'masked_items': 1.0, 'items': 3.0}
         """
         return self._compiled.add(**self.update_weights(self._checked(_inputs_alone(data), _LABELLED)))
 
@@ -274,6 +384,15 @@ class Bert4Rec(tf.keras.Model):
 
         Returns:
             The mean over all masked items so far.
+
+        >>> batch = {
+        ...     "item_ids": tf.constant([[3, 5, 6]]), "valid_mask": tf.constant([[True, True, True]]),
+        ...     "masked_item_ids": tf.constant([[5, 6, 7]]), "masked_weights": tf.constant([[1.0, 1.0, 1.0]]),
+        ... }
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.compile("sgd")
+        >>> {name: float(value) for name, value in model.test_step(batch).items()}
+        {'loss': 2.28...}
         """
         batch = self._checked(_inputs_alone(data), _LABELLED)
         drawn = (
@@ -284,7 +403,11 @@ class Bert4Rec(tf.keras.Model):
         return self._compiled.add(loss / tf.maximum(weight, 1.0), weight)
 
     def predict_step(self, data: Any) -> tf.Tensor:
-        """Keras's step of `predict`: logits for a dict, see `call`; scores of the next item for histories."""
+        """Keras's step of `predict`: logits for a dict, see `call`; scores of the next item for histories.
+
+        >>> trained.model.predict_step(tf.constant([[3, 5, 6], [7, 0, 0]])).shape
+        TensorShape([2, 13])
+        """
         inputs = _inputs_alone(data)
         if isinstance(inputs, dict):
             return self(self._checked(inputs, _INPUTS), training=False)
@@ -309,6 +432,15 @@ class Bert4Rec(tf.keras.Model):
 
         Returns:
             loss, the mean over the masked items of all replicas together; masked_items and items, their numbers.
+
+        >>> batch = {
+        ...     "item_ids": tf.constant([[3, 5, 6]]), "valid_mask": tf.constant([[True, True, True]]),
+        ...     "masked_item_ids": tf.constant([[5, 6, 7]]), "masked_weights": tf.constant([[1.0, 1.0, 1.0]]),
+        ... }
+        >>> model = Bert4Rec.from_config(trained.model.get_config())
+        >>> model.compile("sgd")
+        >>> {name: float(value) for name, value in model.update_weights(batch).items()}
+        {'loss': 2.28..., 'masked_items': 3.0, 'items': 3.0}
         """
         replica = tf.distribute.get_replica_context()
         first_row = replica.replica_id_in_sync_group * tf.shape(batch["item_ids"])[0]

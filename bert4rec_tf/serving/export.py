@@ -46,6 +46,12 @@ class ExportOptions:
         keep_versions: the number of versions that stay, including the new one; None: all.
         poll_seconds: how often the server reads models.config. Before a version with a label is deleted, the export
             waits twice this time.
+
+    >>> ExportOptions(top_k=20).index
+    'exact'
+    >>> ExportOptions(index="ivf")
+    Traceback (most recent call last):
+    tfrecords.errors.InputError: --index=ivf and --max_regression need the histories of users. ...
     """
 
     top_k: int = 10
@@ -93,6 +99,13 @@ def export(model_dir: str, export_dir: str, options: ExportOptions) -> pathlib.P
     Raises:
         InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, or a
             version that cannot answer its warm-up requests.
+
+    >>> version = export("model", "exports", ExportOptions(top_k=3))
+    >>> version.name, sorted(path.name for path in version.iterdir())
+    ('1', ['assets', 'assets.extra', 'fingerprint.pb', 'saved_model.pb', 'variables'])
+    >>> from bert4rec_tf.api.recommender import Recommender as AnyRecommender
+    >>> AnyRecommender.load("exports").recommend([["1", "2", "3"]], k=1).item_ids
+    [['4']]
     """
     check_local("export_dir", export_dir)
     trained = load_model(model_dir)

@@ -1,6 +1,5 @@
 """The library in Python: tables in, recommendations out, the same as by the commands."""
 
-import doctest
 import pathlib
 import re
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import bert4rec_tf
-from bert4rec_tf.api import recipes, records
+from bert4rec_tf.api import recipes
 from bert4rec_tf.api.recommender import Recommender
 from bert4rec_tf.serving.export import ExportOptions, export
 from pipelines.build import BuildResult
@@ -232,10 +231,3 @@ def test_the_readme_in_python(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
     log["timestamp"] = pandas.to_datetime(log["timestamp"], unit="s")
     monkeypatch.chdir(tmp_path)
     exec(code.replace("2000", "2").replace('"378"', '"170"'), {"log": log})
-
-
-@pytest.mark.parametrize("module", [recipes, records], ids=lambda module: module.__name__)
-def test_examples_in_docstrings(module: Any) -> None:
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert found.failed == 0
