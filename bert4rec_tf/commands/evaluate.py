@@ -12,7 +12,7 @@ from bert4rec_tf.command_line import command
 from bert4rec_tf.commands.entry_point import run_main
 from bert4rec_tf.config import Config, EvaluationConfig, read_settings
 from bert4rec_tf.evaluation.baselines import BASELINES
-from bert4rec_tf.evaluation.comparison import compare_runs, print_comparison
+from bert4rec_tf.evaluation.comparison import Run, compare_runs, print_comparison, read_run
 from bert4rec_tf.evaluation.evaluate import merge_evaluation_settings
 from bert4rec_tf.evaluation.results import hardware, print_results, write_json, write_metrics
 from bert4rec_tf.model_dir import TrainedModel
@@ -20,6 +20,7 @@ from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.item_map import read_item_groups
 from bert4rec_tf.report.report import write_report
 from tfrecords.errors import InputError, check_local
+from tfrecords.manifest import Manifest
 
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _BASELINE = flags.DEFINE_enum(
@@ -45,6 +46,12 @@ _COMPARE = flags.DEFINE_list(
 _REPORT = flags.DEFINE_string(
     "report", None, "HTML file to write with a report on the model; the page loads no other file"
 )
+_COMPARE_WITH = flags.DEFINE_string(
+    "compare_with",
+    None,
+    "metrics file of a second run, written by --output on the same records and split, to show beside the model in "
+    "--report",
+)
 _GROUPS = flags.DEFINE_string(
     "item_groups", None, "TSV file with the columns item_id and genre, to colour the item map of --report"
 )
@@ -56,7 +63,7 @@ _OUTPUT = flags.DEFINE_string(
 @command
 def main() -> None:
     """Evaluates one model or baseline, or compares two evaluations."""
-    for flag in (_MODEL, _DATA, _COMPARE, _REPORT, _GROUPS, _OUTPUT):
+    for flag in (_MODEL, _DATA, _COMPARE, _REPORT, _COMPARE_WITH, _GROUPS, _OUTPUT):
         check_local(flag.name, flag.value)
     if _COMPARE.value is not None:
         _check_compare_flags()
@@ -70,20 +77,22 @@ def main() -> None:
     item_groups = read_item_groups(_GROUPS.value, records.vocabulary) if _GROUPS.value else None
     trained = records.load_model(_MODEL.value) if _MODEL.value else None
     drop_seen = _evaluation_config(trained).drop_seen
+    second_run = _second_run(records.manifest, drop_seen)
     ranks, metrics = records.evaluate(trained or str(_BASELINE.value), _SPLIT.value, drop_seen)
     metrics["hardware"] = hardware()
     if _OUTPUT.value:
         write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, records.vocabulary)
     if _REPORT.value and trained is not None:
         directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(records.data_dir))
-        evaluation = Evaluation(*directories, trained, records.manifest, records.vocabulary, ranks, metrics)
+        of_records = (records.manifest, records.vocabulary)
+        evaluation = Evaluation(*directories, trained, *of_records, ranks, metrics, second_run)
         with records.verified.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
     print_results(metrics, records.manifest)
 
 
 def _check_compare_flags() -> None:
-    flags_of_an_evaluation = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _GROUPS)
+    flags_of_an_evaluation = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _COMPARE_WITH, _GROUPS)
     given = [flag.name for flag in flags_of_an_evaluation if flag.present]
     if given:
         raise InputError(
@@ -99,10 +108,24 @@ def _check_evaluation_flags() -> None:
         raise InputError("--data_dir must name the records to evaluate on. Received: none. Fix: --data_dir=data/ml-1m")
     if _REPORT.value and not _MODEL.value:
         raise InputError(f"--report needs a model. Received: --baseline={_BASELINE.value}. Fix: give --model_dir")
+    if _COMPARE_WITH.value and not _REPORT.value:
+        raise InputError(
+            f"--compare_with needs --report. Received: --compare_with={_COMPARE_WITH.value} only. "
+            "Fix: --report=report.html, or --compare=a/metrics.json,b/metrics.json without a report"
+        )
     if _GROUPS.value and not _REPORT.value:
         raise InputError(
             f"--item_groups needs --report. Received: --item_groups={_GROUPS.value} only. Fix: --report=report.html"
         )
+
+
+def _second_run(manifest: Manifest, drop_seen: bool) -> Run | None:
+    """The run of --compare_with, if given, after a check that it can be compared with this evaluation."""
+    if not _COMPARE_WITH.value:
+        return None
+    second_run = read_run(_COMPARE_WITH.value, "compare_with")
+    second_run.check_rules("this evaluation", _SPLIT.value, manifest.sha256(), drop_seen)
+    return second_run
 
 
 def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_gains, sampled_metrics
-from bert4rec_tf.evaluation.user_ranks import read_users, users_file
+from bert4rec_tf.evaluation.user_ranks import UserRanks, read_users, users_file, users_table
 from tfrecords.errors import InputError, check_local
+from tfrecords.vocabulary import Vocabulary
 
 RESAMPLES = 10_000
 PROTOCOLS = ("full", "sampled")
@@ -21,24 +23,62 @@ _GRID = 256  # with more groups, differences are rounded to this many steps in a
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
-    """An evaluation, as it was written.
+class Run:
+    """An evaluation, with the ranks of its users.
 
     Attributes:
-        path: the metrics file.
+        name: the metrics file, or another name for messages.
         split, manifest_sha256: the evaluated split, and the sha256 of the records' manifest.
         drop_seen: `evaluation.drop_seen`; None if an older version wrote the file.
         user_ids, target_item_ids: raw ids, by rising user id.
         ranks: protocol -> int32 [users]; NO_RANK for a user whom the protocol leaves out.
     """
 
-    path: pathlib.Path
+    name: str
     split: str
     manifest_sha256: str
     drop_seen: bool | None
     user_ids: list[str]
     target_item_ids: list[str]
     ranks: dict[str, np.ndarray]
+
+    @classmethod
+    def from_evaluation(cls, name: str, metrics: dict[str, Any], ranks: UserRanks, vocabulary: Vocabulary) -> "Run":
+        """A run that is in memory.
+
+        Args:
+            name: for messages.
+            metrics: from `metrics_json`; its split, records and rule are read.
+            ranks: of its users.
+            vocabulary: of the records.
+        """
+        table = users_table(ranks, vocabulary).sort_by("user_id")
+        return cls._from_table(name, metrics["split"], metrics["data"]["manifest_sha256"], metrics["drop_seen"], table)
+
+    def check_rules(self, name: str, split: str, manifest_sha256: str, drop_seen: bool | None) -> None:
+        """Checks that another evaluation, called `name`, has the same records, split and rule.
+
+        Raises:
+            InputError: they differ.
+        """
+        if (manifest_sha256, split) != (self.manifest_sha256, self.split):
+            raise InputError(
+                f"Compared runs must have the same split of the same records. Received: {name} of {split}, manifest "
+                f"{manifest_sha256[:12]}, and {self.name} of {self.split}, manifest {self.manifest_sha256[:12]}. "
+                "Fix: evaluate both with the same --data_dir and --split"
+            )
+        if drop_seen != self.drop_seen:
+            rules = ["none (an older file)" if rule is None else rule for rule in (drop_seen, self.drop_seen)]
+            raise InputError(
+                f"Compared runs must have the same evaluation.drop_seen. Received: {rules[0]} in {name} and "
+                f"{rules[1]} in {self.name}. Fix: evaluate both again with the same --drop_seen"
+            )
+
+    @classmethod
+    def _from_table(cls, name: str, split: str, manifest_sha256: str, drop_seen: bool | None, table: pa.Table) -> "Run":
+        ranks = {protocol: table[f"{protocol}_rank"].fill_null(NO_RANK).to_numpy() for protocol in PROTOCOLS}
+        user_ids, target_item_ids = table["user_id"].to_pylist(), table["target_item_id"].to_pylist()
+        return cls(name, split, manifest_sha256, drop_seen, user_ids, target_item_ids, ranks)
 
 
 def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
@@ -48,9 +88,7 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         metrics_files: A and B, written by `evaluate.py --output`, each with its users beside it.
 
     Returns:
-        "a", "b", "split", "users", "sampled_users" (users whom both runs rank among negatives), "manifest_sha256",
-        "resamples", "seed", and for each protocol, metric -> `paired_bootstrap`; empty if the protocol has no user.
-        Each row also has "p_holm", the p-value corrected for all rows of both protocols together.
+        The result of `compare`.
 
     Raises:
         InputError: not two files, files that are missing or damaged, or evaluations of different users, targets,
@@ -60,12 +98,24 @@ def compare_runs(metrics_files: Sequence[str | pathlib.Path]) -> dict[str, Any]:
         raise InputError(
             f"--compare takes two runs. Received: {len(metrics_files)}. Fix: --compare=a/metrics.json,b/metrics.json"
         )
-    check_local("compare", metrics_files)
-    a, b = (_read_run(pathlib.Path(path)) for path in metrics_files)
+    return compare(*(read_run(path, "compare") for path in metrics_files))
+
+
+def compare(a: Run, b: Run) -> dict[str, Any]:
+    """Compares two evaluations of the same users, B with A.
+
+    Returns:
+        "a", "b", "split", "users", "sampled_users" (users whom both runs rank among negatives), "manifest_sha256",
+        "resamples", "seed", and for each protocol, metric -> `paired_bootstrap`; empty if the protocol has no user.
+        Each row also has "p_holm", the p-value corrected for all rows of both protocols together.
+
+    Raises:
+        InputError: evaluations of different users, targets, records or rules.
+    """
     _check_comparable(a, b)
     found: dict[str, Any] = {
-        "a": str(a.path),
-        "b": str(b.path),
+        "a": a.name,
+        "b": b.name,
         "split": a.split,
         "users": len(a.user_ids),
         "sampled_users": int(np.sum((a.ranks["sampled"] != NO_RANK) & (b.ranks["sampled"] != NO_RANK))),
@@ -190,10 +240,21 @@ def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return values, first, cell.ravel(), sizes
 
 
-def _read_run(path: pathlib.Path) -> _Run:
+def read_run(metrics_file: str | pathlib.Path, flag: str) -> Run:
+    """Reads an evaluation that `evaluate.py --output` wrote.
+
+    Args:
+        metrics_file: the metrics, with the users beside them.
+        flag: the flag that names the file, for messages.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    check_local(flag, metrics_file)
+    path = pathlib.Path(metrics_file)
     if not path.is_file():
         raise InputError(
-            f"--compare takes files written by evaluate.py --output. Received: {path}, which is not a file. "
+            f"--{flag} takes files written by evaluate.py --output. Received: {path}, which is not a file. "
             "Fix: evaluate each run with --output first"
         )
     try:
@@ -205,44 +266,30 @@ def _read_run(path: pathlib.Path) -> _Run:
         raise InputError(
             f"{path} must be metrics written by evaluate.py --output. Received: {error!r:.200}. Fix: evaluate again"
         ) from None
-    table = read_users(users_file(path))
-    ranks = {protocol: table[f"{protocol}_rank"].fill_null(NO_RANK).to_numpy() for protocol in PROTOCOLS}
+    run = Run._from_table(str(path), split, sha256, drop_seen, read_users(users_file(path)))
     # The metrics and the users file may come from different evaluations.
-    kept = np.array([sampled_metrics(ranks[protocol])["mrr"] for protocol in PROTOCOLS], float)
-    if not len(table) or not np.allclose(kept, written, rtol=1e-9, equal_nan=True):
+    kept = np.array([sampled_metrics(run.ranks[protocol])["mrr"] for protocol in PROTOCOLS], float)
+    if not run.user_ids or not np.allclose(kept, written, rtol=1e-9, equal_nan=True):
         raise InputError(
             f"{users_file(path)} must hold the users of {path}. Received: ranks that do not give its metrics. "
             "Fix: run evaluate.py with --output again, or copy both files"
         )
-    return _Run(
-        path, split, sha256, drop_seen, table["user_id"].to_pylist(), table["target_item_id"].to_pylist(), ranks
-    )
+    return run
 
 
-def _check_comparable(a: _Run, b: _Run) -> None:
-    if (a.manifest_sha256, a.split) != (b.manifest_sha256, b.split):
-        raise InputError(
-            f"Compared runs must have the same split of the same records. Received: {a.path} of {a.split}, manifest "
-            f"{a.manifest_sha256[:12]}, and {b.path} of {b.split}, manifest {b.manifest_sha256[:12]}. "
-            "Fix: evaluate both with the same --data_dir and --split"
-        )
-    if a.drop_seen != b.drop_seen:
-        rules = ["none (an older file)" if run.drop_seen is None else run.drop_seen for run in (a, b)]
-        raise InputError(
-            f"Compared runs must have the same evaluation.drop_seen. Received: {rules[0]} in {a.path} and "
-            f"{rules[1]} in {b.path}. Fix: evaluate both again with the same --drop_seen"
-        )
+def _check_comparable(a: Run, b: Run) -> None:
+    b.check_rules(a.name, a.split, a.manifest_sha256, a.drop_seen)
     fix = "Fix: evaluate both again with the same --data_dir and --split"
     if a.user_ids != b.user_ids:
         alone = sorted(set(a.user_ids) ^ set(b.user_ids))[:3]
         raise InputError(
-            f"Compared runs must have the same users. Received: {len(a.user_ids):,} in {a.path} and "
-            f"{len(b.user_ids):,} in {b.path}; not in both: {', '.join(map(repr, alone))}. {fix}"
+            f"Compared runs must have the same users. Received: {len(a.user_ids):,} in {a.name} and "
+            f"{len(b.user_ids):,} in {b.name}; not in both: {', '.join(map(repr, alone))}. {fix}"
         )
     if a.target_item_ids != b.target_item_ids:
         pairs = zip(a.target_item_ids, b.target_item_ids, strict=True)
         user = next(index for index, (target_a, target_b) in enumerate(pairs) if target_a != target_b)
         raise InputError(
             f"Compared runs must have the same targets. Received: for user {a.user_ids[user]!r} "
-            f"{a.target_item_ids[user]!r} in {a.path} and {b.target_item_ids[user]!r} in {b.path}. {fix}"
+            f"{a.target_item_ids[user]!r} in {a.name} and {b.target_item_ids[user]!r} in {b.name}. {fix}"
         )

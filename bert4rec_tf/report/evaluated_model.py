@@ -1,9 +1,11 @@
 """The subject of a report: a model and its evaluation."""
 
 import dataclasses
+import datetime
 import pathlib
 from typing import Any
 
+from bert4rec_tf.evaluation.comparison import Run
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.model_dir import TrainedModel
 from tfrecords.manifest import Manifest
@@ -20,6 +22,8 @@ class Evaluation:
         trained, manifest, vocabulary: loaded from these directories.
         ranks: the ranks of all users, with the best items.
         metrics: from `metrics_json`, and "hardware".
+        second_run: another evaluation of the same users, to show beside this one.
+        evaluated_at: the time of the evaluation, UTC.
     """
 
     model_dir: pathlib.Path
@@ -29,6 +33,10 @@ class Evaluation:
     vocabulary: Vocabulary
     ranks: UserRanks
     metrics: dict[str, Any]
+    second_run: Run | None = None
+    evaluated_at: datetime.datetime = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc)
+    )
 
     def protocols(self) -> dict[str, str]:
         """The candidates of each protocol, in words."""

@@ -6,6 +6,7 @@ from bert4rec_tf.inputs.user_histories import read_histories
 from bert4rec_tf.report.attention_maps import SLOTS, attention_maps, attention_section
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.example_users import HISTORY_SHOWN, spread_over_ranks, users_section, with_long_histories
+from bert4rec_tf.report.headline import headline_section, rivals
 from bert4rec_tf.report.html import page
 from bert4rec_tf.report.item_map import item_map, items_section
 from bert4rec_tf.report.learning_curves import learning_section, read_history
@@ -26,7 +27,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
         item_groups: group by raw item id, to colour the map of the items; None: colour by popularity.
 
     Raises:
-        InputError: history.jsonl of the model directory is damaged.
+        InputError: history.jsonl of the model directory is damaged, or the second run has other users.
     """
     check_local("report", path)
     history = read_history(evaluation.model_dir)
@@ -43,6 +44,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     items = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
     name = evaluation.model_dir.resolve().name
     sections = [
+        ("result", "Is the model good?", headline_section(evaluation, rivals(evaluation))),
         ("run", "The run", run_section(evaluation)),
         ("metrics", "Metrics", metrics_section(evaluation)),
         ("learning", "Learning", learning_section(history, evaluation)),

@@ -1,5 +1,6 @@
 """The commands as users run them: processes, exit codes, files, and the steps from a log to a SavedModel."""
 
+import html
 import json
 import os
 import pathlib
@@ -318,8 +319,8 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
     scores, files = {}, {name: tmp_path / "out" / f"{name}.json" for name in ("model", "popularity")}
     page = files["model"].with_suffix(".html")
     for name, flags in (
-        ("model", [f"--model_dir={model_dir}", f"--report={page}"]),
         ("popularity", ["--baseline=popularity"]),
+        ("model", [f"--model_dir={model_dir}", f"--report={page}", f"--compare_with={files['popularity']}"]),
     ):
         printed = run("evaluate.py", *flags, f"--data_dir={data_dir}", f"--output={files[name]}")
         assert "NDCG@10 of all items by items of history: 1-4 0." in printed
@@ -335,8 +336,10 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
         assert 0 < metrics["catalogue"]["coverage@10"] <= 1
         assert read_users(users_file(files[name])).num_rows == metrics["users"]
         scores[name] = metrics["full"]["ndcg@10"]
-    report = page.read_text(encoding="utf-8")
+    report = html.unescape(page.read_text(encoding="utf-8"))
     assert f"<td>{scores['model']:.4f} <" in report
+    assert f"{files['popularity']}'s {scores['popularity']:.4f}" in report
+    assert f"popularity's {scores['popularity']:.4f}" in report
     assert report.count("<article") == 10
     assert "of step 40" in report or "of step 20" in report, "curves and weights belong to the run"
 
@@ -365,6 +368,10 @@ def test_evaluate_names_what_it_cannot_rank(
     assert "its own vocabulary" in other
     assert "either --model_dir or --baseline" in run("evaluate.py", f"--data_dir={data_dir}", code=2)
     assert "--split besides" in run("evaluate.py", "--compare=a.json,b.json", "--split=validation", code=2)
+    second = [f"--model_dir={model_dir}", f"--data_dir={data_dir}", f"--compare_with={tmp_path / 'none.json'}"]
+    assert "--compare_with needs --report" in run("evaluate.py", *second, code=2)
+    absent = run("evaluate.py", *second, f"--report={tmp_path / 'report.html'}", code=2)
+    assert "--compare_with takes files written by evaluate.py --output" in absent
     assert "--data_dir must name the records" in run("evaluate.py", f"--model_dir={model_dir}", code=2)
     assert "without a config.json" in run("evaluate.py", f"--data_dir={data_dir}", f"--model_dir={tmp_path}", code=2)
 

@@ -1,8 +1,6 @@
 """The report: its content, the escaping of untrusted text, and that the page loads no other file."""
 
 import dataclasses
-import html.parser
-import json
 import math
 import pathlib
 import re
@@ -10,14 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from bert4rec_tf.checkpoints import Checkpoints, Progress
-from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import NO_RANK
 from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.inputs.user_histories import read_histories
-from bert4rec_tf.model.bert4rec import build_model
-from bert4rec_tf.model_dir import load_model, open_model_dir
 from bert4rec_tf.report.charts import Measured, bars, curve, dots, heat_map, whiskers
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.example_users import spread_over_ranks, with_long_histories
@@ -25,98 +18,18 @@ from bert4rec_tf.report.html import Markup, element, page, short_number, togethe
 from bert4rec_tf.report.item_map import item_map, principal_plane, read_item_groups
 from bert4rec_tf.report.learning_curves import learning_curves, read_history
 from bert4rec_tf.report.report import write_report
-from pipelines.build import build_records
-from pipelines.sources.synthetic import MarkovLog
+from tests.support.evaluated_models import CONFIG, NASTY, history_lines, small_evaluation
+from tests.support.html_page import Page
 from tests.support.user_ranks_by_hand import ranks_of_users
 from tfrecords.errors import InputError
-from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
-NASTY = ["<script>alert(1)</script>", "\"quoted\" & 'so' <b>", "</style></title><img src=x onerror=y>", "a\x00\x1bb"]
-LOG = MarkovLog(num_users=80, num_items=40, num_themes=4, min_events=5, max_events=12)
-CONFIG = Config.from_dict(
-    {
-        "data": {"max_seq_length": 8, "min_user_events": 1, "num_negatives": 7},
-        "model": {"hidden_size": 8, "num_heads": 2, "num_layers": 3, "initializer_range": 1.0},
-    }
-)
-SECTIONS = ["run", "metrics", "learning", "slices", "attention", "items", "users"]
-
-
-class Page(html.parser.HTMLParser):
-    """Reads a page, and refuses tags that are not balanced.
-
-    Attributes:
-        tags: each start tag with its attributes.
-        texts: of each element that has no element in it, by tag; entities are characters.
-        rows: texts of the cells of each row of a table.
-    """
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.rows: list[list[str]] = []
-        self._open: list[list[str]] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), "an attribute twice"
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag != "meta":
-            self._open.append([tag, ""])
-
-    def handle_endtag(self, tag: str) -> None:
-        name, text = self._open.pop()
-        assert name == tag
-        self.texts.append((tag, text))
-        if tag in ("td", "th"):
-            self.rows[-1].append(text)
-        elif self._open and tag in ("span", "mark", "strong"):
-            self._open[-1][1] += text
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self._open[-1][1] += data
-
-    def texts_of(self, tag: str) -> list[str]:
-        return [text for name, text in self.texts if name == tag]
-
-
-def history_lines(steps: list[int], losses: list[float]) -> str:
-    def metrics(value: float) -> dict:
-        return {"ndcg@10": value, "ci95": {"ndcg@10": [max(0, value - 0.01), value + 0.01]}}
-
-    lines = []
-    for step, loss in zip(steps, losses, strict=True):
-        found = {"full": metrics(step / 1000), "sampled": metrics(step / 500)}
-        lines.append(json.dumps({"step": step, "elapsed_seconds": 0.6 * step, "loss": loss, "validation": found}))
-    return "\n".join(lines) + "\n"
+SECTIONS = ["result", "run", "metrics", "learning", "slices", "attention", "items", "users"]
 
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    root = tmp_path_factory.mktemp("report")
-    data_dir, model_dir = root / "data", root / "<i>model"
-    titles = dict(zip(sorted(LOG.item_ids()), NASTY * 9, strict=False))  # the last four have none
-    build_records(LOG, titles, CONFIG, str(data_dir))
-    manifest, vocabulary = Manifest.load(data_dir), Vocabulary.load(data_dir)
-    open_model_dir(model_dir, CONFIG, manifest, vocabulary)
-    model, progress = build_model(CONFIG.model, vocabulary.size, CONFIG.data.max_seq_length), Progress(100)
-    progress.step.assign(20)
-    progress.elapsed_seconds.assign(90)
-    Checkpoints(model_dir, {"model": model, "progress": progress}, to_keep=1).save(best=True)
-    (model_dir / "history.jsonl").write_text(history_lines([10, 20, 30], [3, 2, math.nan]))
-    trained = load_model(model_dir)
-    ranks = evaluate(make_ranker(trained.model.score_next_item, 10), data_dir, manifest, "test")
-    described = {"config": trained.config.to_dict(), "training": trained.state}
-    metrics = metrics_json(ranks, described, manifest, vocabulary, "test")
-    metrics["hardware"] = {"cpu": "A & B", "cores": 2, "gpus": 1, "python": "3", "tensorflow": "2"}
-    return Evaluation(model_dir, data_dir, trained, manifest, vocabulary, ranks, metrics)
+    return small_evaluation(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
