@@ -1,10 +1,10 @@
-# make demo | test | test-slow | test-repeat | lint | clean. PYTHON: 3.10 to 3.13; VENV: where the packages go.
+# make demo | test | test-slow | test-repeat | lint | dist | clean. PYTHON: 3.10 to 3.13; VENV: where the packages go.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= 10
 
-.PHONY: demo test test-slow test-repeat lint clean
+.PHONY: demo test test-slow test-repeat lint dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist=worksteal
 
-test-slow: $(VENV)/.installed-spark
+test-slow: $(VENV)/.installed-spark $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow -n 2 --dist=loadfile
 
 # In a run that fails, the printed command repeats order and hashes, in one process.
@@ -30,7 +30,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The stamp is written last: whatever was interrupted before it is made anew.
+# Builds the source distribution, and the wheel from it.
+dist: $(VENV)/.installed-dev
+	rm -rf dist *.egg-info
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
+# The stamp is written last, so an installation that was interrupted starts again.
 $(VENV)/.installed: requirements.txt dependencies.txt constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(0 if ok else "error: Python 3.10 to 3.13 is needed. Received: %s. Fix: make PYTHON=python3.12" % sys.version.split()[0])'
@@ -53,5 +59,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 
 clean:
 	if [ -e $(VENV)/.begun ] || [ -e $(VENV)/.installed ]; then rm -rf $(VENV); fi
-	rm -rf demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo_output dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

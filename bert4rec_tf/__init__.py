@@ -66,7 +66,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
 # the first time that `tf.keras` is touched, so it must be set before any module of ours imports TensorFlow.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Bert4Rec": "bert4rec_tf.model.bert4rec",
