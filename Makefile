@@ -1,10 +1,10 @@
-# make demo | test | test-slow | test-repeat | lint | dist | clean. PYTHON: 3.10 to 3.13; VENV: where the packages go.
+# make demo | test | test-slow | test-repeat | lint | dist | docs | clean. PYTHON: 3.10 to 3.13; VENV: where the packages go.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUNS ?= 10
 
-.PHONY: demo test test-slow test-repeat lint dist clean
+.PHONY: demo test test-slow test-repeat lint dist docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,6 +36,10 @@ dist: $(VENV)/.installed-dev
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
+# Strict: a broken link or a page that is missing fails. The site is in site/.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # The stamp is written last, so an installation that was interrupted starts again.
 $(VENV)/.installed: requirements.txt dependencies.txt constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \
@@ -57,7 +61,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-docs.txt
+	touch $@
+
 clean:
 	if [ -e $(VENV)/.begun ] || [ -e $(VENV)/.installed ]; then rm -rf $(VENV); fi
-	rm -rf demo_output dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo_output dist build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

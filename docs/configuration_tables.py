@@ -59,13 +59,13 @@ def main() -> None:
 def tables() -> dict[str, str]:
     """The tables of the page: name of the markers -> rows."""
     sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Config)}
-    return {f"settings: {name}": settings(name, section) for name, section in sections.items()} | {
+    return {f"settings: {name}": settings(section) for name, section in sections.items()} | {
         "recipes": recipes(),
         "recipe results": recipe_results(),
     }
 
 
-def settings(name: str, section: type) -> str:
+def settings(section: type) -> str:
     """One row a field: type, default, allowed values, whether it may change, meaning."""
     fields = dataclasses.fields(section)
     described, rules = meanings(section), value_rules(section)
@@ -145,6 +145,8 @@ def recipes() -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((ROOT / "configs").glob("*.json")):
+        if path.stem not in _RECIPE_LOGS:
+            raise ValueError(f"Each recipe must have its log in _RECIPE_LOGS. Received: {path.name}, without one")
         origin, log = _RECIPE_LOGS[path.stem]
         config = Config.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
         training = config.training
