@@ -140,7 +140,7 @@ _ENGINE = flags.DEFINE_enum(
     "engine",
     "duckdb",
     ["duckdb", "spark"],
-    "engine that reads, sorts and counts; duckdb: this machine; spark: one or many machines, see BUILD.md",
+    "engine that reads, sorts and counts; duckdb: this machine; spark: one or many machines, see docs/spark.md",
 )
 _WORKERS = flags.DEFINE_integer(
     "num_workers",

@@ -121,7 +121,7 @@ def _is_address(address: Any) -> bool:
 def _unusable(strategy: str, text: str, reason: str) -> InputError:
     return InputError(
         f"--strategy={strategy} needs TF_CONFIG with a cluster of {', '.join(sorted(_NEEDED_JOBS[strategy]))} and this "
-        f'process\'s task. Received: {text or "none"} ({reason}). Fix: see "Many machines" in README.md'
+        f'process\'s task. Received: {text or "none"} ({reason}). Fix: see "Many machines" in docs/distributed.md'
     )
 
 

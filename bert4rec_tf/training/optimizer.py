@@ -112,7 +112,7 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
     Hutter, ICLR 2019). Gradients are clipped after they are summed over all replicas. A loss over sampled items gets
     `LazyAdamW`.
 
-    Departures from the authors' code (README.md, "Beside the authors' code"): Adam's bias correction, which theirs
+    Departures from the authors' code (table in docs/architecture.md): Adam's bias correction, which theirs
     omits, so that its early updates are up to 6.6 times as large; a warm-up that does not start at a rate of 0; and
     a decay that starts at the end of the warm-up.
     """
