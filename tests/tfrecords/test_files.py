@@ -17,6 +17,7 @@ from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.titles import read_titles
 from pipelines.staging import staged
 from tests.support.command_line import ROOT
+from tests.support.model_dirs import files_in
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import open_lock, open_new, write_whole
 from tfrecords.manifest import Manifest
@@ -132,3 +133,13 @@ def test_a_new_file_replaces_a_link_instead_of_writing_through_it(tmp_path: path
         stream.write(b"new")
     assert (tmp_path / "left").read_bytes() == b"new"
     assert stat.S_ISREG((tmp_path / "left").lstat().st_mode)
+
+
+def test_write_whole_replaces_a_file_or_leaves_it(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, "old: é\n")
+    write_whole(path, "new: é\n")
+    assert files_in(tmp_path) == {"file": "new: é\n".encode()}
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "half \ud800")
+    assert path.read_text(encoding="utf-8") == "new: é\n"

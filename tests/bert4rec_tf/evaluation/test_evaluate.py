@@ -1,6 +1,5 @@
 """Evaluation of records against brute force in Python."""
 
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -9,32 +8,17 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
-from bert4rec_tf.evaluation.baselines import popularity_scorer, transition_scorer
+from bert4rec_tf.evaluation.baselines import popularity_scorer
 from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker, merge_evaluation_settings
-from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK, ranking_metrics
+from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.evaluation.results import metrics_json
-from bert4rec_tf.evaluation.user_ranks import UserRanks
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
-from pipelines.sources.synthetic import MarkovLog
-from tests.support.user_ranks_by_hand import ranks_of_users
-from tfrecords.config import DataConfig, MaskingConfig
+from tests.support.evaluated_log import CONFIG, LOG, optimum, ranks_of
+from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
-
-LOG = MarkovLog(num_users=200, num_items=60, num_themes=6, min_events=5, max_events=20)
-CONFIG = Config(
-    data=DataConfig(max_seq_length=12, min_user_events=3, num_negatives=15, num_shards=2),
-    masking=MaskingConfig(duplicate_factor=1),
-)
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("evaluation") / "data"
-    build_records(LOG, {}, CONFIG, str(path))
-    return path
 
 
 def records(data_dir: pathlib.Path, split: str) -> dict[str, tuple[list[int], int, list[int]]]:
@@ -64,16 +48,6 @@ def optimum_by_hand(vocabulary: Vocabulary, history: list[int]) -> np.ndarray:
     rows = [LOG.item_ids().index(item_id) for item_id in vocabulary.item_ids]
     probabilities = LOG.transitions()[rows[history[-1] - NUM_SPECIAL_IDS], rows]
     return np.concatenate([np.full(NUM_SPECIAL_IDS, -1), probabilities])
-
-
-def optimum(vocabulary: Vocabulary) -> Scorer:
-    return transition_scorer(LOG.transitions(), vocabulary, LOG.item_ids())
-
-
-def ranks_of(
-    data_dir: pathlib.Path, scorer: Scorer, split: str = "test", max_users: int | None = None, top_k: int = 0
-) -> UserRanks:
-    return evaluate(make_ranker(scorer, top_k), data_dir, Manifest.load(data_dir), split, max_users)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -164,22 +138,6 @@ def test_best_items_are_computed_only_with_top_k(data_dir: pathlib.Path) -> None
     assert ["TopKV2" in {node.type for node in graph.get_operations()} for graph in graphs] == [False, True]
 
 
-def test_slices_and_catalogue_cover_all_users(data_dir: pathlib.Path) -> None:
-    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
-    ranks = ranks_of(data_dir, popularity_scorer(vocabulary), top_k=10)
-    metrics = metrics_json(ranks, {}, manifest, vocabulary, "test")
-    for groups in metrics["slices"].values():
-        assert sum(group["users"] for group in groups) == LOG.num_users
-        mean = sum(group["users"] * group["full"]["mrr"] for group in groups) / LOG.num_users
-        assert mean == pytest.approx(metrics["full"]["mrr"])
-    assert [group["from"] for group in metrics["slices"]["history_length"]] == [1, 5, 10]
-    head, *_, tail = metrics["slices"]["target_popularity"]
-    assert head["full"]["ndcg@10"] > 0.2, "popularity ranks only the head well"
-    assert tail["full"]["ndcg@10"] == 0
-    assert set(metrics["catalogue"]) == {"coverage@10", "novelty@10"}
-    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
-
-
 def test_targets_are_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
     vocabulary, by_user = Vocabulary.load(data_dir), {}
     for row in LOG.interactions().sort_by("timestamp").to_pylist():
@@ -190,14 +148,6 @@ def test_targets_are_the_last_items_of_the_log(data_dir: pathlib.Path) -> None:
             assert (history, target) == (own[:-from_end], own[-from_end])
             assert len(set(negatives)) == CONFIG.data.num_negatives
             assert not set(negatives) & set(own)
-
-
-def test_the_optimum_beats_popularity_by_far(data_dir: pathlib.Path) -> None:
-    vocabulary = Vocabulary.load(data_dir)
-    popular = ranking_metrics(ranks_of(data_dir, popularity_scorer(vocabulary)).full)
-    best = ranking_metrics(ranks_of(data_dir, optimum(vocabulary)).full)
-    assert popular["ndcg@10"] < 0.15
-    assert best["ndcg@10"] > 0.5
 
 
 def test_users_with_too_few_negatives_are_left_out_of_the_sampled_protocol(tmp_path: pathlib.Path) -> None:
@@ -238,49 +188,6 @@ def test_scores_that_are_not_finite_are_refused(data_dir: pathlib.Path, bad: flo
 
     with pytest.raises(InputError, match="finite"):
         ranks_of(data_dir, diverged)
-
-
-def test_transition_scorer_ignores_unknown_items() -> None:
-    vocabulary = Vocabulary(("b", "new", "a"), np.array([3, 2, 1]), (None,) * 3)
-    transition_matrix = np.array([[0.0, 0.75, 0.25], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    scorer = transition_scorer(transition_matrix, vocabulary, ["a", "b", "unknown"])
-    b, new, a = range(NUM_SPECIAL_IDS, vocabulary.size)
-    scores = scorer(tf.constant([[new, a, 0], [a, b, 0], [a, b, new]])).numpy()
-    assert np.exp(scores[0, [b, a, new]]) == pytest.approx([0.75, 0, 0])
-    assert np.exp(scores[1, [b, a, new]]) == pytest.approx([0, 1, 0])
-    assert np.isfinite(scores).all()
-    assert np.ptp(scores[2]) == 0
-
-
-def test_metrics_json_keeps_its_contract(data_dir: pathlib.Path) -> None:
-    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
-    ranks = ranks_of_users([1, 20], [2, 3], [5, 1])
-    metrics = metrics_json(ranks, {"baseline": "popularity"}, manifest, vocabulary, "test")
-    assert "unseen_users" not in metrics
-    assert {"users", "full", "sampled", "model", "data"} <= set(metrics)
-    names = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
-    for protocol in ("full", "sampled"):
-        counted = {"users", "users_left_out"} if protocol == "sampled" else set()
-        assert set(metrics[protocol]) == names | {"ci95"} | counted
-        assert set(metrics[protocol]["ci95"]) == names
-    assert metrics["users"] == 2
-    assert metrics["full"]["hr@10"] == 0.5
-    assert metrics["sampled"]["hr@5"] == 1
-    assert metrics["model"] == {"baseline": "popularity"}
-    assert metrics["data"]["manifest_sha256"] == manifest.sha256()
-    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
-
-
-def test_unseen_users_have_metrics_of_their_own(data_dir: pathlib.Path) -> None:
-    vocabulary, manifest = Vocabulary.load(data_dir), Manifest.load(data_dir)
-    ranks = ranks_of_users([1, 20, 1], [2, 3, 9], [0, 4, 0])
-    metrics = metrics_json(ranks, {}, manifest, vocabulary, "test")
-    assert metrics["users"] == 3
-    assert metrics["unseen_users"]["users"] == 2
-    assert metrics["unseen_users"]["full"]["hr@1"] == 1
-    assert metrics["unseen_users"]["sampled"]["hr@5"] == 0.5
-    one_user = metrics_json(ranks.select(np.array([True, False, False])), {}, manifest, vocabulary, "test")
-    assert json.loads(json.dumps(one_user, allow_nan=False))["unseen_users"]["users"] == 1
 
 
 def test_merged_settings_keep_what_is_not_overridden() -> None:

@@ -14,24 +14,13 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints
-from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.steps import StepSums
-from bert4rec_tf.training.trainer import train
-from pipelines.build import build_records
-from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
+from tests.support.short_run import build, train_here
 from tfrecords.errors import InputError, Stopped
 from tfrecords.manifest import Manifest, VerifiedRecords
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "model": {"hidden_size": 4, "num_layers": 1, "num_heads": 1},
-    "training": {
-        "num_steps": 6, "batch_size": 8, "num_length_buckets": 1, "steps_per_epoch": 2, "jit_compile": False,
-        "learning_rate": 0.01, "warmup_steps": 1,
-    },
-}  # fmt: skip
 
 
 def made_up_ranks() -> UserRanks:
@@ -40,13 +29,6 @@ def made_up_ranks() -> UserRanks:
     columns = {name: np.array([1, 2, 3]) for name in names} | {"repeats": np.zeros(3, bool)}
     columns |= {"recommended": np.zeros([3, 0], np.int32)}
     return UserRanks(["a", "b", "c"], **columns)
-
-
-def build(directory: pathlib.Path, seed: int = 1, overwrite: bool = False, **sizes: int) -> pathlib.Path:
-    config = Config.from_dict({"data": {"max_seq_length": 6, "min_user_events": 1, "num_shards": 2, "seed": seed}})
-    log = MarkovLog(**({"num_users": 30, "num_items": 12, "num_themes": 3, "min_events": 5, "max_events": 9} | sizes))
-    build_records(log, {}, config, str(directory), overwrite=overwrite)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +40,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def data_dir(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy of the records, for tests that change them."""
     return pathlib.Path(shutil.copytree(built, tmp_path / "data"))
-
-
-def train_here(data_dir: pathlib.Path, model_dir: pathlib.Path, **settings: dict[str, Any]) -> None:
-    merged = {name: SETTINGS.get(name, {}) | settings.get(name, {}) for name in SETTINGS | settings}
-    train(str(data_dir), str(model_dir), merged, tf.distribute.get_strategy())
 
 
 def saved_steps(model_dir: pathlib.Path, folder: str = "latest") -> list[int]:
@@ -109,21 +86,6 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def act_at(step: int, act: Callable[[], object]) -> Callable[[int], object]:
     """For `CheapSteps.before`."""
     return lambda made: act() if made == step else None
-
-
-def test_a_causal_model_refuses_windows_of_one_item(tmp_path: pathlib.Path) -> None:
-    data_dir = build(tmp_path / "data", min_events=3, max_events=3)
-    with pytest.raises(InputError, match=r"at least two items\. Received: 30 training windows .* all of one item"):
-        train_here(data_dir, tmp_path / "model", model={"attention": "causal"})
-    assert not (tmp_path / "model").exists()
-
-
-def test_records_of_a_single_item_are_refused(tmp_path: pathlib.Path) -> None:
-    log, data_dir = tmp_path / "log.txt", tmp_path / "data"
-    log.write_text("".join(f"{user} item\n" for user in "aabb" * 3))
-    build_records(LogSource([str(log)], "user_item"), {}, Config(), str(data_dir))
-    with pytest.raises(InputError, match=r"at least two items to choose from\. Received: 1 in"):
-        train_here(data_dir, tmp_path / "model")
 
 
 def test_windows_of_one_item_among_others_are_counted(

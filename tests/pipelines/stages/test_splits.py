@@ -8,7 +8,6 @@ from pipelines.stages.splits import MIN_EVALUATED_EVENTS, Targets, leave_one_out
 from tests.support.ragged_lists import lists, ragged
 from tfrecords.config import DataConfig
 from tfrecords.hashed_random import hashed_bits
-from tfrecords.ragged import take_slices
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(3, 99), min_size=1, max_size=7), st.booleans()), max_size=6))
@@ -79,13 +78,3 @@ def test_who_is_validated_is_drawn_by_user_and_seed() -> None:
     assert few & set(range(5_000)) == validated(0.1, seed=1, users=slice(5_000))  # whoever else is in the shard
     assert len(few & validated(0.1, seed=2)) < 200  # 100 are expected
     assert validated(1.0, seed=1) == set(range(10_000))
-
-
-@given(st.lists(st.integers(), min_size=1, max_size=9), st.data())
-def test_take_slices_is_slicing(values: list[int], data: st.DataObject) -> None:
-    places = st.integers(0, len(values))
-    bounds = data.draw(st.lists(st.tuples(places, places).map(sorted), max_size=5))
-    starts = np.array([start for start, _ in bounds], np.int64)
-    ends = np.array([end for _, end in bounds], np.int64)
-    taken = take_slices(np.array(values, dtype=object), starts, ends - starts)
-    assert lists(taken) == [values[start:end] for start, end in bounds]

@@ -1,0 +1,128 @@
+"""Training instances of the objectives next item and last item, in batches."""
+
+import pathlib
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bert4rec_tf.config import Config
+from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
+from bert4rec_tf.inputs.training_batches import training_batches
+from pipelines.build import build_records
+from pipelines.sources.synthetic import MarkovLog
+from tests.support.training_records import (
+    BATCH_SIZE,
+    CONFIG,
+    Batch,
+    assert_same,
+    histogram_of,
+    records_of,
+    stored_windows,
+)
+from tfrecords.manifest import LengthCount, Manifest
+from tfrecords.vocabulary import MASK_ID
+
+
+@pytest.fixture(scope="module")
+def next_item_buckets(manifest: Manifest) -> list[Bucket]:
+    return choose_buckets(histogram_of(manifest, "next_item"), 3)
+
+
+def read_next_items(
+    data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
+) -> list[Batch]:
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, objective="next_item")
+    return list(dataset.take(number).as_numpy_iterator())
+
+
+def test_a_pass_predicts_the_next_items_of_every_window_once(
+    data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
+) -> None:
+    windows, number = stored_windows(data_dir), steps_per_pass(next_item_buckets, BATCH_SIZE)
+    one_item = sum(len(window) == 1 for window in windows)
+    assert one_item > 0, "otherwise windows without a next item are not tested"
+    batches = read_next_items(data_dir, manifest, next_item_buckets, 2 * number)
+    expected = Counter((items[:-1], tuple(range(len(items) - 1)), items[1:]) for items in windows if len(items) > 1)
+    orders = [records_of(batches[start : start + number]) for start in (0, number)]
+    assert Counter(orders[0]) == Counter(orders[1]) == expected
+    assert sum(record == other for record, other in zip(*orders, strict=True)) < len(orders[0]) / 4
+    assert sum(bucket.instances for bucket in next_item_buckets) == len(windows)
+    empty = sum((~batch["valid_mask"].any(axis=1)).sum() for batch in batches[:number])
+    assert empty == one_item + number * BATCH_SIZE - len(windows)
+    assert not any("masked_positions" in batch for batch in batches), "every slot is predicted"
+    shapes = {(bucket.length, bucket.length) for bucket in next_item_buckets}
+    assert {(batch["item_ids"].shape[1], batch["masked_item_ids"].shape[1]) for batch in batches} == shapes
+    assert max(shapes) == (CONFIG.data.max_seq_length - 1,) * 2
+    for batch in batches:
+        np.testing.assert_array_equal(batch["masked_weights"] > 0, batch["valid_mask"])
+
+
+def test_next_items_are_a_function_of_seed_and_step_with_either_masking(
+    data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
+) -> None:
+    number = steps_per_pass(next_item_buckets, BATCH_SIZE)
+    batches = read_next_items(data_dir, manifest, next_item_buckets, number + 4)
+    later = read_next_items(data_dir, manifest, next_item_buckets, 6, first_step=number - 2)
+    assert_same(later, batches[number - 2 :])
+    resampled = training_batches(
+        data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, objective="next_item"
+    )
+    assert_same(list(resampled.take(3).as_numpy_iterator()), batches[:3])
+    other = records_of(read_next_items(data_dir, manifest, next_item_buckets, number, seed=2))
+    first = records_of(batches[:number])
+    assert Counter(other) == Counter(first)
+    assert other != first
+
+
+def test_windows_of_one_item_have_no_next_item_to_predict(tmp_path: pathlib.Path) -> None:
+    config = Config.from_dict({"data": {"min_user_events": 1, "max_seq_length": 5, "num_negatives": 2}})
+    log = MarkovLog(num_users=20, num_items=10, num_themes=2, min_events=3, max_events=3)
+    manifest = build_records(log, {}, config, str(tmp_path / "data")).manifest
+    (bucket,) = choose_buckets(histogram_of(manifest, "next_item"), 3)
+    assert bucket == Bucket(length=1, predictions=1, instances=20)
+    for batch in read_next_items(tmp_path / "data", manifest, [bucket], steps_per_pass([bucket], BATCH_SIZE)):
+        assert not batch["masked_weights"].any()
+
+
+def read_last_items(
+    data_dir: pathlib.Path, manifest: Manifest, number: int, seed: int = 1, first_step: int = 0
+) -> list[Batch]:
+    buckets = choose_buckets(histogram_of(manifest, "last_item"), 3)
+    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, objective="last_item")
+    return list(dataset.take(number).as_numpy_iterator())
+
+
+def test_last_items_come_from_windows_cut_at_any_length(data_dir: pathlib.Path, manifest: Manifest) -> None:
+    windows = {window for window in stored_windows(data_dir) if len(window) > 1}
+    ones = {window for window in stored_windows(data_dir) if len(window) == 1}
+    expected = {window[:cut] for window in windows for cut in range(2, len(window) + 1)} | ones
+    rows = records_of(read_last_items(data_dir, manifest, 200))
+    assert all(slots == (len(shown) - 1,) and shown[-1] == MASK_ID for shown, slots, _ in rows)
+    found = Counter((*shown[:-1], *masked) for shown, _, masked in rows)
+    assert found.keys() <= expected
+    assert len(found) > 0.9 * len(expected)
+    # The mean length is the expected one, within four standard deviations.
+    expected_lengths = np.repeat(
+        *np.array([(row.length, row.instances) for row in histogram_of(manifest, "last_item")]).T
+    )
+    lengths = np.array([len(shown) for shown, _, _ in rows])
+    assert abs(lengths.mean() - expected_lengths.mean()) < 4 * expected_lengths.std() / len(rows) ** 0.5
+
+
+def test_each_masked_instance_becomes_one_cut_instance(manifest: Manifest) -> None:
+    histogram = [LengthCount(1, 4, 1), LengthCount(3, 6, 2), LengthCount(4, 7, 3)]
+    lengths = histogram_of(replace(manifest, length_histogram=tuple(histogram)), "last_item")
+    assert lengths == [LengthCount(1, 4, 1), LengthCount(2, 3 + 2, 1), LengthCount(3, 3 + 2, 1), LengthCount(4, 3, 1)]
+
+
+def test_last_items_are_a_function_of_seed_and_step(data_dir: pathlib.Path, manifest: Manifest) -> None:
+    number = steps_per_pass(choose_buckets(histogram_of(manifest, "last_item"), 3), BATCH_SIZE)
+    batches = read_last_items(data_dir, manifest, 2 * number + 3)
+    assert_same(read_last_items(data_dir, manifest, 8, first_step=2 * number - 5), batches[2 * number - 5 :])
+    passes = [records_of(batches[start : start + number]) for start in (0, number)]
+    assert Counter(passes[0]) != Counter(passes[1]), "cuts must be new in every pass"
+    assert not any((~batch["valid_mask"].any(axis=1)).any() for batch in batches), "every batch is full"
+    other = records_of(read_last_items(data_dir, manifest, number, seed=2))
+    assert Counter(other) != Counter(passes[0])
