@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.evaluation.baselines import popularity_scorer, transition_scorer
+from bert4rec_tf.evaluation.baselines import KnownLog, baseline_scorer, popularity_scorer, transition_scorer
 from bert4rec_tf.evaluation.metrics import ranking_metrics
-from tests.support.evaluated_log import optimum, ranks_of
+from tests.support.evaluated_log import LOG, optimum, ranks_of
+from tfrecords.errors import InputError
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 
@@ -30,3 +31,18 @@ def test_transition_scorer_ignores_unknown_items() -> None:
     assert np.exp(scores[1, [b, a, new]]) == pytest.approx([0, 1, 0])
     assert np.isfinite(scores).all()
     assert np.ptp(scores[2]) == 0
+
+
+def test_only_the_optimum_reads_the_log() -> None:
+    vocabulary = Vocabulary(tuple(LOG.item_ids()), np.arange(LOG.num_items, 0, -1), (None,) * LOG.num_items)
+    history = tf.constant([[3, 7]])
+
+    def unknown() -> KnownLog:
+        raise InputError("The optimum is only known for a synthetic log")
+
+    popular = baseline_scorer("popularity", vocabulary, unknown)(history).numpy()[0, NUM_SPECIAL_IDS:]
+    assert np.all(np.diff(popular) < 0)
+    with pytest.raises(InputError, match="only known"):
+        baseline_scorer("optimum", vocabulary, unknown)
+    best = baseline_scorer("optimum", vocabulary, lambda: LOG)(history).numpy()[0, NUM_SPECIAL_IDS:]
+    np.testing.assert_allclose(np.exp(best), LOG.transitions()[7 - NUM_SPECIAL_IDS], atol=1e-6)
