@@ -159,7 +159,7 @@ class TrainingConfig:
     """Stop after this many epochs without a better validation. None: never. With last_item_share above 0, only epochs
     of that last stage are counted."""
     checkpoints_to_keep: int = _resumable(2)
-    """How many of the latest checkpoints are kept; the best one is kept besides."""
+    """How many of the latest checkpoints are kept; the best one is always kept."""
     checkpoint_minutes: float = _resumable(10.0)
     """Save a checkpoint after this many minutes without a validation."""
     jit_compile: bool = _resumable(True)

@@ -141,7 +141,7 @@ def _choices(declared: Any) -> str:
 def recipes() -> str:
     """One row a file of configs/: for which log it is, and its main settings."""
     lines = [
-        "| file | settings | for which log | objective | N | d | layers | heads | loss | batch | steps |",
+        "| file | from | for which log | objective | N | d | layers | heads | loss | batch | steps |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((ROOT / "configs").glob("*.json")):
@@ -150,8 +150,8 @@ def recipes() -> str:
         origin, log = _RECIPE_LOGS[path.stem]
         config = Config.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
         training = config.training
-        loss = training.loss if training.loss == "softmax" else f"{training.loss}, {training.sampled_items:,} items"
-        cells = [f"`{path.name}`", "the paper's" if origin == "paper" else "ours", log, _objective(config)]
+        loss = training.loss if training.loss == "softmax" else f"{training.loss}, {training.sampled_items:,}"
+        cells = [f"`{path.name}`", origin, log, _objective(config)]
         cells += [f"{config.data.max_seq_length}", f"{config.model.hidden_size}", f"{config.model.num_layers}"]
         cells += [f"{config.model.num_heads}", loss, f"{training.batch_size}", f"{training.num_steps:,}"]
         lines.append(_row(cells))
