@@ -92,6 +92,8 @@ def flags_of(script: str) -> frozenset[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("flags.DEFINE_"):
                 found.add(ast.literal_eval(node.args[0]))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "runpy.run_module":
+                ahead.append(ROOT / f"{ast.literal_eval(node.args[0]).replace('.', '/')}.py")
             elif isinstance(node, ast.ImportFrom) and node.module:
                 module = ROOT / f"{node.module.replace('.', '/')}.py"
                 ahead += [module] if module.is_file() else []
