@@ -1,9 +1,9 @@
-"""What holds for every test: set before any imports TensorFlow, seeded before each, in a shuffled order if told so."""
+"""Settings for all tests: environment variables, random seeds, and an optional shuffled order."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # `make test` has a process for each of two cores already
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # `make test` already runs one process per core
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
@@ -15,7 +15,7 @@ from hypothesis import settings
 
 import bert4rec_tf  # noqa: F401
 
-# Two cores with other tests beside: how long an example takes says nothing. The examples are the same in every run.
+# No deadline: two test processes share the cores, so the time of an example varies. Each run has the same examples.
 settings.register_profile("repository", deadline=None, derandomize=True)
 settings.load_profile("repository")
 
@@ -26,33 +26,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "tensorflow" in sys.modules and config.getoption("markexpr") == "not slow":
-        # Optimising graphs that run a few times takes a fifth of the time of `make test`. The slow tests have their
-        # graphs optimised, and so has what runs in a process of its own or in a session as TF Serving's.
+        # Optimising graphs that run only a few times takes a fifth of the time of `make test`. Graphs are optimised in
+        # slow tests, in subprocesses, and in sessions like those of TF Serving.
         sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     seed = config.getoption("order_seed")
     if seed is None:
         return
     draw = random.Random(seed)
     draw.shuffle(items)
-    # Files stay together, for many have fixtures that take long to make.
+    # Files stay together, because many have fixtures that take long to make.
     files = list(dict.fromkeys(item.path for item in items))
     items.sort(key=lambda item: files.index(item.path))
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Starts every test from the same global generators, whatever ran before."""
+    """Seeds the global generators before each test, so that the order of tests does not matter."""
     _seed()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup() -> None:
-    # A module's fixture is made in the first of its tests to run, whichever that is, and before `seeded`.
+    # A fixture of a module is made by the first of its tests that runs, before `seeded`.
     _seed()
 
 
 def _seed() -> None:
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002, the global generator is the one to seed
-    if tensorflow := sys.modules.get("tensorflow"):  # a test that does not need it should not wait for it
+    np.random.seed(1)  # noqa: NPY002, this seeds the global generator
+    if tensorflow := sys.modules.get("tensorflow"):  # tests without TensorFlow do not import it
         tensorflow.random.set_seed(1)

@@ -62,8 +62,8 @@ def test_parents_are_made_and_an_empty_directory_is_taken(tmp_path: pathlib.Path
     build(tmp_path / "a/b/data", "new")
     (tmp_path / "empty").mkdir()
     build(tmp_path / "empty", "new")
-    for place in ("a/b/data", "empty"):
-        assert (tmp_path / place / MANIFEST_FILE).read_text() == "new"
+    for name in ("a/b/data", "empty"):
+        assert (tmp_path / name / MANIFEST_FILE).read_text() == "new"
 
 
 def test_what_is_there_is_refused_unless_overwritten(output_dir: pathlib.Path) -> None:

@@ -1,7 +1,8 @@
-"""TF Serving's batching session: runs that meet are concatenated along their rows, and the answers split again.
+"""TF Serving's batching session: it concatenates simultaneous runs along their rows and splits the answers.
 
-As in tensorflow_serving/batching/batching_session.cc and TensorFlow's shared_batch_scheduler.h: it is refused in the
-same cases and pads with the same rows. Padding of variable lengths, priorities and the limit of the queue are left out.
+The rules are those of tensorflow_serving/batching/batching_session.cc and of TensorFlow's shared_batch_scheduler.h: the
+same runs are refused, and batches are padded with the same rows. Not imitated: padding of variable lengths, priorities,
+and the limit of the queue.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ _DEFAULTS = {
 
 
 class RequestError(Exception):
-    """A status that is not OK, by gRPC's name, and its message."""
+    """An error status: its name in gRPC, and its message."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -29,7 +30,7 @@ class RequestError(Exception):
 
 
 def parse(text: str) -> dict[str, Any]:
-    """`BatchingParameters` as text, with the server's defaults."""
+    """Parses `BatchingParameters` in text format; fields that are not set take the server's defaults."""
     found: dict[str, Any] = dict(_DEFAULTS) | {"allowed_batch_sizes": []}
     text = re.sub(r"#[^\n]*", "", text)
     left = re.sub(r"(\w+)\s*(?::\s*(\w+)|\{\s*value:\s*(\w+)\s*\})", lambda match: _take(found, match), text)
@@ -72,35 +73,37 @@ class _Batch:
 
 
 class BatchingSession:
-    """Batches what is run through it.
+    """Batches the runs of a session.
 
     Args:
-        run: of the session that is wrapped: names of outputs and values of inputs to values of outputs.
+        run: the function of the wrapped session. It takes names of outputs and values of inputs, and returns values of
+            outputs.
         settings: see `parse`.
 
     Attributes:
-        executed: how many rows each run of the wrapped session had, padding included.
+        executed: the number of rows of each run of the wrapped session, padding included.
     """
 
     def __init__(self, run: Run, settings: dict[str, Any]):
         self._run, self._settings, self._lock = run, settings, threading.Lock()
         self._open: dict[tuple, _Batch] = {}
-        self._sizes, most = settings["allowed_batch_sizes"], settings["max_batch_size"]
-        if self._sizes and self._sizes[-1] != most:
+        self._sizes, max_batch_size = settings["allowed_batch_sizes"], settings["max_batch_size"]
+        if self._sizes and self._sizes[-1] != max_batch_size:
             raise RequestError(
                 "INVALID_ARGUMENT",
                 "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
-                f"{self._sizes[-1]}; expected {most}",
+                f"{self._sizes[-1]}; expected {max_batch_size}",
             )
         self._splits = settings["enable_large_batch_splitting"]
-        self._most_executed = (settings["max_execution_batch_size"] or most) if self._splits else most
+        max_executed = settings["max_execution_batch_size"] if self._splits else None
+        self._max_executed = max_executed or max_batch_size
         self.executed: list[int] = []
 
     def run(self, fetches: dict[str, str], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """As the wrapped session's, batched.
+        """Runs the wrapped session in a batch with other runs.
 
         Raises:
-            RequestError: inputs that cannot be batched; the wrapped session's errors pass.
+            RequestError: inputs that cannot be batched. Errors of the wrapped session are raised as they are.
         """
         pieces, batches = self._schedule(fetches, feeds, _rows(feeds))
         for batch in batches:
@@ -110,11 +113,11 @@ class BatchingSession:
                 raise batch.error
         try:
             return {alias: np.concatenate([piece.outputs[alias] for piece in pieces]) for alias in fetches}
-        except ValueError as error:  # answers of two batches that are not equally wide
+        except ValueError as error:  # the answers of two batches have different widths
             raise RequestError("INVALID_ARGUMENT", f"Tensor concat operation failed: {error}") from None
 
     def waiting(self) -> bool:
-        """Whether a batch is open, for others to join."""
+        """Whether an open batch waits for more runs."""
         with self._lock:
             return bool(self._open)
 
@@ -128,17 +131,17 @@ class BatchingSession:
         pieces, batches = list[_Piece](), list[_Batch]()
         with self._lock:
             batch = self._open.get(key)
-            room = self._most_executed - (batch.rows if batch else 0)
+            room = self._max_executed - (batch.rows if batch else 0)
             start = 0
             while start < rows or not pieces:
-                size = rows if rows <= room or not self._splits else min(room or self._most_executed, rows - start)
+                size = rows if rows <= room or not self._splits else min(room or self._max_executed, rows - start)
                 part = {name: value[start : start + size] for name, value in feeds.items()}
-                if batch is None or batch.rows + size > self._most_executed:
+                if batch is None or batch.rows + size > self._max_executed:
                     batch = self._new_batch(key, fetches)
                 batch.pieces.append(_Piece(part, size))
                 pieces.append(batch.pieces[-1])
                 batches.append(batch)
-                start, room = start + size, self._most_executed - batch.rows
+                start, room = start + size, self._max_executed - batch.rows
                 if not room:
                     self._close(key)
                     batch = None
@@ -177,7 +180,7 @@ class BatchingSession:
                     "off. Set pad_variable_length_inputs to true, or ensure that all tensors with the same name have "
                     "equal dimensions starting with the first dim.",
                 )
-            # The last task's first row.
+            # The padding repeats the first row of the last task.
             merged[name] = np.concatenate([*values, *[values[-1][:1]] * padding])
         total = batch.rows + padding
         self.executed.append(total)

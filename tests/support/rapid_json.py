@@ -1,8 +1,8 @@
 """JSON as RapidJSON 1.1.0 reads and writes it for TF Serving's REST handler.
 
-What differs from Python's `json`: a name may stand twice in an object, the first member is found, and iteration meets
-both; text after the first value is not read; strings are bytes that nobody validates; a lone low surrogate passes, a
-lone high one does not; `NaN`, `Inf` and `Infinity` are numbers.
+Differences from Python's `json`: a name may occur twice in an object (a look-up finds the first member, iteration
+yields both); text after the first value is ignored; strings are bytes and are not validated; a lone low surrogate is
+accepted, a lone high one is not; `NaN`, `Inf` and `Infinity` are numbers.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _LITERALS = ((b"null", None), (b"true", True), (b"false", False))
 
 
 class JsonError(ValueError):
-    """A message of RapidJSON, and the byte it is about."""
+    """An error message of RapidJSON, and the offset of the byte that it is about."""
 
     def __init__(self, message: str, offset: int):
         super().__init__(message)
@@ -28,12 +28,12 @@ class JsonError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Object:
-    """The members of a JSON object in their order; a name may stand twice."""
+    """The members of a JSON object, in order; a name may occur twice."""
 
     members: list[tuple[bytes, Any]]
 
     def has(self, name: str) -> bool:
-        """Whether there is a member of this name."""
+        """Whether a member has this name."""
         return any(found == name.encode() for found, _ in self.members)
 
     def find(self, name: str) -> Any:
@@ -58,11 +58,11 @@ class _Reader:
                 self._at += 1
 
     def document(self) -> Any:
-        """Reads without recursion, as the server does: nesting has no limit."""
+        """Reads without recursion, as the server does, so nesting has no limit."""
         self._skip_space()
         if not self._peek() or self._peek() in b"]},:":
             raise JsonError("The document is empty.", self._at)
-        stack: list[tuple[list, bytes | None]] = []  # open containers, and the names that wait for a value
+        stack: list[tuple[list, bytes | None]] = []  # open containers, and names whose value is still to come
         value = self._value(stack)
         while stack:
             container, name = stack[-1]
@@ -72,7 +72,7 @@ class _Reader:
         return value
 
     def _value(self, stack: list[tuple[list, bytes | None]]) -> Any:
-        """A value that is whole, or `_OPENED` for a container that was put on the stack."""
+        """A complete value, or `_OPENED` for a container that was pushed on the stack."""
         byte = self._peek()
         if byte in (ord("["), ord("{")):
             self._at += 1
@@ -86,7 +86,7 @@ class _Reader:
         return self._number()
 
     def _next(self, stack: list[tuple[list, bytes | None]], first: bool) -> Any:
-        """What follows a member or element, or an opened container."""
+        """Reads the separator or the end after a member, an element or an opened container."""
         container, name = stack[-1]
         in_array = name is None
         self._skip_space()
@@ -229,7 +229,7 @@ class Writer:
             self.text += _scalar(value)
 
     def open(self, bracket: str) -> None:
-        """Begins an array or object."""
+        """Starts an array or object."""
         self._prefix()
         self._levels.append((bracket == "[", 0))
         self.text += bracket.encode()
@@ -274,7 +274,7 @@ def _scalar(value: Any) -> bytes:
 
 
 def decimal(value: Any) -> str:
-    """A float as TF Serving writes it: six digits if they give it back, else nine for a float32, 17 for a double."""
+    """A float as TF Serving writes it: six digits if they restore the value, else nine (float32) or 17 (double)."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):

@@ -1,20 +1,20 @@
-"""Stands in for TF Serving where its binary is not to be had: its protocol, and how it looks after versions.
+"""A double of TF Serving, for machines without its binary: its protocol, and how it manages versions.
 
-gRPC (PredictionService, ModelService) and REST over what a SavedModel's graph-session loader gives, as
-tensorflow_model_server has it, read from its sources (the names in brackets are theirs):
+It serves gRPC (PredictionService, ModelService) and REST, as tensorflow_model_server does. The rules come from the
+sources of TF Serving (file names in brackets):
 
-- any directory with an integer for a name is a version; the newest ones are aspired to, as `latest` says, or by the
-  `models.config`, which is read again [file_system_storage_path_source.cc, server.cc];
-- one thread looks after versions, and does one thing at a time: it unloads what is no longer aspired to before it loads
-  what is, and keeps the last old version until a new one serves [availability_preserving_policy.cc]. A version that
-  cannot be loaded is tried again, in that thread [loader_harness.cc];
-- a version serves after its warm-up requests were answered; one that cannot be loaded or warmed up never serves; a
-  server none of whose versions can be loaded does not start [load_servables_fast.cc];
-- a `models.config` that moves a label to a version that is not loaded is refused whole [server_core.cc];
-- the checks of a request, and their messages, are those of predict_util.cc and json_tensor.cc;
-- `--enable_batching` [batching_session.cc].
+- A directory with an integer as its name is a version. The server aspires to the newest versions, as many as the policy
+  `latest` or `models.config` sets. It reads `models.config` repeatedly [file_system_storage_path_source.cc, server.cc].
+- One thread manages the versions and does one thing at a time. It unloads old versions before it loads new ones, but
+  keeps the last old version until a new one serves [availability_preserving_policy.cc]. It retries a version that
+  cannot be loaded, in the same thread [loader_harness.cc].
+- A version serves after it has answered its warm-up requests. A version that cannot be loaded or warmed up never
+  serves. If no version can be loaded, the server does not start [load_servables_fast.cc].
+- A `models.config` that moves a label to a version that is not loaded is refused as a whole [server_core.cc].
+- The checks of requests, and their messages, are those of predict_util.cc and json_tensor.cc.
+- `--enable_batching` works as in batching_session.cc.
 
-It does not tell the speed of TF Serving.
+The double has another speed than TF Serving.
 """
 
 import base64
@@ -52,7 +52,7 @@ from tests.support import rapid_json
 from tests.support.batching_session import BatchingSession, RequestError, parse
 
 _WARM_UP = "assets.extra/tf_serving_warmup_requests"
-_MOST_WARM_UP_RECORDS = 1000
+_MAX_WARM_UP_RECORDS = 1000
 _HTTP_CODES = {
     "CANCELLED": 499, "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400, "NOT_FOUND": 404,
     "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504, "RESOURCE_EXHAUSTED": 429,
@@ -63,7 +63,7 @@ _GET_PATH = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/
 
 
 class Version:
-    """A loaded version: a session, its signatures, and how many requests are under way.
+    """A loaded version: a session, its signatures, and the number of requests in progress.
 
     Args:
         path: its directory.
@@ -72,7 +72,7 @@ class Version:
 
     def __init__(self, path: pathlib.Path, batching: dict[str, Any] | None = None):
         self.number = int(path.name)
-        self._under_way, self._idle = 0, threading.Condition()
+        self._in_progress, self._idle = 0, threading.Condition()
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         with self._session.graph.as_default():
             loaded = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
@@ -84,7 +84,7 @@ class Version:
         if not path.exists():
             return
         records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
-        if len(records) > _MOST_WARM_UP_RECORDS:
+        if len(records) > _MAX_WARM_UP_RECORDS:
             raise RequestError("INVALID_ARGUMENT", f"Number of warmup records exceeds the maximum at {path}")
         for record in records:
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
@@ -94,7 +94,7 @@ class Version:
         """Checks a request as TF Serving does, and answers it.
 
         Raises:
-            RequestError: what TF Serving would answer instead.
+            RequestError: the error with which TF Serving would answer.
         """
         signature = self.signature(name)
         names, given = set(signature.inputs), set(inputs)
@@ -129,7 +129,7 @@ class Version:
             raise RequestError("INVALID_ARGUMENT", str(error)) from None
 
     def signature(self, name: str) -> meta_graph_pb2.SignatureDef:
-        """By name, "" being the default one."""
+        """The signature of this name; "" is the default one."""
         name = name or "serving_default"
         if name not in self.signatures:
             raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
@@ -137,47 +137,48 @@ class Version:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps it loaded as long as the block runs."""
+        """Keeps the version loaded during the block."""
         with self._idle:
-            self._under_way += 1
+            self._in_progress += 1
         try:
             yield
         finally:
             with self._idle:
-                self._under_way -= 1
+                self._in_progress -= 1
                 self._idle.notify_all()
 
     def unload(self) -> None:
-        """When its requests have ended."""
+        """Unloads the version after its requests have ended."""
         with self._idle:
-            self._idle.wait_for(lambda: self._under_way == 0)
+            self._idle.wait_for(lambda: self._in_progress == 0)
         self._session.close()
 
 
 @dataclasses.dataclass
 class _Managed:
-    """A version that the server looks after: NEW, LOADING, AVAILABLE, UNLOADING, END or, where it failed, ERROR."""
+    """A managed version. Its state is NEW, LOADING, AVAILABLE, UNLOADING, END, or ERROR after a failure."""
 
     aspired: bool = True
     state: str = "NEW"
 
 
 class ServingDouble:
-    """A server of one model, on ports of its own.
+    """A server of one model, on free ports.
 
     Args:
         base_path: the directory with the versions.
         name: of the model.
-        poll_seconds: between two looks at the directory, and at `models_config` (TF Serving: 1, where it is told to).
-        models_config: path of a `models.config` whose policy and labels hold; its base_path is not looked at.
+        poll_seconds: the time between two reads of the directory and of `models_config`. deploy/compose.yaml sets 1.
+        models_config: the path of a `models.config`. Its policy and labels are used, its base_path is ignored.
         batching_parameters_file: of `--enable_batching`; None: no batching.
-        max_num_load_retries: after a first failure to load.
-        load_retry_seconds: before each of them.
-        load_seconds: that each load takes longer than it does here.
-        tls: the server's private key and certificate, and the authority whose clients it takes; PEM.
+        max_num_load_retries: the number of retries after a first failure to load.
+        load_retry_seconds: the wait before each retry.
+        load_seconds: an additional wait before each load, to imitate large models.
+        tls: the server's private key and certificate, and the authority of the clients it accepts (None: any client);
+            PEM files.
 
     Raises:
-        RuntimeError: there are versions, and none of them can be loaded.
+        RuntimeError: there are versions, but none of them can be loaded.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class ServingDouble:
         self._retries, self._retry_seconds, self._load_seconds = max_num_load_retries, load_retry_seconds, load_seconds
         self._serving: dict[int, Version] = {}
         self._managed: dict[int, _Managed] = {}
-        self._states: dict[int, tuple[str, str]] = {}  # as GetModelStatus has them, of versions that are gone too
+        self._states: dict[int, tuple[str, str]] = {}  # the answer of GetModelStatus; unloaded versions stay in it
         self._pending: list[int] | None = None
         self._num_versions, self._labels = 1, dict[str, int]()
         self.config_reads, self.refused_configs = 0, 0
@@ -223,7 +224,7 @@ class ServingDouble:
         scheme, port = "http", 0
         if tls:
             scheme, port = "https", self._grpc.add_secure_port("localhost:0", _grpc_credentials(*tls))
-            # TF Serving's own REST port has no TLS; a proxy before it has.
+            # The REST port of TF Serving has no TLS. This stands for a proxy with TLS in front of it.
             self._rest.socket = _tls_context(*tls).wrap_socket(self._rest.socket, server_side=True)
         else:
             port = self._grpc.add_insecure_port("localhost:0")
@@ -233,7 +234,7 @@ class ServingDouble:
         threading.Thread(target=self._rest.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        """Ends serving."""
+        """Stops the server."""
         self._stopping.set()
         self._grpc.stop(None).wait()
         self._rest.shutdown()
@@ -242,25 +243,25 @@ class ServingDouble:
             thread.join()
 
     def wait_for(self, version: int, seconds: float = 60) -> None:
-        """Until the newest version that serves is this one."""
+        """Waits until this version is the newest one that serves."""
         end = time.monotonic() + seconds
         while max(self._serving, default=None) != version:
             assert time.monotonic() < end, f"serving {sorted(self._serving)}, states {self._states}"
             time.sleep(0.02)
 
     def states(self) -> dict[int, tuple[str, str]]:
-        """State and message of each version, as GetModelStatus has them."""
+        """State and message of each version, as GetModelStatus answers."""
         with self._lock:
             return dict(self._states)
 
     def labels(self) -> dict[str, int]:
-        """The version of each label, as requests find it now."""
+        """The version to which each label points now."""
         with self._lock:
             return dict(self._labels)
 
     @contextlib.contextmanager
     def version(self, name: str, number: int | None = None, label: str = "") -> Iterator[Version]:
-        """The version that a request is for, the newest one if it does not say."""
+        """The version that a request names; without a number or label, the newest one."""
         with self._lock:
             if not name:
                 raise RequestError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
@@ -294,13 +295,13 @@ class ServingDouble:
             self.config_reads += 1
 
     def _take_config(self, path: pathlib.Path) -> None:
-        """Takes the labels and the policy over, or neither."""
+        """Applies labels and policy, or neither of them."""
         parsed = text_format.Parse(path.read_text(), model_server_config_pb2.ModelServerConfig())
         (config,) = parsed.model_config_list.config
         assert config.name == self.name
         with self._lock:
             for label, number in config.version_labels.items():
-                # --allow_version_labels_for_unavailable_models: of new labels alone.
+                # --allow_version_labels_for_unavailable_models: holds for new labels only.
                 if self._labels.get(label, number) != number and number not in self._serving:
                     self.refused_configs += 1
                     return
@@ -308,7 +309,7 @@ class ServingDouble:
             self._num_versions = max(1, config.model_version_policy.latest.num_versions)
 
     def _load_at_start(self) -> None:
-        """All at once, in threads of their own; a server that can load none does not start."""
+        """Loads all versions at once, each in a thread. If none can be loaded, the server does not start."""
         self._read_directory()
         aspired = self._pending or []
         self._managed = {number: _Managed() for number in aspired}
@@ -320,7 +321,7 @@ class ServingDouble:
             raise RuntimeError(f"1 servable(s) did not become available: {{{''.join(failed)}}}")
 
     def _manage(self) -> None:
-        """One round: takes over what is aspired to, then loads or unloads one version."""
+        """One round: updates which versions are aspired to, then loads or unloads one version."""
         with self._lock:
             for number, managed in list(self._managed.items()):
                 if not managed.aspired and managed.state in ("NEW", "END", "ERROR"):
@@ -338,7 +339,7 @@ class ServingDouble:
     def _take_over(self) -> None:
         if self._pending is None:
             return
-        # A version that comes back is waited for until it is gone.
+        # A version that comes back is loaded again only after it has been unloaded.
         if any(not self._managed[number].aspired for number in self._pending if number in self._managed):
             return
         for number, managed in self._managed.items():
@@ -348,7 +349,7 @@ class ServingDouble:
         self._pending = None
 
     def _load(self, number: int) -> None:
-        """Tries, waits and tries again; whoever called waits as long."""
+        """Loads a version, with retries. The caller waits for all of them."""
         self._set_state(number, "LOADING")
         for attempt in range(1 + self._retries):
             if attempt and self._stopping.wait(self._retry_seconds):
@@ -533,7 +534,7 @@ def _post(server: ServingDouble, path: str, body: bytes) -> bytes:
             raise _format_error(request, "not formatted correctly. 'signature_name' key must be a string value.")
         spec.signature_name = name.decode("utf-8", "surrogateescape")
     if method.lower() != "predict":
-        raise RequestError("INVALID_ARGUMENT", "The double answers predict alone")
+        raise RequestError("INVALID_ARGUMENT", "The double answers only predict")
     with server.version(*_wanted(spec)) as version:
         return _predict_json(version, spec.signature_name, request)
 
@@ -597,7 +598,7 @@ def _from_columns(value: Any, inputs: dict[str, Any]) -> dict[str, tensor_pb2.Te
             )
         value = rapid_json.Object([(next(iter(inputs)).encode(), value)])
     tensors = {}
-    for name, info in inputs.items():  # names that the signature has not are not looked at
+    for name, info in inputs.items():  # other names in the request are ignored
         if not value.has(name):
             raise RequestError("INVALID_ARGUMENT", f"Missing named input: {name} in 'inputs' object.")
         column = value.find(name)
@@ -643,7 +644,7 @@ def _from_rows(rows: list, inputs: dict[str, Any]) -> dict[str, tensor_pb2.Tenso
 def _add_item(
     item: Any, name: str, inputs: dict[str, Any], values: dict[str, list], shapes: dict[str, list[int]]
 ) -> None:
-    """A row of one input. Of a name that occurs twice, both values are added."""
+    """Adds a row of one input. If a name occurs twice, both values are added."""
     if name not in inputs:
         raise RequestError("INVALID_ARGUMENT", f"JSON object: does not have named input: {name}")
     shape = _shape(item)
@@ -707,7 +708,7 @@ def _json_type(value: Any) -> str:
 
 
 def _base64(text: bytes) -> bytes:
-    """absl::Base64Unescape: white space is passed over, padding may be left out, nothing else may be."""
+    """As absl::Base64Unescape: white space is skipped, and padding is optional; anything else is an error."""
     digits = re.sub(rb"[ \t\n\v\f\r]", b"", text)
     data, padding = re.fullmatch(rb"(.*?)([=.]*)", digits, re.DOTALL).groups()  # type: ignore[union-attr]
     missing = -len(data) % 4
@@ -717,7 +718,7 @@ def _base64(text: bytes) -> bytes:
 
 
 def _tensor(values: list, shape: list[int], dtype: int) -> tensor_pb2.TensorProto:
-    """Of values past the shape, those of names that stand twice, the first ones count."""
+    """A tensor of the first values that fill the shape. Names that occur twice have more values than that."""
     return tf.make_tensor_proto(values[: int(np.prod(shape))], tf.as_dtype(dtype), shape)
 
 

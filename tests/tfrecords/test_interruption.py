@@ -1,4 +1,4 @@
-"""A build that is told to end: one line, the shell's exit code, and nothing left, whatever it is doing."""
+"""A signal ends a build at any moment: it prints one line, exits with the shell's code, and leaves no files."""
 
 import contextlib
 import os
@@ -33,8 +33,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def heeding() -> None:
-    """A shell has what it starts in the background ignore Ctrl-C, and nohup what it starts ignore SIGHUP."""
+def restore_default_signals() -> None:
+    """Undoes what a parent may have set: shells make background processes ignore Ctrl-C, and nohup does so for SIGHUP."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_DFL)
 
@@ -42,26 +42,26 @@ def heeding() -> None:
 @pytest.fixture(autouse=True)
 def nothing_ignored() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in NUMBERS}
-    heeding()
+    restore_default_signals()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def start(log: pathlib.Path, output_dir: pathlib.Path) -> "subprocess.Popen[str]":
-    """As a terminal does: the command and its workers in a group of their own."""
+    """Starts the command as a terminal does: with its workers in a process group of their own."""
     return subprocess.Popen(
         [*COMMAND, f"--input={log}/*.csv", f"--output_dir={output_dir}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=heeding,
+        preexec_fn=restore_default_signals,
     )
 
 
 def check_stopped(process: "subprocess.Popen[str]", number: int, directory: pathlib.Path) -> bool:
-    """Whether the signal came before the build was done; else nothing is known."""
+    """Checks how the build ended, if the signal came before the build was done; returns whether it did."""
     _, stderr = process.communicate(timeout=300)
     if (directory / "data").exists():
         return False
@@ -107,7 +107,7 @@ def test_a_signal_ends_a_build_at_any_moment(
     assert ended >= 10
 
 
-def test_a_deferred_block_is_done_before_the_signal_counts() -> None:
+def test_a_deferred_block_is_finished_before_the_signal_is_raised() -> None:
     done = []
 
     def work() -> None:
@@ -123,7 +123,7 @@ def test_a_deferred_block_is_done_before_the_signal_counts() -> None:
     assert error.value.exit_code == 143
 
 
-def test_whatever_an_interrupted_library_raises_is_the_signal() -> None:
+def test_an_error_of_an_interrupted_library_becomes_the_signal() -> None:
     def work() -> None:
         with stopped_at_once("while it slept"):
             try:
@@ -136,7 +136,7 @@ def test_whatever_an_interrupted_library_raises_is_the_signal() -> None:
         work()
 
 
-def test_a_signal_that_a_library_swallows_counts_all_the_same(tmp_path: pathlib.Path) -> None:
+def test_a_signal_that_a_library_swallows_is_raised_later(tmp_path: pathlib.Path) -> None:
     def work() -> None:
         with stopped_at_once("while it built"), staged(tmp_path / "data", overwrite=False) as building:
             (building / "whole").write_text("whole")
@@ -150,7 +150,7 @@ def test_a_signal_that_a_library_swallows_counts_all_the_same(tmp_path: pathlib.
     raise_if_stopped()
 
 
-def test_a_signal_leaves_neither_lock_nor_building(tmp_path: pathlib.Path) -> None:
+def test_a_signal_leaves_no_lock_and_no_temporary_directory(tmp_path: pathlib.Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def work() -> None:

@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.ragged_lists import lists, ragged
+from tests.support.ragged_lists import ragged
 from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse
 
 Row = dict[str, list[int] | int | str]
@@ -73,15 +73,6 @@ def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
             assert parsed[name].numpy().tolist() == row[name]
 
 
-def test_features_stand_in_the_order_of_their_names() -> None:
+def test_features_are_sorted_by_name() -> None:
     for schema in (MASKED_WINDOW, EVALUATION_USER):
         assert list(schema) == sorted(schema, key=lambda feature: feature.name)
-
-
-@given(st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=1, max_size=6), st.data())
-def test_ragged_rows(rows: list[list[int]], data: st.DataObject) -> None:
-    places = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
-    column = ragged(rows)
-    assert len(column) == len(rows)
-    assert column.lengths.tolist() == [len(row) for row in rows]
-    assert lists(column.rows(np.array(places, np.int64))) == [rows[place] for place in places]

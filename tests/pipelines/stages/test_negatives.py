@@ -1,4 +1,4 @@
-"""The fixed negatives: unseen, different, drawn by popularity, and each user's own affair."""
+"""The fixed negatives: unseen, different, drawn by popularity, and independent of other users."""
 
 import itertools
 import pathlib
@@ -28,7 +28,7 @@ def histories(users: int, generator: np.random.Generator) -> Ragged:
     return ragged([row.tolist() for row in rows])
 
 
-def everyone_saw(items: list[int], users: int) -> Ragged:
+def all_users_saw(items: list[int], users: int) -> Ragged:
     return ragged([items] * users)
 
 
@@ -37,7 +37,7 @@ def keys_of(users: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("number", [0, 1, 10, 40, NUM_ITEMS])
-def test_negatives_are_unseen_different_and_as_many_as_there_can_be(number: int) -> None:
+def test_negatives_are_unseen_distinct_and_as_many_as_possible(number: int) -> None:
     sequences = histories(200, np.random.default_rng(1))
     negatives = draw_negatives(sequences, keys_of(200), COUNTS, number, seed=1)
     trained_on = set((np.flatnonzero(COUNTS) + NUM_SPECIAL_IDS).tolist())
@@ -46,9 +46,9 @@ def test_negatives_are_unseen_different_and_as_many_as_there_can_be(number: int)
         assert set(drawn) <= trained_on - set(history)
 
 
-def test_a_draw_depends_on_seed_and_user_alone() -> None:
+def test_a_draw_depends_only_on_seed_and_user() -> None:
     sequences, keys = histories(200, np.random.default_rng(2)), keys_of(200)
-    # 40 of at most 55: some users are drawn in one go, some in two, some by races
+    # 40 of at most 55: some users need one round of draws, some two, and some the exponential races.
     together = lists(draw_negatives(sequences, keys, COUNTS, 40, seed=1))
     some = np.array([3, 199, 0, 77])
     alone = lists(draw_negatives(sequences.rows(some), keys[some], COUNTS, 40, seed=1))
@@ -57,70 +57,72 @@ def test_a_draw_depends_on_seed_and_user_alone() -> None:
     assert lists(draw_negatives(sequences, keys + np.uint64(1), COUNTS, 40, seed=1)) != together
 
 
-def test_each_split_and_seed_draws_for_itself() -> None:
-    sequences, keys = everyone_saw([3], 2000), keys_of(2000)
+def test_splits_and_seeds_draw_independently() -> None:
+    sequences, keys = all_users_saw([3], 2000), keys_of(2000)
     draws = {
         (seed, split): draw_negatives(sequences, keys, COUNTS, 1, seed, split).values
         for seed in (1, 2)
         for split in ("validation", "test")
     }
-    law = COUNTS * (np.arange(len(COUNTS)) > 0) / COUNTS[1:].sum()
-    by_chance = np.sum(law**2)
+    probabilities = COUNTS * (np.arange(len(COUNTS)) > 0) / COUNTS[1:].sum()
+    by_chance = np.sum(probabilities**2)
     for one, other in itertools.combinations(draws, 2):
         shared = np.mean(draws[one] == draws[other])
         assert abs(shared - by_chance) < 4 * np.sqrt(by_chance * (1 - by_chance) / 2000), (one, other)
 
 
-def test_no_two_kinds_of_draw_see_the_same_bits() -> None:
-    keys, places = keys_of(50) >> np.uint64(4), np.arange(100)
+def test_different_kinds_of_draws_use_different_bits() -> None:
+    keys, index = keys_of(50) >> np.uint64(4), np.arange(100)
     bits = [
-        hashed_bits(1, keys[:, None], places),  # windows
+        hashed_bits(1, keys[:, None], index),  # windows
         hashed_bits(1, keys[:, None], 2**40),  # validated users
-        hashed_bits(1, TIES, keys[:, None], places),
-        *(hashed_bits(1, kind, draw, keys[:, None], places) for kind in (NEGATIVES, RARE_NEGATIVES) for draw in (0, 1)),
+        hashed_bits(1, TIES, keys[:, None], index),
+        *(hashed_bits(1, kind, draw, keys[:, None], index) for kind in (NEGATIVES, RARE_NEGATIVES) for draw in (0, 1)),
     ]
     everything = np.concatenate([some.ravel() for some in bits])
     assert len(np.unique(everything)) == len(everything)
 
 
-def assert_frequencies(drawn: np.ndarray, law: np.ndarray) -> None:
+def assert_frequencies(drawn: np.ndarray, probabilities: np.ndarray) -> None:
+    """Checks the count of each item, within five standard deviations."""
     draws = len(drawn)
-    counts = np.bincount(drawn - NUM_SPECIAL_IDS, minlength=len(law))
-    np.testing.assert_array_less(np.abs(counts - draws * law), 5 * np.sqrt(draws * law * (1 - law)) + 1e-9)
+    counts = np.bincount(drawn - NUM_SPECIAL_IDS, minlength=len(probabilities))
+    deviations = np.sqrt(draws * probabilities * (1 - probabilities))
+    np.testing.assert_array_less(np.abs(counts - draws * probabilities), 5 * deviations + 1e-9)
 
 
-def test_frequencies_are_those_of_the_counts() -> None:
+def test_negatives_are_drawn_by_training_count() -> None:
     users, seen = 20_000, [3, 10]
-    negatives = draw_negatives(everyone_saw(seen, users), keys_of(users), COUNTS, 1, seed=1)
-    law = COUNTS.astype(float)
-    law[np.array(seen) - NUM_SPECIAL_IDS] = 0
-    assert_frequencies(negatives.values, law / law.sum())
+    negatives = draw_negatives(all_users_saw(seen, users), keys_of(users), COUNTS, 1, seed=1)
+    weights = COUNTS.astype(float)
+    weights[np.array(seen) - NUM_SPECIAL_IDS] = 0
+    assert_frequencies(negatives.values, weights / weights.sum())
 
 
-def test_the_second_item_is_drawn_among_those_left() -> None:
+def test_the_second_item_is_drawn_from_the_rest() -> None:
     counts, users = np.array([6, 3, 1]), 20_000
-    negatives = draw_negatives(everyone_saw([3 + len(counts)], users), keys_of(users), np.append(counts, 1), 2, seed=1)
+    negatives = draw_negatives(all_users_saw([3 + len(counts)], users), keys_of(users), np.append(counts, 1), 2, seed=1)
     second = negatives.values.reshape(users, 2)[:, 1]
     # P(second = j) = sum over i != j of p_i p_j / (1 - p_i)
     share = counts / counts.sum()
-    law = share * (np.sum(share / (1 - share)) - share / (1 - share))
-    assert_frequencies(second, np.append(law, 0))
+    probabilities = share * (np.sum(share / (1 - share)) - share / (1 - share))
+    assert_frequencies(second, np.append(probabilities, 0))
 
 
 def test_negatives_fall_back_to_rare_items() -> None:
-    # One of 3e17 draws with replacement would meet a rare item: all of these come out of the exponential races.
+    # Draws with replacement meet a rare item once in 3e17 times, so the exponential races draw all of these.
     counts, users = np.array([10**17, 10**17, 10**17, 1, 2, 3, 0]), 5_000
-    negatives = draw_negatives(everyone_saw([3, 4, 5], users), keys_of(users), counts, 1, seed=1)
+    negatives = draw_negatives(all_users_saw([3, 4, 5], users), keys_of(users), counts, 1, seed=1)
     assert negatives.lengths.tolist() == [1] * users
     assert_frequencies(negatives.values, np.array([0, 0, 0, 1, 2, 3, 0]) / 6)
-    all_rare = draw_negatives(everyone_saw([3, 4, 5], 3), keys_of(3), counts, 100, seed=1)
+    all_rare = draw_negatives(all_users_saw([3, 4, 5], 3), keys_of(3), counts, 100, seed=1)
     assert [sorted(row) for row in lists(all_rare)] == [[6, 7, 8]] * 3
 
 
-def test_who_saw_all_gets_none() -> None:
-    negatives = draw_negatives(everyone_saw([3, 4], 2), keys_of(2), np.array([5, 5, 0]), 4, seed=1)
+def test_a_user_who_saw_every_item_gets_no_negatives() -> None:
+    negatives = draw_negatives(all_users_saw([3, 4], 2), keys_of(2), np.array([5, 5, 0]), 4, seed=1)
     assert lists(negatives) == [[], []]
-    assert lists(draw_negatives(everyone_saw([3], 2), keys_of(2), np.array([0, 0]), 4, seed=1)) == [[], []]
+    assert lists(draw_negatives(all_users_saw([3], 2), keys_of(2), np.array([0, 0]), 4, seed=1)) == [[], []]
 
 
 def build_rated(directory: pathlib.Path, name: str, rows: list[tuple[str, str, int, int]]) -> pathlib.Path:
@@ -153,7 +155,7 @@ def test_items_that_the_user_rated_low_are_no_negatives(tmp_path: pathlib.Path, 
 
 
 def test_users_with_few_negatives_are_counted(tmp_path: pathlib.Path) -> None:
-    # "few" rated 3 of 10 items well and 4 low, which leaves 3; the others leave 7, but want 8 all the same.
+    # "few" rated 3 of 10 items well and 4 low, which leaves 3. The other users leave 7, also fewer than the 8 wanted.
     rows = [(f"u{user}", f"i{(user + item) % 10}", item, 5) for user in range(10) for item in range(3)]
     few = [("few", f"i{item}", item, 5 if item < 3 else 1) for item in range(7)]
     data_dir = build_rated(tmp_path, "log.csv", rows + few)

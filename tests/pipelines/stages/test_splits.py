@@ -1,4 +1,4 @@
-"""Both splits against lists."""
+"""Both splits against slices of lists."""
 
 import numpy as np
 from hypothesis import example, given
@@ -14,18 +14,18 @@ from tfrecords.hashed_random import hashed_bits
 @example([([5], True), ([5, 6], True), ([5, 6, 7], True), ([5, 6, 7], False)])
 @example([([5], True), ([5, 6], True)])
 @example([])
-def test_leave_one_out_is_that_of_lists(users: list[tuple[list[int], bool]]) -> None:
+def test_leave_one_out_equals_slices_of_lists(users: list[tuple[list[int], bool]]) -> None:
     sequences, drawn = [items for items, _ in users], [is_drawn for _, is_drawn in users]
     split = leave_one_out(ragged(sequences), np.array(drawn, bool))
     tested = [user for user, items in enumerate(sequences) if len(items) >= MIN_EVALUATED_EVENTS]
     validated = [user for user in tested if drawn[user]]
     kept = [-2 if user in validated else -1 if user in tested else None for user in range(len(users))]
     assert lists(split.training) == [items[:end] for items, end in zip(sequences, kept, strict=True)]
-    for targets, asked, cut in ((split.validation, validated, 2), (split.test, tested, 1)):
+    for targets, expected_users, cut in ((split.validation, validated, 2), (split.test, tested, 1)):
         assert isinstance(targets, Targets)
-        assert targets.users.tolist() == asked
-        assert targets.item_ids.tolist() == [sequences[user][-cut] for user in asked]
-        assert lists(targets.histories) == [sequences[user][:-cut] for user in asked]
+        assert targets.users.tolist() == expected_users
+        assert targets.item_ids.tolist() == [sequences[user][-cut] for user in expected_users]
+        assert lists(targets.histories) == [sequences[user][:-cut] for user in expected_users]
 
 
 @given(
@@ -36,17 +36,19 @@ def test_leave_one_out_is_that_of_lists(users: list[tuple[list[int], bool]]) -> 
 @example([([5], 0, True), ([5], 1, True), ([5, 6], 1, True), ([5, 6], 2, True), ([5, 6, 7], 0, True)])
 @example([([5, 6], 2, False)])
 @example([])
-def test_temporal_is_that_of_lists(users: list[tuple[list[int], int, bool]]) -> None:
-    sequences, early = [items for items, *_ in users], [min(place, len(items)) for items, place, _ in users]
+def test_temporal_split_equals_slices_of_lists(users: list[tuple[list[int], int, bool]]) -> None:
+    sequences, early = [items for items, *_ in users], [min(number, len(items)) for items, number, _ in users]
     drawn = [is_drawn for *_, is_drawn in users]
     split = temporal(ragged(sequences), np.array(early, np.int64), np.array(drawn, bool))
     pairs = list(zip(sequences, early, strict=True))
-    validated = [user for user, place in enumerate(early) if place >= 2 and drawn[user]]
-    assert lists(split.training) == [items[: place - (user in validated)] for user, (items, place) in enumerate(pairs)]
+    validated = [user for user, number in enumerate(early) if number >= 2 and drawn[user]]
+    assert lists(split.training) == [
+        items[: number - (user in validated)] for user, (items, number) in enumerate(pairs)
+    ]
     assert split.validation.users.tolist() == validated
     assert split.validation.item_ids.tolist() == [sequences[user][early[user] - 1] for user in validated]
     assert lists(split.validation.histories) == [sequences[user][: early[user] - 1] for user in validated]
-    tested = [user for user, (items, place) in enumerate(pairs) if place < len(items) > 1]
+    tested = [user for user, (items, number) in enumerate(pairs) if number < len(items) > 1]
     assert split.test.users.tolist() == tested
     assert split.test.item_ids.tolist() == [sequences[user][-1] for user in tested]
     assert lists(split.test.histories) == [sequences[user][:-1] for user in tested]
@@ -61,7 +63,7 @@ def test_the_configuration_chooses_the_split() -> None:
     assert lists(by_time.test.rows(1, 2).histories) == []
 
 
-def test_who_is_validated_is_drawn_by_user_and_seed() -> None:
+def test_validated_users_are_drawn_by_user_and_seed() -> None:
     keys = hashed_bits(11, np.arange(10_000))
     sequences, early = ragged([[5, 6, 7]] * 10_000), np.full(10_000, 3)
 
@@ -75,6 +77,7 @@ def test_who_is_validated_is_drawn_by_user_and_seed() -> None:
     few = validated(0.1, seed=1)
     assert 900 < len(few) < 1100  # binomial: 30 is a standard deviation
     assert few < validated(0.3, seed=1)
-    assert few & set(range(5_000)) == validated(0.1, seed=1, users=slice(5_000))  # whoever else is in the shard
+    # A draw does not depend on the other users of a shard.
+    assert few & set(range(5_000)) == validated(0.1, seed=1, users=slice(5_000))
     assert len(few & validated(0.1, seed=2)) < 200  # 100 are expected
     assert validated(1.0, seed=1) == set(range(10_000))
