@@ -68,7 +68,7 @@ def is_run(test: doctest.DocTest) -> bool:
 
 
 def failures(name: str, docstrings: list[doctest.DocTest], names: dict[str, Any], keep: bool = False) -> list[str]:
-    """What doctest reports of the examples that fail; `names` are what they may use."""
+    """The reports of doctest on examples that fail; `names` are the names that examples may use."""
     reported: list[str] = []
     runner = doctest.DocTestRunner(verbose=False, optionflags=OPTIONS)
     for docstring in docstrings:

@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Which modules may import which."""
 
 import ast
 import os
@@ -46,7 +46,7 @@ MAY_IMPORT = {
 
 
 def imports(path: pathlib.Path) -> set[str]:
-    """Modules that a file imports, a package's names written out (`from tfrecords import schema`: tfrecords.schema)."""
+    """Modules that a file imports; `from tfrecords import schema` counts as tfrecords.schema."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -86,7 +86,7 @@ def test_no_module_imports_a_script_keras_3_or_flags() -> None:
 
 
 def reached(module: str, imported: dict[str, set[str]]) -> set[str]:
-    """Our modules that a module imports, directly or by way of others."""
+    """Our modules that a module imports, directly or through others."""
     found, ahead = set(), [module]
     while ahead:
         for name in imported[ahead.pop()] & imported.keys() - found:

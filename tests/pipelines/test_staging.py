@@ -27,7 +27,7 @@ def build(output_dir: pathlib.Path, content: str, overwrite: bool = False) -> No
 
 
 def on_disk(output_dir: pathlib.Path) -> dict[str, str]:
-    """Everything beside and in the directory."""
+    """The files in the directory and beside it."""
     parent = output_dir.parent
     return {str(path.relative_to(parent)): path.read_text() for path in parent.rglob("*") if path.is_file()}
 
@@ -44,21 +44,21 @@ def test_a_finished_directory_is_complete_for_its_own_configuration_and_source(t
     assert b"draws_version" not in older.to_bytes()
     assert Manifest.from_bytes(older.to_bytes(), "older") == older
     write_manifest(tmp_path, older)
-    assert not is_complete(tmp_path, RecordsConfig(), SOURCE), "the seed draws other records now"
+    assert not is_complete(tmp_path, RecordsConfig(), SOURCE), "another seed draws other records"
     write_manifest(tmp_path, dataclasses.replace(older, draws_version=DRAWS_VERSION))
     (tmp_path / VOCABULARY_FILE).unlink()
     with pytest.raises(InputError, match=f"{VOCABULARY_FILE} is missing"):
         is_complete(tmp_path, RecordsConfig(), SOURCE)
 
 
-def test_it_appears_by_its_name_when_the_block_ends(output_dir: pathlib.Path) -> None:
+def test_the_directory_appears_when_the_block_ends(output_dir: pathlib.Path) -> None:
     with staged(output_dir, overwrite=False) as building:
         (building / MANIFEST_FILE).write_text("new")
         assert not output_dir.exists()
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_parents_are_made_and_an_empty_directory_is_taken(tmp_path: pathlib.Path) -> None:
+def test_parents_are_created_and_an_empty_directory_is_accepted(tmp_path: pathlib.Path) -> None:
     build(tmp_path / "a/b/data", "new")
     (tmp_path / "empty").mkdir()
     build(tmp_path / "empty", "new")
@@ -66,7 +66,7 @@ def test_parents_are_made_and_an_empty_directory_is_taken(tmp_path: pathlib.Path
         assert (tmp_path / name / MANIFEST_FILE).read_text() == "new"
 
 
-def test_what_is_there_is_refused_unless_overwritten(output_dir: pathlib.Path) -> None:
+def test_existing_records_are_refused_without_overwrite(output_dir: pathlib.Path) -> None:
     build(output_dir, "old")
     with pytest.raises(InputError, match=rf"{output_dir}.*--overwrite"):
         build(output_dir, "new")
@@ -75,7 +75,7 @@ def test_what_is_there_is_refused_unless_overwritten(output_dir: pathlib.Path) -
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_what_is_no_data_directory_is_never_replaced(output_dir: pathlib.Path) -> None:
+def test_other_directories_are_never_replaced(output_dir: pathlib.Path) -> None:
     output_dir.mkdir()
     (output_dir / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match=rf"{MANIFEST_FILE}.*{output_dir}"):
@@ -83,7 +83,7 @@ def test_what_is_no_data_directory_is_never_replaced(output_dir: pathlib.Path) -
     assert on_disk(output_dir) == {"data/thesis.txt": "precious"}
 
 
-def test_a_model_directory_is_never_replaced_for_its_manifest(output_dir: pathlib.Path) -> None:
+def test_a_model_directory_is_never_replaced_although_it_has_a_manifest(output_dir: pathlib.Path) -> None:
     build(output_dir, "of the records that it was trained on")
     (output_dir / "config.json").write_text("{}")
     before = on_disk(output_dir)
@@ -92,7 +92,7 @@ def test_a_model_directory_is_never_replaced_for_its_manifest(output_dir: pathli
     assert on_disk(output_dir) == before
 
 
-def test_a_dry_run_leaves_nothing_and_sweeps_what_a_killed_one_left(output_dir: pathlib.Path) -> None:
+def test_a_dry_run_leaves_nothing_and_removes_leftovers_of_a_killed_one(output_dir: pathlib.Path) -> None:
     with discarded(output_dir / "deeper") as building, discarded(output_dir / "other" / "deeper") as other:
         assert building.parent == other.parent == output_dir.parent
     with discarded(output_dir) as left:
@@ -110,7 +110,7 @@ def test_a_dry_run_leaves_nothing_and_sweeps_what_a_killed_one_left(output_dir: 
     assert [path.name for path in output_dir.parent.iterdir()] == ["data"]
 
 
-def test_a_file_in_its_place_is_refused(output_dir: pathlib.Path) -> None:
+def test_a_file_of_the_same_name_is_refused(output_dir: pathlib.Path) -> None:
     output_dir.write_text("a file")
     with pytest.raises(InputError, match="a file"):
         build(output_dir, "new", overwrite=True)
@@ -119,7 +119,7 @@ def test_a_file_in_its_place_is_refused(output_dir: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_failure_within_changes_nothing(
+def test_a_failure_in_the_block_changes_nothing(
     output_dir: pathlib.Path, before: str | None, error: type[BaseException]
 ) -> None:
     if before:
@@ -131,7 +131,7 @@ def test_a_failure_within_changes_nothing(
     assert [path.name for path in output_dir.parent.iterdir()] == (["data"] if before else [])
 
 
-def test_what_a_killed_run_left_is_swept(output_dir: pathlib.Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(output_dir: pathlib.Path) -> None:
     left = output_dir.parent / ".data.building"
     left.mkdir()
     (left / "half").write_text("half")
@@ -139,7 +139,7 @@ def test_what_a_killed_run_left_is_swept(output_dir: pathlib.Path) -> None:
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_killed_between_the_two_renames_the_old_records_come_back(output_dir: pathlib.Path) -> None:
+def test_a_kill_between_the_two_renames_keeps_the_old_records(output_dir: pathlib.Path) -> None:
     build(output_dir, "old")
     output_dir.rename(output_dir.parent / ".data.replaced")
     with pytest.raises(InputError, match="--overwrite"):
@@ -150,14 +150,14 @@ def test_killed_between_the_two_renames_the_old_records_come_back(output_dir: pa
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_killed_after_the_two_renames_the_old_records_are_swept(output_dir: pathlib.Path) -> None:
+def test_after_a_kill_behind_the_two_renames_the_old_records_are_removed(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     build(output_dir.parent / ".data.replaced", "old")
     build(output_dir, "newer", overwrite=True)
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "newer"}
 
 
-def test_the_working_directory_can_be_the_place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_can_be_the_output(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
     build(pathlib.Path(), "new")
@@ -174,13 +174,13 @@ def test_one_run_at_a_time(output_dir: pathlib.Path) -> None:
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "first", f"other/{MANIFEST_FILE}": "elsewhere"}
 
 
-def test_the_lock_of_a_killed_run_holds_nobody_up(output_dir: pathlib.Path) -> None:
+def test_the_lock_of_a_killed_run_blocks_no_other_run(output_dir: pathlib.Path) -> None:
     output_dir.with_name(".data.lock").write_text("")
     build(output_dir, "new")
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_what_was_replaced_is_swept_after_a_kill_at_the_very_end(output_dir: pathlib.Path) -> None:
+def test_replaced_records_are_removed_after_a_kill_at_the_end(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     replaced = output_dir.with_name(".data.replaced")
     replaced.mkdir()
@@ -189,14 +189,14 @@ def test_what_was_replaced_is_swept_after_a_kill_at_the_very_end(output_dir: pat
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_the_lock_of_a_run_killed_at_its_very_end_is_swept(output_dir: pathlib.Path) -> None:
+def test_the_lock_of_a_run_killed_at_its_end_is_removed(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     output_dir.with_name(".data.lock").write_text("")
     sweep(output_dir)
     assert on_disk(output_dir) == {f"data/{MANIFEST_FILE}": "new"}
 
 
-def test_what_another_run_has_is_not_swept(output_dir: pathlib.Path) -> None:
+def test_files_of_another_run_are_kept(output_dir: pathlib.Path) -> None:
     build(output_dir, "new")
     with staged(output_dir, overwrite=True) as building:
         (building / MANIFEST_FILE).write_text("newer")

@@ -102,7 +102,7 @@ def inputs_of(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
 
 
 def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> np.ndarray:
-    """Of the rows that hold an item."""
+    """Logits [rows, P, V] of the rows that hold an item, by the NumPy oracle."""
     rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], strict=True)
     causal = config.attention == "causal"
     kind = (config.layer_norm, causal, config.residual)

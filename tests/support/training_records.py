@@ -37,7 +37,7 @@ def assert_same(received: list[Batch], expected: list[Batch]) -> None:
 
 
 def records_of(batches: list[Batch]) -> list[tuple[tuple[int, ...], ...]]:
-    """Of each row that holds items: what it shows, the slots to predict and their items.
+    """The rows that hold items: the shown items, the slots to predict, and the items of these slots.
 
     A batch without masked positions predicts all slots.
     """

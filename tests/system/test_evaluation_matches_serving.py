@@ -119,7 +119,7 @@ def answers(signatures: dict[str, Callable], histories: list[list[str]], drop_se
 
 
 def metrics_by_hand(ranks: list[int | None]) -> dict[str, float]:
-    """From each target's rank in its answer, from 1; None if the answer does not hold it."""
+    """Metrics from the rank of each target in its answer, from 1; None if the answer does not hold the target."""
     found = [rank for rank in ranks if rank is not None]
     gains = {f"hr@{k}": [1.0 for rank in found if rank <= k] for k in (1, 5, 10)}
     gains |= {f"ndcg@{k}": [1 / math.log2(1 + rank) for rank in found if rank <= k] for k in (5, 10)}

@@ -14,7 +14,7 @@ from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.vocabulary import Vocabulary
 
-# Histories are longer than N, so that all windows are full, at serving as in training: then every position is learned.
+# Histories are longer than N, so that all windows are full at serving and in training. Every position is learned then.
 SETTINGS = {
     "data": {"max_seq_length": 10, "num_shards": 2},
     "masking": {"masking_rates": [0.15, 0.3], "duplicate_factor": 3, "last_item_instances": 2},
@@ -73,7 +73,7 @@ def test_equals_popularity_on_noise(tmp_path: pathlib.Path) -> None:
     log = MarkovLog(2000, 60, num_themes=6, min_events=16, max_events=24, noise=1.0, successors=())
     metrics = learned(log, tmp_path)
     low, high = metrics["popularity"]["ci95"]["ndcg@10"]
-    margin = high - low  # two intervals wide: the optimum on noise is popularity
+    margin = high - low  # two intervals wide; the optimum on noise is popularity
     assert metrics["model"]["ndcg@10"] == pytest.approx(metrics["popularity"]["ndcg@10"], abs=margin)
 
 

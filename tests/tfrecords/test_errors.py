@@ -1,4 +1,4 @@
-"""What a user reads where a disk is full or refuses a file."""
+"""The messages for a full disk and for files that cannot be written."""
 
 import errno
 import pathlib
@@ -28,7 +28,7 @@ def test_the_file_that_the_system_names_comes_first(tmp_path: pathlib.Path) -> N
         missing.write_text("text")
 
 
-def test_a_library_that_tells_it_in_its_text_alone() -> None:
+def test_a_full_disk_is_recognised_in_the_message_of_a_library() -> None:
     error = OSError("Error writing bytes to file. Detail: [errno 28] No space left on device")
     assert "file: out/users.parquet. Fix: free space" not in str(disk_error(error, "out/users.parquet"))
     assert "No space left on device: out/users.parquet. Fix: free space" in str(disk_error(error, "out/users.parquet"))

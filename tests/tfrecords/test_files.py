@@ -1,4 +1,4 @@
-"""Paths on other machines, locks and new files: nothing is made, followed or emptied by mistake."""
+"""Addresses, locks and new files: nothing is created, followed or emptied by mistake."""
 
 import pathlib
 import stat
@@ -26,7 +26,7 @@ ADDRESSES = ["s3://bucket/folder", "gs://b/x", "hdfs://host:9000/x", "file:///tm
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_is_no_path(address: str) -> None:
+def test_addresses_are_refused(address: str) -> None:
     with pytest.raises(InputError, match="--work_dir must be a path on this machine"):
         check_local("work_dir", address)
     with pytest.raises(InputError, match="on this machine"):
@@ -34,7 +34,7 @@ def test_an_address_is_no_path(address: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["a", "/a/b", "./s3:", "a:b", "C:x", "a//b", pathlib.Path("/a:/b"), None, [], ""])
-def test_a_path_is_a_path(path: object) -> None:
+def test_local_paths_are_accepted(path: object) -> None:
     check_local("work_dir", path)  # type: ignore[arg-type]
 
 

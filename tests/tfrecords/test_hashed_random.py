@@ -8,7 +8,7 @@ from tfrecords.hashed_random import hashed_bits, hashed_uniform
 COUNTERS = np.arange(100_000)
 
 
-def test_equal_parts_give_equal_bits_alone_or_among_others() -> None:
+def test_equal_parts_give_equal_bits_in_any_array() -> None:
     bits = hashed_bits(7, COUNTERS, 3)
     np.testing.assert_array_equal(bits, hashed_bits(7, COUNTERS, 3))
     assert bits[1234] == hashed_bits(7, 1234, 3)

@@ -34,7 +34,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def restore_default_signals() -> None:
-    """Undoes what a parent may have set: shells make background processes ignore Ctrl-C, and nohup does so for SIGHUP."""
+    """Undoes settings of a parent: shells let background processes ignore Ctrl-C, and nohup does so for SIGHUP."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""The manifest: a round trip, and every way in which a directory may not be the one that was written."""
+"""The manifest: a round trip, and every way in which a directory can differ from it."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def data_dir(built: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(built, tmp_path / "copy"))
 
 
-def test_the_file_gives_the_manifest_back(data_dir: pathlib.Path) -> None:
+def test_a_manifest_survives_its_file(data_dir: pathlib.Path) -> None:
     manifest = Manifest.load(data_dir)
     assert manifest.config == CONFIG
     assert manifest.source == LOG.description()
@@ -46,9 +46,7 @@ def test_the_file_gives_the_manifest_back(data_dir: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"train_since": 3.0}, {"validation_share": 0.5}], ids=str)
-def test_a_setting_younger_than_a_directory_leaves_its_sha256_alone(
-    data_dir: pathlib.Path, setting: dict[str, float]
-) -> None:
+def test_a_later_setting_at_its_default_keeps_the_sha256(data_dir: pathlib.Path, setting: dict[str, float]) -> None:
     manifest = Manifest.load(data_dir)
     assert not setting.keys() & json.loads(manifest.to_bytes())["config"]["data"].keys()
     data = dataclasses.replace(manifest.config.data, **setting)
@@ -108,7 +106,7 @@ def test_another_schema_version_is_refused(data_dir: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"schema_version": 2}'])
-def test_what_is_not_a_manifest_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_content_that_is_no_manifest_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(InputError, match=rf"{MANIFEST_FILE} must be a manifest"):
         Manifest.load(tmp_path)
@@ -137,7 +135,7 @@ def rebuild(data_dir: pathlib.Path, **data: int) -> None:
 
 
 def write_in_place(path: pathlib.Path) -> None:
-    """Same size, same times, other bytes."""
+    """Replaces the bytes of a file, but keeps its size and times."""
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=times)
@@ -247,7 +245,7 @@ def test_a_missing_split_is_named(data_dir: pathlib.Path) -> None:
             read()
 
 
-def test_a_manifest_nested_without_end_is_refused() -> None:
+def test_a_deeply_nested_manifest_is_refused() -> None:
     with pytest.raises(InputError, match="here must be a manifest"):
         Manifest.from_bytes(b'{"a":' * 100_000, "here")
 
@@ -266,7 +264,7 @@ def test_a_directory_behind_a_link_is_verified(data_dir: pathlib.Path, tmp_path:
 
 
 @pytest.mark.parametrize("change", ["a huge length", "one record more", "one record less", "a tail"])
-def test_a_shard_that_its_own_manifest_makes_up_is_refused(data_dir: pathlib.Path, change: str) -> None:
+def test_a_shard_that_is_no_sequence_of_its_records_is_refused(data_dir: pathlib.Path, change: str) -> None:
     content = bytearray((data_dir / FIRST).read_bytes())
     if change == "a huge length":
         content[:8] = struct.pack("<Q", 2**62)

@@ -1,4 +1,4 @@
-"""The record encoder against tf.train.Example itself, and the parser against the encoder."""
+"""The record encoder against tf.train.Example, and the parser against the encoder."""
 
 import numpy as np
 import tensorflow as tf

@@ -23,7 +23,7 @@ def vocabulary_of(item_ids: tuple[str, ...]) -> Vocabulary:
 
 
 @pytest.mark.parametrize("item_ids", [NASTY_IDS, ("one",), ()])
-def test_the_file_gives_the_vocabulary_back(tmp_path: pathlib.Path, item_ids: tuple[str, ...]) -> None:
+def test_a_vocabulary_survives_its_file(tmp_path: pathlib.Path, item_ids: tuple[str, ...]) -> None:
     written = vocabulary_of(item_ids)
     (tmp_path / VOCABULARY_FILE).write_bytes(written.to_bytes())
     read = Vocabulary.load(tmp_path)
@@ -33,7 +33,7 @@ def test_the_file_gives_the_vocabulary_back(tmp_path: pathlib.Path, item_ids: tu
     assert read.size == len(item_ids) + NUM_SPECIAL_IDS
 
 
-def test_ids_of_counts_from_the_first_item_and_knows_the_unknown() -> None:
+def test_ids_follow_the_special_ids_and_unknown_items_are_unk() -> None:
     vocabulary = vocabulary_of(NASTY_IDS)
     assert vocabulary.ids_of(list(NASTY_IDS)) == list(range(NUM_SPECIAL_IDS, vocabulary.size))
     assert vocabulary.ids_of(["a", "", "e\u0301", "E\u0301"]) == [
@@ -43,7 +43,7 @@ def test_ids_of_counts_from_the_first_item_and_knows_the_unknown() -> None:
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=20))
-def test_log_popularity_is_the_log_of_a_law_in_the_order_of_the_counts(counts: list[int]) -> None:
+def test_log_popularity_is_the_log_of_a_distribution_in_the_order_of_the_counts(counts: list[int]) -> None:
     log_popularity = Vocabulary(tuple(map(str, range(len(counts)))), np.array(counts, np.int64), (None,) * len(counts))
     shares = log_popularity.log_popularity()
     assert shares.dtype == np.float32

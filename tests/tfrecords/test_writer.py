@@ -1,4 +1,4 @@
-"""Shards: TensorFlow reads them, their description is right, and half a one never appears."""
+"""Shards: TensorFlow reads them, their description is right, and a partial one never appears."""
 
 import hashlib
 import pathlib
@@ -43,7 +43,7 @@ def test_a_second_write_replaces_the_first(tmp_path: pathlib.Path) -> None:
     assert len(list((tmp_path / "train").iterdir())) == 1
 
 
-def test_shard_names_sort_as_they_count() -> None:
+def test_shard_names_sort_by_number() -> None:
     assert shard_name("train", 3, 8) == "train/00003-of-00008.tfrecord"
     names = [shard_name("test", index, 1234) for index in range(1234)]
     assert names == sorted(names)

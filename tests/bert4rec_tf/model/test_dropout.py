@@ -12,7 +12,7 @@ SEED = tf.constant([3, 5, 0])
 
 
 def mask(rate: float, salt: int = 1, seed: tuple[int, int] = (3, 5), size: int = 4000) -> np.ndarray:
-    """What is kept of `size` ones."""
+    """The elements that are kept of `size` ones."""
     return SeededDropout(rate, salt)(tf.ones([size]), tf.constant([*seed, 0])).numpy() > 0
 
 

@@ -88,7 +88,7 @@ class Cluster:
         return self._model_dir.with_name(f"{job}-{index}.log").read_text()
 
     def wait(self, job: str, index: int, code: int = 0) -> str:
-        """What a task printed until it ended."""
+        """Waits until a task ends, and returns its output."""
         received = self.processes[job, index].wait(240)
         printed = self.printed(job, index)
         assert received == code, printed

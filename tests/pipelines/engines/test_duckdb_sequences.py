@@ -24,7 +24,7 @@ from tfrecords.errors import InputError
 from tfrecords.hashed_random import TIES, hashed_bits
 
 SHARDS = 7
-Event = tuple[str, str, int]  # user, item, time; its place in the list is its row
+Event = tuple[str, str, int]  # user, item, time; its index in the list is its row
 
 
 def connect(events: list[Event]) -> duckdb.DuckDBPyConnection:
@@ -63,7 +63,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("uvwxyz"),
 
 @given(EVENTS, st.integers(1, 4), st.integers(1, 4))
 @settings(max_examples=15)
-def test_filters_run_until_all_that_are_left_have_enough(events: list[Event], users: int, items: int) -> None:
+def test_filters_repeat_until_users_and_items_have_enough_events(events: list[Event], users: int, items: int) -> None:
     config = DataConfig(min_user_events=users, min_item_events=items, duplicates="keep")
     expected, before = events, None
     while expected != before:
@@ -88,7 +88,7 @@ MOMENTS = st.floats(-1, 5) | st.sampled_from([0.0, 2.0, 2.000000001, 1e40, -1e40
 @pytest.mark.slow
 @given(EVENTS.filter(bool), MOMENTS, st.none() | MOMENTS)
 @settings(max_examples=40)
-def test_events_before_a_moment_are_counted(events: list[Event], split_time: float, since: float | None) -> None:
+def test_events_before_a_time_are_counted(events: list[Event], split_time: float, since: float | None) -> None:
     config = DataConfig(
         split="temporal", split_time=split_time, train_since=since, min_user_events=1, duplicates="keep"
     )
@@ -97,7 +97,7 @@ def test_events_before_a_moment_are_counted(events: list[Event], split_time: flo
         for shard in stream_shards(connection, SHARDS):
             times = [[time for user, _, time in events if user == id_] for id_ in shard.user_ids]
             for found, moment in ((shard.early_events, split_time), (shard.old_events, since)):
-                # Times have nine decimals, and so has a moment before it is compared.
+                # Times have nine decimals, so the limit is rounded to nine before the comparison.
                 expected = [sum(moment is not None and time < round(moment, 9) for time in row) for row in times]
                 assert found.tolist() == expected
 
@@ -117,7 +117,7 @@ def test_duplicates(policy: str, rows: list[int], tie_order: str) -> None:
     assert dropped == len(REPEATED) - len(kept)
 
 
-def test_duplicates_go_before_the_filters() -> None:
+def test_duplicates_are_dropped_before_the_filters() -> None:
     with connect([("u", "a", 1)] * 5 + [("v", "a", 1), ("v", "b", 2)]) as connection:
         order_sequences(connection, DataConfig(), SHARDS)
         filter_sequences(connection, DataConfig(min_user_events=2))
@@ -179,7 +179,7 @@ def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, ba
     events = [(f"Zoë {user}", f"item {item}", time) for user, item, time in draws.tolist()]
     expected: dict[str, list[str]] = {}
     orders = {"hash": lambda user, item: tie(1, user, item), "item_id": lambda _, item: item, "input": lambda *_: 0}
-    # sorted() is stable: what is equal stays in the order of the input
+    # sorted() is stable: equal elements stay in the order of the input
     for user, item, _ in sorted(events, key=lambda event: (event[2], orders[tie_order](*event[:2]))):
         expected.setdefault(user, []).append(item)
     config = DataConfig(tie_order=tie_order, duplicates="keep", min_user_events=1)
@@ -198,7 +198,7 @@ def test_shards_hold_each_user_once_in_order(monkeypatch: pytest.MonkeyPatch, ba
         assert shard.user_ids == sorted(shard.user_ids)
 
 
-def test_a_shard_without_users_is_still_there() -> None:
+def test_a_shard_without_users_exists() -> None:
     with connect([("u", "a", 1), ("u", "b", 2)]) as connection:
         order_sequences(connection, DataConfig(), 5)
         filter_sequences(connection, DataConfig(min_user_events=1))

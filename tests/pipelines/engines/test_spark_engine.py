@@ -1,4 +1,4 @@
-"""Spark writes the bytes that DuckDB writes, whatever the log, and tasks that fail and run again change none."""
+"""Spark writes the same bytes as DuckDB for any log, also when tasks fail and run again."""
 
 import csv
 import hashlib
@@ -46,7 +46,7 @@ def build_both(source: Any, config: Config, directory: pathlib.Path) -> tuple[di
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Three files with repeats, ties, ratings, odd ids and rows that cannot be read."""
+    """Three files with repeats, ties, ratings, unusual ids and unreadable rows."""
     directory, draw = tmp_path_factory.mktemp("logs"), random.Random(3)
     items = ["Zoë", "zoe\u0308", "😀", 'say "a"', "a,b", "two\nlines", "\t", *map(str, range(40))]
     for number in range(3):
@@ -90,7 +90,7 @@ def test_a_log_of_few_users_leaves_shards_empty(tmp_path: pathlib.Path) -> None:
 
 
 def use_in_tasks(monkeypatch: pytest.MonkeyPatch, around: Callable[[Any, Any], Any]) -> None:
-    """Has `around(function, shard)` called in the tasks, and `function(shard)` here as before."""
+    """Makes Spark's tasks call `around(function, shard)` instead of `function(shard)`."""
     from pipelines.engines.spark_engine import SparkEngine
 
     map_shards = SparkEngine.map_shards

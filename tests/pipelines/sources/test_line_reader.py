@@ -41,10 +41,10 @@ def load(
         with engine if exactly else contextlib.nullcontext():
             source, config = LogSource([str(path)], **columns), DataConfig(min_rating=min_rating)
             loaded = load_file(connection, source, 0, config, bad_rows)
-        # Without times a row's number stands in. Only its order counts: the readers number blank lines differently.
+        # Without timestamps, the row number is the time. Only its order counts, as the readers differ on blank lines.
         time = "rank() OVER (ORDER BY time)" if name == "log.txt" else "time"
         events = connection.execute(f"SELECT user_id, item_id, ({time})::VARCHAR FROM events ORDER BY row").fetchall()
-        # Split at "\n" alone, as the file is written.
+        # The file is split only at "\n", as it was written.
         lines = bad_rows.read_bytes().decode().split("\n")[:-1] if bad_rows.exists() else []
     bad = [(row["line"], row["reason"]) for row in map(json.loads, lines)]
     assert len(events) == loaded.events, "no row is lost"
@@ -52,7 +52,7 @@ def load(
     return events, bad, loaded
 
 
-# Texts that are likely to be read in two ways, between the bytes of ordinary rows.
+# Texts that two readers are likely to read differently, and the bytes of ordinary rows.
 ODD = ["", '"', '""', "'", " ", "\t", "\r", "\r\n", "\n", ",", "::", "\\", "#", "\x00", "\x01", "\x0b", "\x0c", "\x1f",
        "\x7f", "\x85", "\xa0", "\u2028", "\ufeff", "é", "e\u0301", "😀", "NULL", "null", "NaN", "inf", "true", "{", "[",
        "1e5", "1.10", "-0", "1.", ".5", "00", "9" * 19, "2020-01-01", "2020-01-01T00:00:00+01:00", "infinity",
@@ -63,7 +63,7 @@ LINE_ENDS = st.sampled_from(["\n"] * 5 + ["\r\n", "\r", "", "\n\n"])
 
 
 def text_of(separator: str) -> st.SearchStrategy[bytes]:
-    """Files of rows that are mostly good."""
+    """Files whose rows are mostly valid."""
     fields = st.one_of(GOOD, GOOD, GOOD, GOOD.map('"{}"'.format), FIELD.map('"{}"'.format), FIELD)
     quoted = st.lists(GOOD.map('"{}"'.format), min_size=3, max_size=3)
     row = st.lists(fields, min_size=3, max_size=3) | st.lists(FIELD, max_size=5) | quoted
@@ -72,7 +72,7 @@ def text_of(separator: str) -> st.SearchStrategy[bytes]:
 
 
 def raw(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """The same, or with a byte in it that is no UTF-8, or cut short."""
+    """The same files, some of them cut short or with a byte that is not UTF-8."""
     broken = st.tuples(inner, st.integers(0, 60), st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b""]))
     return st.one_of(inner, inner, broken.map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]))
 
@@ -111,7 +111,7 @@ def both(name: str, content: bytes, compressed: bool) -> None:
     content = gzip.compress(content, mtime=0) if compressed else content
     try:
         found = load(content, name)
-    except InputError:  # nothing at all could be read: no header, not whole
+    except InputError:  # the whole file is unreadable: no header, or cut short
         with pytest.raises(InputError):
             load(content, name, exactly=True)
         return
@@ -161,7 +161,7 @@ def test_any_id_survives(rows: list[tuple[str, str]], line_end: str) -> None:
         assert load(text.encode(), "log.jsonl")[:2] == (expected, [])
 
 
-def test_the_engine_is_trusted_with_quotes_that_enclose_fields(tmp_path: pathlib.Path) -> None:
+def test_duckdb_reads_files_whose_quotes_enclose_fields(tmp_path: pathlib.Path) -> None:
     for content in (b'"user_id","item_id","timestamp"\nu,i,1\n', b'user_id,item_id,timestamp\n"u","i","1"'):
         (tmp_path / "log.csv").write_bytes(content)
         with mock.patch.object(load_events, "read_rows", side_effect=AssertionError("read line by line")):
@@ -171,7 +171,7 @@ def test_the_engine_is_trusted_with_quotes_that_enclose_fields(tmp_path: pathlib
 CASES = [
     ("log.csv", HEADER + b"u,i,1\nu,i\nu,i,2\n", [(3, "must have 3 fields")]),
     ("log.csv", HEADER + b"u,i,1,\n", [(2, "must have 3 fields, as line 1 has, not 4")]),
-    ("log.csv", HEADER + b'u,"i,1\nv,j,2\nw,k,3\n', [(2, "RFC 4180")]),  # the rows behind the quote are not swallowed
+    ("log.csv", HEADER + b'u,"i,1\nv,j,2\nw,k,3\n', [(2, "RFC 4180")]),  # the rows after the quote are kept
     ("log.csv", HEADER + b'u,"i"x,1\nv,j,2\n', [(2, "RFC 4180")]),
     ("log.csv", HEADER + b'u,"a\nb",1,2\nv,j,2\n', [(2, "must have 3 fields, as line 1 has, not 4")]),
     ("log.csv", HEADER + b'u,"a\n\xff",1\nv,j,2\n', [(2, "is not UTF-8")]),
@@ -202,7 +202,7 @@ def test_bad_rows_are_set_aside_with_line_and_reason(name: str, content: bytes, 
 
 @given(raw(FILES["log.csv"]), raw(FILES["log.csv"]), st.sampled_from(["exact", "first", "keep"]))
 @settings(max_examples=20)
-def test_rows_in_are_rows_used_dropped_and_set_aside(one: bytes, other: bytes, duplicates: str) -> None:
+def test_rows_read_are_used_dropped_or_set_aside(one: bytes, other: bytes, duplicates: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         for name, content in (("one.csv", one), ("other.csv", other + b"\n" + b"w,i,1\nw,j,2\nw,k,3\n")):
             (pathlib.Path(directory) / name).write_bytes(content)
@@ -237,14 +237,14 @@ def test_numbers_in_json_stay_as_they_are_written() -> None:
     assert not bad
 
 
-def test_bad_ratings_are_no_low_ratings() -> None:
+def test_bad_ratings_do_not_count_as_low() -> None:
     content = b"1::2::5::9\n1::2::1::9\n1::2::x::9\n1::2::nan::9\n"
     events, bad, loaded = load(content, "log.dat", min_rating=3.0)
     assert (len(events), loaded.low_rated) == (1, 1)
     assert [line for line, _ in bad] == [3, 4]
 
 
-def test_a_quote_that_is_never_closed_costs_no_more_than_a_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unclosed_quote_costs_only_a_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_reader, "MAX_LINE_BYTES", 300)
     rows = b"".join(b"u,i%d,%d\n" % (row, row) for row in range(200))
     events, bad, _ = load(HEADER + b'"u,i,0\n' + rows, "log.csv")
@@ -252,7 +252,7 @@ def test_a_quote_that_is_never_closed_costs_no_more_than_a_look_ahead(monkeypatc
     assert [line for line, _ in bad] == [2]
 
 
-def test_a_bad_row_is_kept_as_it_stands(tmp_path: pathlib.Path) -> None:
+def test_a_bad_row_is_kept_unchanged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "log.txt").write_bytes("u i\nÜber drei Wörter\n".encode())
     with duckdb.connect() as connection:
         create_events(connection)

@@ -1,4 +1,4 @@
-"""Every format gives the same events in the order of the file, and what cannot be read is named with its place."""
+"""Every format gives the same events in the order of the file, and unreadable rows are named with file and line."""
 
 import datetime
 import gzip
@@ -26,14 +26,14 @@ HEADER = "user_id,item_id,timestamp\n"
 CSV = HEADER + "u1,i1,100\nu2,i2,50\nu1,i2,101\n"
 MOVIELENS = "u1::i1::5::100\nu2::i2::3.5::50\nu1::i2::1::101\n"
 JSONL = "".join(f'{{"timestamp": {time}, "item_id": "{item}", "user_id": "{user}"}}\n' for user, item, time in EVENTS)
-PLACES = {"user_column": "1", "item_column": "0", "timestamp_column": "3", "rating_column": "2"}
+COLUMN_NUMBERS = {"user_column": "1", "item_column": "0", "timestamp_column": "3", "rating_column": "2"}
 HEADERLESS = "i1\tu1\t5\t100\ni2\tu2\t3.5\t50\ni2\tu1\t1\t101\n"
 
 
 def load(
     source: LogSource | pa.Table, min_rating: float | None = None, bad_rows: pathlib.Path | None = None
 ) -> tuple[list[Event], LoadCounts]:
-    """The events in their order; without a place for `bad_rows`, the first of them is an error."""
+    """The events in order. Without a `bad_rows` file, a bad row raises an error."""
     with duckdb.connect() as connection:
         create_events(connection)
         aside = bad_rows or pathlib.Path(os.devnull)
@@ -69,7 +69,7 @@ TEXTS = [
     pytest.param("log.ndjson", JSONL.replace("}\n", "}\n\n"), {}, id="jsonl with blank lines"),
     pytest.param("ratings.dat", MOVIELENS, {}, id="movielens ::"),
     pytest.param("u.data", MOVIELENS.replace("::", "\t"), {}, id="movielens tabs"),
-    pytest.param("log.tsv", HEADERLESS, PLACES, id="tsv without a header"),
+    pytest.param("log.tsv", HEADERLESS, COLUMN_NUMBERS, id="tsv without a header"),
     pytest.param("log.weird", CSV, {"format": "csv"}, id="named format"),
     pytest.param(
         "log.csv", CSV.replace("user_id,item_id,timestamp", 'my user,"the ""item""",t'),
@@ -115,7 +115,7 @@ def test_parquet(tmp_path: pathlib.Path) -> None:
     users, items, times = map(list, zip(*EVENTS, strict=True))
     content = parquet(more=[0, 0, 0], timestamp=[int(time) for time in times], item_id=items, user_id=users)
     assert load_file(tmp_path, "log.parquet", content) == EVENTS
-    as_bytes = parquet(user_id=[b"Zo\xc3\xab"], item_id=["i"], timestamp=[1])  # as some writers have strings
+    as_bytes = parquet(user_id=[b"Zo\xc3\xab"], item_id=["i"], timestamp=[1])  # some writers store strings as bytes
     assert load_file(tmp_path, "log.parquet", as_bytes) == [("Zo\u00eb", "i", Decimal(1))]
     integers = parquet(user_id=[7], item_id=pa.array([8], pa.int32()), timestamp=[1.5])
     assert load_file(tmp_path, "log.parquet", integers) == [("7", "8", Decimal("1.5"))]
@@ -156,7 +156,7 @@ def test_globs_and_several_inputs_are_read_one_after_the_other(tmp_path: pathlib
     assert described[0]["sha256"] == hashlib.sha256(b"u b.txt-1\nu b.txt-2\n").hexdigest()
 
 
-def test_a_file_counts_once_however_it_is_spelt(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_once_however_its_path_is_spelt(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log.txt").write_text("u a\nu b\n")
     (tmp_path / "link.txt").symlink_to("log.txt")
     monkeypatch.chdir(tmp_path)
@@ -170,11 +170,11 @@ def test_a_file_counts_once_however_it_is_spelt(tmp_path: pathlib.Path, monkeypa
     [",user_id,item_id,timestamp", "ITEM_ID,user_id,item_id,timestamp", 'n,user_id,item_id,"timestamp" '],
     ids=["a column without a name", "names that differ in case", "not RFC 4180"],
 )
-def test_any_header_will_do(tmp_path: pathlib.Path, header: str) -> None:
+def test_any_header_is_accepted(tmp_path: pathlib.Path, header: str) -> None:
     rows = "0,u1,i1,100\n1,u2,i2,50\n2,u1,i2,101\n"
     columns = {"timestamp_column": "timestamp "} if header.endswith(" ") else {}
     assert load_file(tmp_path, "log.csv", f"{header}\n{rows}", **columns) == EVENTS
-    for stray in ('"u', "u,i"):  # has the rows read one by one
+    for stray in ('"u', "u,i"):  # makes the loader read the rows one by one
         with pytest.raises(InputError, match=r"1 bad rows of 4: log.csv, line 5"):
             load_file(tmp_path, "log.csv", f"{header}\n{rows}{stray}\n", **columns)
 
@@ -238,7 +238,7 @@ RATED_CSV = "user_id,item_id,timestamp,stars\nu1,i1,100,5\nu2,i2,50,3.5\nu1,i2,1
     ("name", "content", "columns"),
     [
         ("log.csv", RATED_CSV, {"rating_column": "stars"}),
-        ("log.tsv", HEADERLESS, PLACES),
+        ("log.tsv", HEADERLESS, COLUMN_NUMBERS),
         ("ratings.dat", MOVIELENS, {}),
         ("log.jsonl", '{"user_id":"u1","item_id":"i1","timestamp":100,"stars":5}\n'
          '{"user_id":"u2","item_id":"i2","timestamp":50,"stars":"3.5"}\n'
@@ -270,7 +270,7 @@ def test_a_table_is_a_log_too() -> None:
         ("log.csv", "user_id,timestamp\nu,1\n", {}, ["item_id", "user_id, timestamp", "--item_column"]),
         ("log.csv", "user_id,item_id\nu,i\n", {}, ["'timestamp'", "--timestamp_column="]),
         ("log.tsv", CSV, {}, ["user_id"]),
-        ("log.tsv", "u\ti\n", PLACES, ["3"]),
+        ("log.tsv", "u\ti\n", COLUMN_NUMBERS, ["3"]),
         ("log.csv", HEADER.replace("timestamp", "item_id") + "u,i,i\n", {"timestamp_column": ""}, ["differ"]),
         ("log.csv", CSV + "u,i\n", {}, ["line 5"]),
         ("log.csv", CSV + "u,i,1,2\n", {}, ["line 5"]),
@@ -285,7 +285,7 @@ def test_a_table_is_a_log_too() -> None:
         ("log.csv", HEADER + '"a\nb",i,1\nu,,2\n', {}, ["line 4", "no item"]),
         ("log.csv", HEADER + "u,i,1\n\n\nu,,2\n", {}, ["line 5", "no item"]),
         ("log.csv", CSV.encode() + b"\xff,i,1\n", {}, ["line 5"]),
-        ("log.tsv", "i\tu\t5\t1\ni\t\t5\t1\n", PLACES, ["line 2", "no user"]),
+        ("log.tsv", "i\tu\t5\t1\ni\t\t5\t1\n", COLUMN_NUMBERS, ["line 2", "no user"]),
         ("log.txt", "u i\nu i j\n", {}, ["line 2", "user item"]),
         ("log.txt", "u i\n\nu\n", {}, ["line 3", "user item"]),
         ("log.txt", b"u i\nu \xff\n", {}, ["line 2", "not UTF-8"]),
@@ -307,7 +307,7 @@ def test_a_table_is_a_log_too() -> None:
         ("log", "", {}, [".csv", "parquet"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_named(
+def test_unreadable_rows_and_files_are_named(
     tmp_path: pathlib.Path, name: str, content: str | bytes, columns: dict[str, str], named: list[str]
 ) -> None:
     with pytest.raises(InputError) as error:
@@ -339,7 +339,7 @@ def test_a_rating_that_cannot_be_read_is_named(
 
 
 @pytest.mark.parametrize("pattern", ["nowhere.csv", "*.csv", "folder"])
-def test_inputs_that_are_not_there_are_named(tmp_path: pathlib.Path, pattern: str) -> None:
+def test_missing_inputs_are_named(tmp_path: pathlib.Path, pattern: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "log.txt").write_text("u i\n")
     with pytest.raises(InputError, match=r"--input") as error:
@@ -357,7 +357,7 @@ def test_a_compressed_file_that_is_cut_short_is_named(tmp_path: pathlib.Path, na
     assert str(tmp_path / name) in str(error.value)
 
 
-def test_files_follow_one_another_whatever_their_blank_lines(tmp_path: pathlib.Path) -> None:
+def test_files_with_blank_lines_are_read_in_order(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.txt").write_text("u i1\n\n\n\nu i2\n")
     (tmp_path / "b.txt").write_text("u i3\n\nu i4\n")
     events, counts = load(LogSource([str(tmp_path / "*.txt")]))
@@ -418,7 +418,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_refused(tmp_path: pathlib.Pa
     assert load(source)[0] == EVENTS, "the same bytes, written again"
 
 
-def test_a_file_that_grows_while_it_is_hashed_or_goes_is_refused(
+def test_a_file_that_grows_or_disappears_while_it_is_hashed_is_refused(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log.csv"

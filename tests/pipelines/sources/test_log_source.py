@@ -1,4 +1,4 @@
-"""Log files as people have them: in partition folders, compressed, in other encodings, with stray quotes."""
+"""Log files in partition folders, compressed, in other encodings, with stray quotes."""
 
 import bz2
 import contextlib
@@ -45,7 +45,7 @@ def load(
     bad_rows: pathlib.Path | None = None,
     **data: Any,
 ) -> list[Event]:
-    """The events in the order of the log, read by the engine where it may, or line by line."""
+    """The events in log order, read by DuckDB if the files are safe for it, else line by line."""
     slow = mock.patch.object(load_events, "_insert_whole", return_value=None)
     with duckdb.connect() as connection, slow if line_by_line else contextlib.nullcontext():
         create_events(connection)
@@ -90,7 +90,7 @@ def test_folder_names_replace_no_column(tmp_path: pathlib.Path, folder: str, nam
 
 
 @pytest.mark.parametrize("name", ["log.txt", "ratings.dat"])
-def test_folder_names_mean_nothing_to_other_formats(tmp_path: pathlib.Path, name: str) -> None:
+def test_other_formats_ignore_folder_names(tmp_path: pathlib.Path, name: str) -> None:
     content = {"log.txt": "u i\n", "ratings.dat": "u::i::5::7\n"}[name]
     assert load(LogSource([write(tmp_path / "line=3/column0=4" / name, content)]))[0][:2] == ("u", "i")
 
@@ -186,12 +186,12 @@ COMPRESSED = {
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.zst"], ids=["by its bytes", "by its name"])
 @pytest.mark.parametrize("kind", COMPRESSED)
 @both_readers
-def test_compressed_logs_are_read_whatever_their_name(
+def test_compressed_logs_are_read_under_any_name(
     tmp_path: pathlib.Path, name: str, kind: str, line_by_line: bool
 ) -> None:
     source = LogSource([write(tmp_path / name, COMPRESSED[kind](CSV.encode()))])
     assert load(source, line_by_line=line_by_line) == TIMED
-    parts = COMPRESSED[kind](CSV[:30].encode()) + COMPRESSED[kind](CSV[30:].encode())  # as `cat a.gz b.gz` has them
+    parts = COMPRESSED[kind](CSV[:30].encode()) + COMPRESSED[kind](CSV[30:].encode())  # as by `cat a.gz b.gz`
     assert load(LogSource([write(tmp_path / name, parts)]), line_by_line=line_by_line) == TIMED
 
 
@@ -215,7 +215,8 @@ def test_a_byte_order_mark_tells_the_encoding(
     text = CSV + "".join(f'"Zoë 😀{row}","\u2028",{row}\r\n' for row in range(3))
     content = ("\ufeff" + text).encode(encoding)
     path = write(tmp_path / "log.csv", COMPRESSED[kind](content) if kind else content)
-    pieces = mock.patch.object(text_streams, "_BUFFER_BYTES", 7)  # which cut characters, pairs and the mark
+    # Pieces of 7 bytes cut within characters, surrogate pairs and the byte order mark.
+    pieces = mock.patch.object(text_streams, "_BUFFER_BYTES", 7)
     plain = write(tmp_path / "plain.csv", text)
     expected = load(LogSource([plain]))
     assert len(expected) == 6
@@ -250,7 +251,7 @@ def test_text_that_does_not_fit_its_encoding_is_named(tmp_path: pathlib.Path) ->
         (b"\xd0\xcf\x11\xe0 garbage\n" * 9, "UTF-8"),
     ],
 )
-def test_what_is_no_text_is_named_without_its_bytes(tmp_path: pathlib.Path, content: bytes, named: str) -> None:
+def test_binary_content_is_named_without_its_bytes(tmp_path: pathlib.Path, content: bytes, named: str) -> None:
     path = write(tmp_path / "log.csv", content)
     with pytest.raises(InputError) as error:
         load(LogSource([path]))
@@ -289,14 +290,14 @@ def test_the_same_parquet_twice_is_refused(tmp_path: pathlib.Path) -> None:
     ("name", "content"),
     [("log.csv", HEADER), ("log.txt", "\n\n"), ("log.parquet", parquet(user_id=[], item_id=[], timestamp=[]))],
 )
-def test_files_without_rows_are_no_copies(tmp_path: pathlib.Path, name: str, content: str | bytes) -> None:
+def test_empty_files_do_not_count_as_copies(tmp_path: pathlib.Path, name: str, content: str | bytes) -> None:
     for day in ("1", "2"):
         write(tmp_path / day / name, content)
     path = write(tmp_path / "3" / "more.csv", CSV)
     assert load(LogSource([f"{tmp_path}/*/{name}", path])) == TIMED
 
 
-def test_equal_files_of_two_partitions_are_no_copies(tmp_path: pathlib.Path) -> None:
+def test_equal_files_of_two_partitions_do_not_count_as_copies(tmp_path: pathlib.Path) -> None:
     for day in ("15", "16"):
         write(tmp_path / f"dt=2014-05-{day}/log.csv", WITHOUT_DT["log.csv"])
     days = LogSource([f"{tmp_path}/*/*"], timestamp_column="dt", partition_columns=("dt",))
@@ -306,7 +307,7 @@ def test_equal_files_of_two_partitions_are_no_copies(tmp_path: pathlib.Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["plain", "gz", "zst"])
-def test_hashes_are_taken_while_a_file_is_looked_through(tmp_path: pathlib.Path, kind: str) -> None:
+def test_files_are_hashed_while_they_are_inspected(tmp_path: pathlib.Path, kind: str) -> None:
     text = (HEADER + "".join(f"u{row % 97},i{row % 89},{row}\n" for row in range(20_000))).encode()
     content = TWICE[kind](text)
     path = write(tmp_path / "log.csv", content)
@@ -323,7 +324,7 @@ def records(text: str, dialect: Dialect) -> list[tuple[int, list[str], bool]]:
 
 
 def character_by_character(text: str, delimiter: str) -> list[tuple[int, list[str], bool]]:
-    """RFC 4180 in the plainest way, with the two additions: few lines in a field, and one bad line at a time."""
+    """A plain reader of RFC 4180 with two additions: fields span few lines, and a bad record ends with its line."""
     lines = text.split("\n")
     lines = [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     found, start = [], 0
@@ -380,7 +381,7 @@ DELIMITED_TEXT = st.lists(
 @example('"a\n","b\n",c\nd\n', ",")
 @example('a,"b', ",")
 @settings(max_examples=200)
-def test_records_are_those_of_a_plain_oracle(text: str, delimiter: str) -> None:
+def test_records_equal_those_of_a_plain_oracle(text: str, delimiter: str) -> None:
     assert records(text, Dialect(delimiter, quoted=True)) == character_by_character(text, delimiter)
     plain = [
         (number, line.rstrip("\r").split(delimiter))
@@ -404,7 +405,7 @@ FIELD_TEXT = st.lists(st.sampled_from([*'ab,;|\t \n"', "\r\n"]), max_size=MAX_FI
     st.sampled_from(["\n", "\r\n"]),
 )
 @settings(max_examples=100)
-def test_well_formed_records_are_those_of_pythons_csv(
+def test_well_formed_records_equal_those_of_pythons_csv(
     rows: list[list[str]], delimiter: str, quoting: Any, line_end: str
 ) -> None:
     stream = io.StringIO()
@@ -453,7 +454,7 @@ def test_both_readers_agree_on_every_dialect(rows: list[list[str]], format_: str
 @pytest.mark.slow
 @given(*DIALECTS)
 @settings(max_examples=600)
-def test_both_readers_agree_on_every_dialect_for_long(
+def test_both_readers_agree_on_many_files_of_every_dialect(
     rows: list[list[str]], format_: str, delimiter: str, quote: str
 ) -> None:
     check_that_the_readers_agree(rows, format_, delimiter, quote)
@@ -479,7 +480,7 @@ def test_quotes_in_tsv_are_text(tmp_path: pathlib.Path, line_by_line: bool) -> N
 
 
 @both_readers
-def test_quotes_in_csv_are_text_where_told(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+def test_quotes_in_csv_can_be_text(tmp_path: pathlib.Path, line_by_line: bool) -> None:
     path = write(tmp_path / "log.csv", "".join(STRAY).replace("\t", ","))
     assert load(LogSource([path], **COLUMNS, quote="none"), line_by_line=line_by_line) == TIMED
 
@@ -510,7 +511,7 @@ def test_a_delimiter_may_be_any_character(
 
 
 @pytest.mark.parametrize("delimiter", ['"', "'", "\n", "\r", "\0", "a", "7", "é", "::", "\udcff"])
-def test_what_cannot_be_a_delimiter_is_named(delimiter: str) -> None:
+def test_impossible_delimiters_are_named(delimiter: str) -> None:
     with pytest.raises(InputError, match="--delimiter must be one character") as error:
         LogSource(["log.csv"], delimiter=delimiter)
     assert repr(delimiter) in str(error.value)
@@ -590,7 +591,7 @@ def test_null_values_are_missing_values(
         load(source, line_by_line=line_by_line, min_rating=1.0)
 
 
-def test_null_ratings_do_not_count_where_none_are_read(tmp_path: pathlib.Path) -> None:
+def test_null_ratings_do_not_matter_if_no_rating_is_read(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "log.csv", "user_id,item_id,timestamp,stars\nu,i,7,NA\n")
     assert load(LogSource([path], rating_column="stars", null_values=NULLS)) == [("u", "i", Decimal(7))]
 
@@ -649,7 +650,7 @@ def test_a_header_that_numbers_the_columns_is_no_event(tmp_path: pathlib.Path, l
 
 
 @both_readers
-def test_whether_there_is_a_header_may_be_told(tmp_path: pathlib.Path, line_by_line: bool) -> None:
+def test_a_header_can_be_declared(tmp_path: pathlib.Path, line_by_line: bool) -> None:
     path = write(tmp_path / "log.csv", "0,1,2\n" + ROWS)
     source = LogSource([path], **NUMBERED, header="no")
     assert load(source, line_by_line=line_by_line) == [("0", "1", Decimal(2)), *TIMED]

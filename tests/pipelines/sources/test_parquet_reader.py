@@ -1,4 +1,4 @@
-"""Parquet columns of any type give the ids and times of the same log as text, or are refused in words."""
+"""Parquet columns of any type give the same ids and times as text does, or are refused with a message."""
 
 import contextlib
 import datetime
@@ -72,7 +72,7 @@ IDS = {
 
 
 @pytest.mark.parametrize("kind", IDS)
-def test_ids_of_every_type_are_those_of_the_text(tmp_path: pathlib.Path, kind: str) -> None:
+def test_ids_of_every_type_equal_those_of_text(tmp_path: pathlib.Path, kind: str) -> None:
     values, expected = IDS[kind]
     path = write(tmp_path / "log.parquet", user_id=["u", "v"], item_id=values, timestamp=[1, 2])
     assert load(path)[:2] == ([("u", expected[0], 1), ("v", expected[1], 2)], [])
@@ -99,7 +99,7 @@ BAD_IDS = {
 
 
 @pytest.mark.parametrize("kind", BAD_IDS)
-def test_a_bad_id_spoils_its_row_alone(tmp_path: pathlib.Path, kind: str) -> None:
+def test_only_the_row_of_a_bad_id_is_set_aside(tmp_path: pathlib.Path, kind: str) -> None:
     values, reason = BAD_IDS[kind]
     path = write(tmp_path / "log.parquet", user_id=["u", "v"], item_id=values, timestamp=[1, 2])
     events, bad, _ = load(path)
@@ -159,7 +159,7 @@ def test_times_of_every_type_are_the_same_second(tmp_path: pathlib.Path, kind: s
 def test_dates_and_int96_are_times_too(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "log.parquet", user_id=["u"], item_id=["i"], timestamp=pa.array([DAY]))
     assert load(path)[:2] == ([("u", "i", SECONDS - 1)], [])
-    far = datetime.datetime(2400, 1, 1)  # past what int64 holds in nanoseconds
+    far = datetime.datetime(2400, 1, 1)  # beyond the range of int64 in nanoseconds
     table = pa.table({"user_id": ["u", "v"], "item_id": ["i", "j"], "timestamp": pa.array([MOMENT, far])})
     pq.write_table(table, tmp_path / "log.parquet", use_deprecated_int96_timestamps=True)
     reason = "has a timestamp outside 1970 to 2100, in us as its column has it"
@@ -181,7 +181,7 @@ def test_dates_and_int96_are_times_too(tmp_path: pathlib.Path) -> None:
     ],
     ids=str,
 )
-def test_a_bad_time_spoils_its_row_alone(tmp_path: pathlib.Path, values: pa.Array) -> None:
+def test_only_the_row_of_a_bad_time_is_set_aside(tmp_path: pathlib.Path, values: pa.Array) -> None:
     path = write(tmp_path / "log.parquet", user_id=["u", "v"], item_id=["i", "j"], timestamp=values)
     events, bad, _ = load(path)
     assert [event[:2] for event in events] == [("v", "j")]
@@ -222,7 +222,7 @@ EMPTY = "has an empty list of items"
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.large_string())])
-def test_lists_become_an_event_an_element(tmp_path: pathlib.Path, kind: pa.DataType) -> None:
+def test_each_element_of_a_list_becomes_an_event(tmp_path: pathlib.Path, kind: pa.DataType) -> None:
     users, times = [f"u{number}" for number in range(5)], [10, 11, 12, 13, 14]
     path = write(tmp_path / "log.parquet", user_id=users, item_id=pa.array(LISTS, kind), timestamp=times)
     events, bad, loaded = load(path, explode=True)
@@ -234,13 +234,13 @@ def test_lists_become_an_event_an_element(tmp_path: pathlib.Path, kind: pa.DataT
     ]
 
 
-def test_lists_of_fixed_size_become_an_event_an_element(tmp_path: pathlib.Path) -> None:
+def test_each_element_of_a_fixed_size_list_becomes_an_event(tmp_path: pathlib.Path) -> None:
     items = pa.array([[1, 2], [3, None]], pa.list_(pa.int32(), 2))
     path = write(tmp_path / "log.parquet", user_id=["u", "v"], item_id=items, timestamp=[5, 6])
     assert load(path, explode=True)[:2] == ([("u", "1", 5), ("u", "2", 5), ("v", "3", 6)], [(2, "has no item")])
 
 
-def test_lists_go_side_by_side(tmp_path: pathlib.Path) -> None:
+def test_lists_of_several_columns_are_paired(tmp_path: pathlib.Path) -> None:
     items, times = [["a", "b"], ["c"], ["d"], ["e", "f"]], [[1, 2], [3, 4], None, [5, 6]]
     path = write(tmp_path / "log.parquet", user_id=list("uvwx"), item_id=items, timestamp=times)
     unequal = "has lists of unequal lengths"
@@ -255,7 +255,7 @@ def test_lists_go_side_by_side(tmp_path: pathlib.Path) -> None:
     assert [line for line, _ in bad] == [2, 3]
 
 
-def test_lists_in_json_are_those_of_parquet(tmp_path: pathlib.Path) -> None:
+def test_lists_in_json_equal_those_in_parquet(tmp_path: pathlib.Path) -> None:
     rows = [{"user_id": f"u{n}", "item_id": items, "timestamp": 10 + n} for n, items in enumerate(LISTS)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     events, bad, _ = load(tmp_path / "log.jsonl", explode=True)
@@ -281,7 +281,7 @@ def test_other_lists_are_refused(tmp_path: pathlib.Path, columns: dict[str, Any]
         load(path, explode=True)
 
 
-def test_columns_are_known_by_their_exact_names(tmp_path: pathlib.Path) -> None:
+def test_columns_are_found_by_exact_name(tmp_path: pathlib.Path) -> None:
     columns = {
         "Item_ID": ["A"],
         "item_id": ["a"],
@@ -297,7 +297,7 @@ def test_columns_are_known_by_their_exact_names(tmp_path: pathlib.Path) -> None:
         load(path, item_column="item_Id")
 
 
-def test_a_name_that_two_columns_have_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_column_name_that_occurs_twice_is_refused(tmp_path: pathlib.Path) -> None:
     table = pa.table([["u"], ["i"], ["j"], [1], [2]], names=["user_id", "item_id", "item_id", "timestamp", "more"])
     pq.write_table(table, tmp_path / "log.parquet")
     with pytest.raises(InputError, match=r"log\.parquet, with 'item_id' 2 times"):
@@ -315,7 +315,7 @@ def test_rows_are_numbered_over_all_row_groups(tmp_path: pathlib.Path) -> None:
     assert [time for _, _, time in events] == [*range(70_000), *range(70_001, 70_031)]
 
 
-def test_a_file_without_rows_has_none(tmp_path: pathlib.Path) -> None:
+def test_a_file_without_rows_gives_no_events(tmp_path: pathlib.Path) -> None:
     for items in (pa.array([], pa.string()), pa.array([], pa.list_(pa.string()))):
         path = write(
             tmp_path / "log.parquet",
@@ -349,5 +349,5 @@ def test_damage_is_named_and_never_read_as_data(tmp_path: pathlib.Path, compress
         damaged = bytearray(content)
         damaged[draw.randrange(footer, len(content))] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged))])])
-        with contextlib.suppress(InputError):  # no other kind of error, whatever the footer says
+        with contextlib.suppress(InputError):  # a damaged footer raises no other kind of error
             load(path)

@@ -30,12 +30,12 @@ def make(tfds_dir: pathlib.Path, output_dir: pathlib.Path, *flags: str) -> subpr
 
 @pytest.mark.slow
 def test_a_stored_dataset_becomes_records(tmp_path: pathlib.Path) -> None:
-    places = np.arange(70)
+    events = np.arange(70)
     log = {
-        "user_id": [str(user) for user in places % 7],
-        "movie_id": [f"film {film}" for film in places % 11],
-        "timestamp": places,
-        "user_rating": (places % 5 + 1).astype(np.float32),
+        "user_id": [str(user) for user in events % 7],
+        "movie_id": [f"film {film}" for film in events % 11],
+        "timestamp": events,
+        "user_rating": (events % 5 + 1).astype(np.float32),
     }
     kinds = {"user_id": tf.string, "movie_id": tf.string, "timestamp": tf.int64, "user_rating": tf.float32}
     tfds.dataset_builders.store_as_tfds_dataset(

@@ -1,4 +1,4 @@
-"""Every spelling of a time is the same second in both readers, and no unit is mistaken in silence."""
+"""Both readers read every spelling of a time as the same second, and refuse units that they cannot tell."""
 
 import datetime
 import pathlib
@@ -27,7 +27,7 @@ START = 1_577_836_800  # 2020-01-01
 
 @pytest.fixture(scope="module")
 def by_engine() -> Callable[[list[str], str], list[Decimal | None]]:
-    """The engine's times of texts."""
+    """The times that DuckDB reads from texts."""
     connection = duckdb.connect()
     timestamps.register(connection)
 
@@ -70,7 +70,7 @@ def test_every_spelling_is_read_as_the_same_second(by_engine: Callable[..., list
     assert by_engine(["2020-01-01T00:00:07.123456789Z"], "s") == [Decimal(f"{START + 7}.123456789")]
 
 
-def test_what_is_no_time_is_none(by_engine: Callable[..., list[Decimal | None]]) -> None:
+def test_texts_that_are_no_time_give_none(by_engine: Callable[..., list[Decimal | None]]) -> None:
     assert {text: seconds(text, "s") for text in NO_TIMES} == dict.fromkeys(NO_TIMES)
     assert by_engine(NO_TIMES, "s") == [None] * len(NO_TIMES)
 
@@ -234,7 +234,7 @@ def test_counters_stay_numbers(tmp_path: pathlib.Path) -> None:
         build(tmp_path, timestamp_unit="none")
 
 
-def test_a_log_without_times_has_none_to_show(tmp_path: pathlib.Path) -> None:
+def test_a_log_without_timestamps_shows_no_times(tmp_path: pathlib.Path) -> None:
     (tmp_path / "log.txt").write_text("".join(f"u{number % 4} i{number}\n" for number in range(40)))
     assert build(tmp_path).times is None
     write(tmp_path / "log.csv", [START] * 8)
@@ -243,7 +243,7 @@ def test_a_log_without_times_has_none_to_show(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("unit", ["auto", "s"])
-def test_a_log_in_seconds_has_the_manifest_that_it_had(tmp_path: pathlib.Path, unit: str) -> None:
+def test_a_log_in_seconds_keeps_its_manifest(tmp_path: pathlib.Path, unit: str) -> None:
     write(tmp_path / "log.csv", [START + number for number in range(40)])
     described = LogSource([f"{tmp_path}/log.csv"], timestamp_unit=unit).description()
     assert ("timestamp_unit" in described) == (unit != "auto")
@@ -263,7 +263,7 @@ def test_a_log_in_seconds_has_the_manifest_that_it_had(tmp_path: pathlib.Path, u
     ],
 )
 @pytest.mark.parametrize("scale", [1, 1000])
-def test_a_moment_that_leaves_out_nothing_or_everything_is_refused(
+def test_a_time_that_leaves_out_nothing_or_everything_is_refused(
     tmp_path: pathlib.Path, options: dict[str, object], named: str, scale: int
 ) -> None:
     write(tmp_path / "log.csv", [(START + number) * scale for number in range(40)])
@@ -279,7 +279,7 @@ def test_the_unit_is_that_of_most_timestamps() -> None:
     assert infer_unit({"a": ["2020-01-01"], "b": ["1400144363"], "c": ["12"]} | {"a": []}) == "s"
 
 
-def test_times_are_shown_as_dates_where_they_are_dates() -> None:
+def test_dates_are_shown_as_dates() -> None:
     assert format_time(Decimal("1577836800.750000000"), "ms") == "2020-01-01 00:00:00 UTC"
     assert format_time(Decimal("40.500000000"), "s") == "40.5"
     assert format_time(Decimal("400.000000000"), "s") == "400"

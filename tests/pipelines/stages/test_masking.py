@@ -1,4 +1,4 @@
-"""Windows against the authors' algorithm; masks by forcing their chances and by what must always hold."""
+"""Windows against the authors' algorithm; masks with forced rates, and their invariants."""
 
 import gzip
 
@@ -59,7 +59,7 @@ def rows_of(chunks: list[MaskedWindows]) -> list[Instance]:
 
 
 @given(st.lists(st.integers(0, 40), max_size=4), st.integers(2, 12), st.floats(0.01, 1))
-def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int, sliding_window: float) -> None:
+def test_windows_equal_those_of_the_authors_code(lengths: list[int], longest: int, sliding_window: float) -> None:
     expected = []
     step = max(1, int(sliding_window * longest))
     for sequence, items in enumerate(lists(sequences_of(lengths))):
@@ -73,22 +73,22 @@ def test_windows_are_those_of_the_authors_code(lengths: list[int], longest: int,
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 45)), max_size=4), st.integers(2, 12), st.floats(0, 1))
-def test_windows_that_reach_a_place_hold_it_or_a_later_one(
+def test_windows_reaching_an_offset_hold_it_or_a_later_one(
     sequences: list[tuple[int, int]], longest: int, sliding_window: float
 ) -> None:
-    lengths, places = [length for length, _ in sequences], [place for _, place in sequences]
+    lengths, offsets = [length for length, _ in sequences], [offset for _, offset in sequences]
     windows = cut_windows(sequences_of(lengths), longest, sliding_window)
     rows = zip(windows.sequences.tolist(), windows.starts.tolist(), all_items(windows), strict=True)
-    found = windows.reaching(np.array(places, np.int64))
+    found = windows.reaching(np.array(offsets, np.int64))
     assert list(zip(found.sequences.tolist(), found.starts.tolist(), all_items(found), strict=True)) == [
         (sequence, start, items)
         for sequence, start, items in rows
-        if any(place >= places[sequence] for place in range(start, start + len(items)))
+        if any(offset >= offsets[sequence] for offset in range(start, start + len(items)))
     ]
 
 
 @pytest.mark.skipif(not ML_1M.is_file(), reason=f"{ML_1M} is not there")
-def test_instances_of_ml_1m_are_as_many_as_the_authors_code_makes() -> None:
+def test_ml_1m_has_as_many_instances_as_in_the_authors_code() -> None:
     log = np.array(gzip.decompress(ML_1M.read_bytes()).split(), np.int64).reshape(-1, 2)
     log = log[np.argsort(log[:, 0], kind="stable")]
     lengths = np.unique(log[:, 0], return_counts=True)[1]
@@ -125,19 +125,19 @@ def test_masking_invariants(lengths: list[int], rate: float, most: int | None, r
 
 
 @pytest.mark.parametrize(("rate", "number"), [(0.0, 1), (1.0, 12)])
-def test_the_ends_of_the_rate(rate: float, number: int) -> None:
+def test_masking_rates_of_0_and_1(rate: float, number: int) -> None:
     instances = mask(windows_of([12]), masking_rates=(rate,))
     assert {len(positions) for _, positions, _ in rows_of(instances)} == {number}
 
 
-def test_last_item_instances_mask_the_last_item_alone() -> None:
+def test_last_item_instances_mask_only_the_last_item() -> None:
     windows = windows_of([1, 7, 33])
     rows = rows_of(mask(windows, duplicate_factor=0, last_item_instances=2))
     originals = [items for items in all_items(windows) for _ in range(2)]
     assert rows == [([*items[:-1], MASK_ID], [len(items) - 1], [items[-1]]) for items in originals]
 
 
-def test_a_random_item_is_never_a_special_one_and_may_be_any_other() -> None:
+def test_random_items_are_any_items_but_never_special_ids() -> None:
     instances = mask(windows_of([20] * 40), masking_rates=(1.0,), random_item_rate=1.0)
     values = np.concatenate([row for row, _, _ in rows_of(instances)])
     shown, draws, share = np.bincount(values, minlength=V), len(values), 1 / (V - NUM_SPECIAL_IDS)
@@ -156,8 +156,8 @@ def test_eighty_ten_ten() -> None:
     windows = windows_of([20] * 100)
     instances = mask(windows, masking_rates=(1.0,), random_item_rate=0.1, kept_item_rate=0.1)
     rows = rows_of(instances)
-    shown, items = (np.concatenate([row[place] for row in rows]) for place in (0, 2))
-    by_chance = 0.1 / (V - NUM_SPECIAL_IDS)  # a random item may be the very one
+    shown, items = (np.concatenate([row[column] for row in rows]) for column in (0, 2))
+    by_chance = 0.1 / (V - NUM_SPECIAL_IDS)  # a random item may be the masked item itself
     for share, expected in (
         (np.mean(shown == MASK_ID), 0.8),
         (np.mean(shown == items), 0.1 + by_chance),
@@ -178,7 +178,7 @@ def test_every_position_is_masked_equally_often() -> None:
     np.testing.assert_allclose(off_diagonal, draws * together, atol=5 * np.sqrt(draws * together))
 
 
-def test_of_several_rates_each_is_drawn_equally_often() -> None:
+def test_several_rates_are_drawn_equally_often() -> None:
     draws = 3000
     instances = mask(windows_of([10]), masking_rates=(0.1, 0.5, 1.0), duplicate_factor=draws)
     counts = np.bincount([len(positions) for _, positions, _ in rows_of(instances)], minlength=11)

@@ -1,4 +1,4 @@
-"""Records in the order of their keys, whether they fit in memory or not."""
+"""Records are sorted by their keys, whether they fit in memory or not."""
 
 import pathlib
 import tempfile
@@ -26,7 +26,7 @@ def test_the_order_is_that_of_a_stable_sort(chunks: list[list[tuple[int, bytes]]
         assert not list(pathlib.Path(directory).iterdir()), "a killed run must not leave anything"
 
 
-def test_what_waits_is_not_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_waiting_records_are_not_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(shuffle, "_RUN_BYTES", 1000)
     records, most = ShuffledRecords(tmp_path), 0
     for number in range(100):
