@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "bert4rec_tf.command_line": (_GROUND,),
     COMMANDS: ("bert4rec_tf.", "pipelines.", _GROUND),
     "bert4rec_tf.legacy_keras": (),
+    "bert4rec_tf.code_version": (),
     "bert4rec_tf.config": (_GROUND,),
     "bert4rec_tf.inputs": (_INPUTS, _GROUND),
     "bert4rec_tf.model": (_MODEL, _CONFIG, _LEGACY_KERAS, _GROUND),
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     **{
         f"bert4rec_tf.{wing}": (
             f"bert4rec_tf.{wing}.", _INPUTS, _MODEL, _EVALUATION, _CONFIG, *_MODEL_DIR, _LEGACY_KERAS,
-            "bert4rec_tf.__version__", _GROUND,
+            "bert4rec_tf.__version__", "bert4rec_tf.code_version", _GROUND,
         )
         for wing in ("training", "serving", "report")
     },

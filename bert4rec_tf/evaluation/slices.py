@@ -8,7 +8,8 @@ from bert4rec_tf.evaluation.user_ranks import UserRanks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 HISTORY_LENGTHS = (1, 5, 10, 20, 50, 100, 200)  # the smallest length of each group
-POPULARITY_GROUPS = 5
+POPULARITY_NAMES = ("head", "2nd fifth", "3rd fifth", "4th fifth", "tail")  # of the training events
+POPULARITY_GROUPS = len(POPULARITY_NAMES)
 
 
 def slices(ranks: UserRanks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
@@ -42,6 +43,11 @@ def popularity_groups(counts: np.ndarray) -> np.ndarray:
     """The group of each item, 0 for the most popular: int64 [V - 3], never rising -> int64 [V - 3]."""
     events_before = np.cumsum(counts) - counts
     return np.minimum(POPULARITY_GROUPS * events_before // max(1, counts.sum()), POPULARITY_GROUPS - 1)
+
+
+def target_groups(ranks: UserRanks, counts: np.ndarray) -> list[int]:
+    """The groups of `slices`' "target_popularity", in its order: indices into `POPULARITY_NAMES`."""
+    return np.unique(popularity_groups(counts)[ranks.targets - NUM_SPECIAL_IDS]).tolist()
 
 
 def _by_history_length(ranks: UserRanks) -> list[dict[str, Any]]:

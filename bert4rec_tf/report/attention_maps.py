@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.model.bert4rec import Bert4Rec
-from bert4rec_tf.report.charts import heat_map
-from bert4rec_tf.report.html import Markup, element, together
+from bert4rec_tf.report.charts import Chart, heat_map
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 SLOTS = 20  # the newest slots of the window; the last one holds [MASK]
@@ -87,26 +87,17 @@ def _window(history: np.ndarray, model: Bert4Rec) -> np.ndarray:
 _LABEL_STEP = 5  # slots from one axis label to the next
 
 
-def attention_section(maps: AttentionMaps) -> Markup:
-    """A heat map for each head, by layer."""
+def attention_content(maps: AttentionMaps) -> dict[str, Any]:
+    """A heat map for each head, by layer, for `templates/attention.html`."""
     size, last = maps.weights.shape[-1], "0" if maps.causal else "M"
     names = [f"-{back}" if back and back % _LABEL_STEP == 0 else "" for back in range(size - 1, 0, -1)] + [last]
-    shown = []
-    for layer, heads in enumerate(maps.weights, start=1):
-        figures = []
-        for head, weights in enumerate(heads, start=1):
-            share = maps.shown[layer - 1, head - 1]
-            caption = (
-                f"Head {head}: {weights.min():.4f} to {weights.max():.4f}; {last} has {share:.0%} of its weight here"
-            )
-            drawn = heat_map(weights, names, f"attention of layer {layer}, head {head}")
-            figures.append(element("figure", element("figcaption", caption), drawn))
-        shown += [element("h3", f"Layer {layer}"), element("div", *figures, class_="heads")]
-    users = f"{maps.users:,} user{'' if maps.users == 1 else 's'}"
-    last_slot = "0 is the newest item, from which the next is predicted" if maps.causal else "M is [MASK]"
-    caption = (
-        f"Mean attention weights over {users} of at least {size - 1} items, from the query's slot (row) to the "
-        f"attended slot (column), for the newest {size} slots. {last_slot}, -5 is the fifth item before it. Each map "
-        "has its own scale: its smallest and largest mean are above it, and if they hardly differ it has one shade."
-    )
-    return together(element("p", caption, class_="soft"), *shown)
+    layers = []
+    for layer, heads in enumerate(maps.weights):
+        charts = []
+        for head, weights in enumerate(heads):
+            share = f"{last} has {maps.shown[layer, head]:.0%} of its weight here"
+            caption = f"Head {head + 1}: {weights.min():.4f} to {weights.max():.4f}; {share}"
+            alt_text = f"attention of layer {layer + 1}, head {head + 1}"
+            charts.append(Chart(caption, heat_map(weights, names, alt_text)))
+        layers.append(charts)
+    return {"layers": layers, "users": maps.users, "size": size, "causal": maps.causal}

@@ -5,13 +5,23 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
-from bert4rec_tf.report.html import Markup, element, short_number, together
+from bert4rec_tf.report.markup import element
+from bert4rec_tf.report.number_format import short_number
 
 _WIDTH = 340  # pixels; the page draws charts at about this width, so that text has the page's size
 _LEFT = 46
 _RIGHT = _WIDTH - 10
 _LEVELS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A drawing and its caption."""
+
+    caption: str
+    svg: Markup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +59,13 @@ def whiskers(rows: Sequence[Measured], alt_text: str) -> Markup:
 
 def bars(rows: Sequence[Measured], alt_text: str) -> Markup:
     """A bar from 0 with its interval for each row; the label is above the bar, the value at its right."""
-    scale, _ = _scale(0, max(row.high for row in rows), 4, _RIGHT)
+    scale, _ = _scale(0, max(row.high for row in rows), 4, _RIGHT - 48)
     drawn = []
     for index, row in enumerate(rows):
         y = 14 + 40 * index
         drawn += [
             element("text", row.label, x=4, y=y),
-            element("text", f"{row.value:.4f}", x=_RIGHT, y=y, class_="end strong"),
+            element("text", f"{row.value:.4f}", x=_RIGHT, y=y + 16, class_="end strong"),
             _group(
                 row.tooltip(),
                 element("rect", x=4, y=y + 5, width=_short(scale(row.value) - 4), height=14, class_="bar"),
@@ -202,9 +212,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 
 def _vertical(x: float, top: float, bottom: float, label: str) -> Markup:
-    return together(
-        _line(x, top, x, bottom, "grid"), element("text", label, x=_short(x), y=bottom + 15, class_="middle")
-    )
+    return _line(x, top, x, bottom, "grid") + element("text", label, x=_short(x), y=bottom + 15, class_="middle")
 
 
 def _points(points: Sequence[tuple[float, float]]) -> str:

@@ -1,10 +1,11 @@
 """The report's section of example users, from the best to the worst ranked."""
 
+from typing import Any
+
 import numpy as np
 
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.evaluation.user_ranks import UserRanks
-from bert4rec_tf.report.html import Markup, element, together
 from bert4rec_tf.report.item_map import item_name
 from tfrecords.vocabulary import PAD_ID, Vocabulary
 
@@ -43,10 +44,10 @@ def with_long_histories(ranks: UserRanks, number: int, items: int) -> list[int]:
 HISTORY_SHOWN = 10
 
 
-def users_section(
+def users_content(
     rows: list[int], ranks: UserRanks, histories: dict[str, np.ndarray], vocabulary: Vocabulary
-) -> Markup:
-    """A card for each of the given users.
+) -> list[dict[str, Any]]:
+    """A card for each of the given users, for `templates/users.html`.
 
     Args:
         rows: the rows of the users in `ranks`.
@@ -59,34 +60,21 @@ def users_section(
         among = "too few" if ranks.sampled[row] == NO_RANK else f"{ranks.sampled[row]:,} among the"
         history, target = histories[ranks.user_ids[row]], ranks.targets[row]
         recommended = [item for item in ranks.recommended[row] if item != PAD_ID]
-        newest, length = history[-HISTORY_SHOWN:], ranks.history_lengths[row]
         rank = f"rank {ranks.full[row]:,} of all items, {among} negatives"
         if ranks.full[row] == MISSED_RANK:
             rank = "missed: the target is in the history, and items of the history are not recommended"
         cards.append(
-            element(
-                "article",
-                element("h3", "User ", element("span", ranks.user_ids[row], class_="title")),
-                element("p", "Next was ", _titled(vocabulary, target, hit=target in recommended)),
-                element("p", rank),
-                element("h4", f"The last {len(newest)} of {length:,} items, newest last"),
-                _listed([_titled(vocabulary, item) for item in newest], start=int(length) - len(newest) + 1),
-                element("h4", "Recommended"),
-                _listed([_titled(vocabulary, item, hit=item == target) for item in recommended]),
-                class_="user",
-            )
+            {
+                "id": ranks.user_ids[row],
+                "rank": rank,
+                "target": _named(vocabulary, target, hit=target in recommended),
+                "newest": [_named(vocabulary, item) for item in history[-HISTORY_SHOWN:]],
+                "length": int(ranks.history_lengths[row]),
+                "recommended": [_named(vocabulary, item, hit=item == target) for item in recommended],
+            }
         )
-    description = (
-        f"{len(rows)} users whose ranks are spread evenly on a logarithmic scale, from the best to the worst: a range "
-        "of examples, not a representative sample. Hits are marked."
-    )
-    return together(element("p", description, class_="soft"), element("div", *cards, class_="users"))
+    return cards
 
 
-def _listed(items: list[Markup], start: int = 1) -> Markup:
-    return element("ol", *(element("li", item) for item in items), start=None if start == 1 else start)
-
-
-def _titled(vocabulary: Vocabulary, item: int, hit: bool = False) -> Markup:
-    shown = element("span", item_name(vocabulary, item), class_="title")
-    return element("mark", shown, " ✓") if hit else shown
+def _named(vocabulary: Vocabulary, item: int, hit: bool = False) -> dict[str, Any]:
+    return {"name": item_name(vocabulary, item), "hit": hit}

@@ -8,7 +8,6 @@ from bert4rec_tf.evaluation.comparison import PROTOCOLS, Run, compare
 from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import sampled_metrics
 from bert4rec_tf.report.evaluated_model import Evaluation
-from bert4rec_tf.report.html import Markup, element, together
 
 HEADLINE_METRICS = ("ndcg@10", "hr@10")
 _VERDICT_METRIC = "ndcg@10"
@@ -38,12 +37,17 @@ class Rival:
             words = f"The model ranks worse than {self.name}."
         else:
             words = f"The model and {self.name} do not differ reliably."
-        times = f"{times_as_much(row)} " if row["a"] else "against "
+        times = f"{self.times_as_much(row)} " if row["a"] else "against "
         figures = (
             f"NDCG@10 over all items is {row['b']:.4f}, {times}{self.name}'s {row['a']:.4f} "
             f"(95% interval of the difference [{low:+.4f}, {high:+.4f}])."
         )
         return words, figures
+
+    @staticmethod
+    def times_as_much(row: dict[str, Any]) -> str:
+        """How many times the rival's mean the model's mean is; `row` is from `paired_bootstrap`, with "a" above 0."""
+        return f"{row['b'] / row['a']:.3g} times"
 
 
 def rivals(evaluation: Evaluation) -> list[Rival]:
@@ -69,42 +73,3 @@ def rivals(evaluation: Evaluation) -> list[Rival]:
         )
         for run in others
     ]
-
-
-def times_as_much(row: dict[str, Any]) -> str:
-    """How many times the rival's mean the model's mean is; "" if the rival's is 0."""
-    return f"{row['b'] / row['a']:.3g} times" if row["a"] else ""
-
-
-def headline_section(evaluation: Evaluation, others: list[Rival]) -> Markup:
-    """The verdict, and a table for each protocol."""
-    verdicts = [element("p", element("strong", words), " ", figures) for words, figures in map(Rival.verdict, others)]
-    tables = []
-    for protocol, candidates in evaluation.protocols().items():
-        head = element("tr", *(element("th", text) for text in (candidates, *map(str.upper, HEADLINE_METRICS))))
-        rows = [_row("this model", evaluation.metrics[protocol])]
-        for rival in others:
-            rows.append(_row(rival.name, rival.metrics[protocol]))
-            if rival.comparison[protocol]:
-                rows.append(_difference_row(rival, protocol))
-        tables.append(element("table", element("thead", head), element("tbody", *rows)))
-    return together(*verdicts, *tables)
-
-
-def _row(name: str, metrics: dict[str, Any]) -> Markup:
-    cells = [
-        f"{metrics[metric]:.4f} [{metrics['ci95'][metric][0]:.4f}, {metrics['ci95'][metric][1]:.4f}]"
-        if metrics[metric] is not None
-        else "-"
-        for metric in HEADLINE_METRICS
-    ]
-    return element("tr", element("th", name), *(element("td", cell) for cell in cells))
-
-
-def _difference_row(rival: Rival, protocol: str) -> Markup:
-    cells = []
-    for metric in HEADLINE_METRICS:
-        row = rival.comparison[protocol][metric]
-        low, high = row["ci95"]
-        cells.append(f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}] {times_as_much(row)}".rstrip())
-    return element("tr", element("th", f"difference from {rival.name}"), *(element("td", cell) for cell in cells))

@@ -4,18 +4,19 @@ import csv
 import dataclasses
 import pathlib
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
-from bert4rec_tf.evaluation.slices import popularity_groups
+from bert4rec_tf.evaluation.slices import POPULARITY_NAMES, popularity_groups
 from bert4rec_tf.report.charts import dots
-from bert4rec_tf.report.html import Markup, element, together
+from bert4rec_tf.report.slices_section import head_and_tail
 from tfrecords.errors import InputError, check_local
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 MAX_ITEMS = 1000
 _MAX_NAMED_GROUPS = 8  # the number of colours that are easy to distinguish
-_FIFTHS = ("head", "2nd fifth", "3rd fifth", "4th fifth", "tail")  # of the training events
+_NAMED_ITEMS = 3  # of each group, in the legend
 _REST = "other or unknown"
 
 
@@ -52,7 +53,7 @@ def item_map(item_table: np.ndarray, vocabulary: Vocabulary, item_groups: dict[s
     number = min(MAX_ITEMS, len(vocabulary.item_ids))
     coordinates, variance = principal_plane(item_table[NUM_SPECIAL_IDS : NUM_SPECIAL_IDS + number])
     if item_groups is None:
-        return ItemMap(coordinates, variance, list(_FIFTHS), popularity_groups(vocabulary.counts)[:number])
+        return ItemMap(coordinates, variance, list(POPULARITY_NAMES), popularity_groups(vocabulary.counts)[:number])
     group_names = [item_groups.get(item_id) for item_id in vocabulary.item_ids[:number]]
     counts = Counter(name for name in group_names if name is not None)
     named = sorted(counts, key=lambda name: (-counts[name], name))[:_MAX_NAMED_GROUPS]
@@ -115,37 +116,31 @@ def read_item_groups(path: str, vocabulary: Vocabulary) -> dict[str, str]:
     return groups
 
 
-def items_section(items: ItemMap, vocabulary: Vocabulary, by_popularity: bool) -> Markup:
-    """The items as dots, with a legend."""
+def items_content(items: ItemMap, vocabulary: Vocabulary, by_popularity: bool) -> dict[str, Any]:
+    """The items as dots, with a legend, for `templates/items.html`."""
     number = len(items.coordinates)
-    counts = np.bincount(items.group_of, minlength=len(items.groups)).tolist()
     class_prefix = "p" if by_popularity else "g"
     # Colour 8, which is grey, is for the items without a named group.
     colours = [8 if group == items.rest else index for index, group in enumerate(items.groups)]
-    legend = [
-        element("li", element("i", class_=f"{class_prefix}{colour}"), f"{name} ({count:,})")
-        for colour, name, count in zip(colours, items.groups, counts, strict=True)
-        if count
-    ]
+    names = [item_name(vocabulary, NUM_SPECIAL_IDS + index) for index in range(number)]
     titles = [
-        f"{item_name(vocabulary, item)}, {items.groups[group]}, {count:,} events"
-        for item, group, count in zip(
-            range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + number), items.group_of.tolist(), vocabulary.counts, strict=False
-        )
+        f"{name}, {items.groups[group]}, {count:,} events"
+        for name, group, count in zip(names, items.group_of.tolist(), vocabulary.counts, strict=False)
     ]
+    groups = []
+    for group, name in enumerate(items.groups):
+        members = np.flatnonzero(items.group_of == group)
+        if len(members):
+            colour, shown = f"{class_prefix}{colours[group]}", [names[index] for index in members[:_NAMED_ITEMS]]
+            groups.append({"name": name, "count": len(members), "colour": colour, "titles": shown})
     colour_of_items = [colours[group] for group in items.group_of]
-    drawn = dots(items.coordinates, colour_of_items, titles, class_prefix, "map of the items")
-    first, second = items.variance
-    description = (
-        f"The embeddings of the {number:,} most popular items in the plane of their two principal axes, which have "
-        f"{first:.1%} and {second:.1%} of the variance. Colours show the {'popularity' if by_popularity else 'genre'}. "
-        "Point at a dot to see its title."
-    )
-    return together(
-        element("p", description, class_="soft"),
-        element("ul", *legend, class_="legend"),
-        element("div", drawn, class_="map"),
-    )
+    return {
+        "number": number,
+        "variance": items.variance,
+        "popularity": head_and_tail(vocabulary.counts) if by_popularity else "",
+        "groups": groups,
+        "svg": dots(items.coordinates, colour_of_items, titles, class_prefix, "map of the items"),
+    }
 
 
 def item_name(vocabulary: Vocabulary, item: int) -> str:

@@ -6,9 +6,8 @@ import pathlib
 from typing import Any
 
 from bert4rec_tf.model_dir import HISTORY_FILE
-from bert4rec_tf.report.charts import Measured, curve
+from bert4rec_tf.report.charts import Chart, Measured, curve
 from bert4rec_tf.report.evaluated_model import Evaluation
-from bert4rec_tf.report.html import Markup, chart_row, counted, element, together
 from tfrecords.errors import InputError
 
 
@@ -34,8 +33,8 @@ def read_history(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
     return entries
 
 
-def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], best_step: int) -> list[Markup]:
-    """Figures of the loss and of NDCG@10 by both protocols, each over steps and over minutes.
+def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], best_step: int) -> list[Chart]:
+    """Charts of the loss and of NDCG@10 by both protocols, each over steps and over minutes.
 
     Args:
         history: from `read_history`, at least one entry.
@@ -47,7 +46,7 @@ def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], be
         ("steps", [entry["step"] for entry in history], best_step if best_step in minutes_of else None),
         ("minutes", [entry["elapsed_seconds"] / 60 for entry in history], minutes_of.get(best_step)),
     )
-    figures = []
+    charts = []
     curves = [*((name, f"validation NDCG@10, {candidates}") for name, candidates in protocols.items())]
     curves.append(("loss", "loss"))
     for x_label, x_values, marked in axes:
@@ -57,8 +56,8 @@ def learning_curves(history: list[dict[str, Any]], protocols: dict[str, str], be
             if finite:
                 alt_text = f"{label} by {x_label}"
                 drawn = curve([x for x, _ in finite], [row for _, row in finite], x_label, alt_text, marked)
-                figures.append(element("figure", element("figcaption", f"{label}, by {x_label}"), drawn))
-    return figures
+                charts.append(Chart(f"{label}, by {x_label}", drawn))
+    return charts
 
 
 def _points(entry: dict[str, Any]) -> dict[str, Measured]:
@@ -74,16 +73,8 @@ def _points(entry: dict[str, Any]) -> dict[str, Measured]:
     return found
 
 
-def learning_section(history: list[dict[str, Any]], evaluation: Evaluation) -> Markup:
-    """The curves of the loss and the metrics."""
-    if not history:
-        return element("p", "The model directory has no history.jsonl.")
+def learning_content(history: list[dict[str, Any]], evaluation: Evaluation) -> dict[str, Any]:
+    """The curves of the loss and the metrics, for `templates/learning.html`."""
     step = evaluation.trained.state["step"]
-    description = (
-        f"{counted(len(history), 'validation')}. The dashed line marks the weights of this report, of step {step:,}; "
-        "the bands are 95% intervals over the validation users. The loss is the mean since the previous validation, or "
-        "since the run was resumed."
-    )
-    return together(
-        element("p", description, class_="soft"), chart_row(learning_curves(history, evaluation.protocols(), step))
-    )
+    charts = learning_curves(history, evaluation.protocols(), step) if history else []
+    return {"validations": len(history), "step": step, "charts": charts}

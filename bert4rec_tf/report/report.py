@@ -1,17 +1,21 @@
-"""Writes one HTML file about an evaluated model: its run, metrics, learning curves, attention, items and examples."""
+"""Writes one HTML file about an evaluated model: whether it is good, and its curves, groups, items and users."""
 
 import pathlib
 
+from bert4rec_tf import __version__
+from bert4rec_tf.code_version import git_state
 from bert4rec_tf.inputs.user_histories import read_histories
-from bert4rec_tf.report.attention_maps import SLOTS, attention_maps, attention_section
+from bert4rec_tf.report.attention_maps import SLOTS, attention_content, attention_maps
 from bert4rec_tf.report.evaluated_model import Evaluation
-from bert4rec_tf.report.example_users import HISTORY_SHOWN, spread_over_ranks, users_section, with_long_histories
-from bert4rec_tf.report.headline import headline_section, rivals
-from bert4rec_tf.report.html import page
-from bert4rec_tf.report.item_map import item_map, items_section
-from bert4rec_tf.report.learning_curves import learning_section, read_history
-from bert4rec_tf.report.metrics_section import metrics_section, slices_section
-from bert4rec_tf.report.run_section import run_section
+from bert4rec_tf.report.example_users import HISTORY_SHOWN, spread_over_ranks, users_content, with_long_histories
+from bert4rec_tf.report.headline import rivals
+from bert4rec_tf.report.item_map import item_map, items_content
+from bert4rec_tf.report.learning_curves import learning_content, read_history
+from bert4rec_tf.report.number_format import counted
+from bert4rec_tf.report.page import render_page
+from bert4rec_tf.report.result_section import result_content
+from bert4rec_tf.report.run_section import run_content
+from bert4rec_tf.report.slices_section import slices_content
 from tfrecords.errors import check_local
 from tfrecords.files import write_whole
 
@@ -42,16 +46,30 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     )
     maps = attention_maps(model, [histories[ranks.user_ids[row]] for row in attention_users])
     items = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
-    name = evaluation.model_dir.resolve().name
-    sections = [
-        ("result", "Is the model good?", headline_section(evaluation, rivals(evaluation))),
-        ("run", "The run", run_section(evaluation)),
-        ("metrics", "Metrics", metrics_section(evaluation)),
-        ("learning", "Learning", learning_section(history, evaluation)),
-        ("slices", "Slices", slices_section(evaluation)),
-        ("attention", "Attention", attention_section(maps)),
-        ("items", "Items", items_section(items, evaluation.vocabulary, by_popularity=item_groups is None)),
-        ("users", "Users", users_section(examples, ranks, histories, evaluation.vocabulary)),
-    ]
+    page = render_page(
+        f"{evaluation.model_dir.resolve().name}: BERT4Rec, {evaluation.metrics['split']} split",
+        _facts(evaluation),
+        result=result_content(evaluation, rivals(evaluation)),
+        learning=learning_content(history, evaluation),
+        slices=slices_content(evaluation),
+        attention=attention_content(maps),
+        items=items_content(items, evaluation.vocabulary, by_popularity=item_groups is None),
+        users=users_content(examples, ranks, histories, evaluation.vocabulary),
+        run=run_content(evaluation),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page(f"{name}: BERT4Rec, {evaluation.metrics['split']} split", sections))
+    write_whole(path, page)
+
+
+def _facts(evaluation: Evaluation) -> dict[str, str]:
+    """When, with which code and on what the model was evaluated."""
+    metrics, git = evaluation.metrics, git_state()
+    counts, changed = metrics["data"]["counts"], " with changes" if git.get("git_changed") else ""
+    data = f"{evaluation.data_dir.resolve().name}: {counts['events']:,} events, {counted(counts['items'], 'item')}"
+    return {
+        "evaluated": f"{evaluation.evaluated_at:%Y-%m-%d %H:%M} UTC",
+        "users": f"{metrics['users']:,}, {metrics['split']} split",
+        "data": data,
+        "package": f"bert4rec_tf {__version__}",
+        "commit": f"{git['git_commit'][:12]}{changed}" if git else "unknown, not run from a checkout",
+    }

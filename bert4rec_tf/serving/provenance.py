@@ -3,10 +3,10 @@
 import datetime
 import json
 import pathlib
-import subprocess
 from typing import Any
 
 from bert4rec_tf import __version__
+from bert4rec_tf.code_version import git_state
 from bert4rec_tf.model_dir import HISTORY_FILE, TrainedModel
 
 
@@ -23,27 +23,11 @@ def provenance(model_dir: str | pathlib.Path, trained: TrainedModel) -> dict[str
     known = {
         "exported_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "package_version": __version__,
-        **git_state(pathlib.Path(__file__).resolve().parents[2]),
+        **git_state(),
         "manifest_sha256": trained.manifest.sha256(),
     }
     validation = _validation(pathlib.Path(model_dir) / HISTORY_FILE, trained.state["step"])
     return known | ({"validation": validation} if validation else {})
-
-
-def git_state(checkout: pathlib.Path) -> dict[str, Any]:
-    """The commit of a checkout and whether its files differ; empty if it is not a checkout, or git is missing."""
-    if not (checkout / ".git").exists():  # an installed package; a folder above may be another project's checkout
-        return {}
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(checkout), *command], capture_output=True, text=True, timeout=30, check=True
-            ).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git_commit": commit.strip(), "git_changed": bool(changes.strip())}
 
 
 def _validation(path: pathlib.Path, step: int) -> dict[str, Any] | None:

@@ -7,16 +7,20 @@ import re
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
+from bert4rec_tf.evaluation.comparison import Run
 from bert4rec_tf.evaluation.metrics import NO_RANK
 from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.inputs.user_histories import read_histories
+from bert4rec_tf.report import page
 from bert4rec_tf.report.charts import Measured, bars, curve, dots, heat_map, whiskers
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.example_users import spread_over_ranks, with_long_histories
-from bert4rec_tf.report.html import Markup, element, page, short_number, together
 from bert4rec_tf.report.item_map import item_map, principal_plane, read_item_groups
 from bert4rec_tf.report.learning_curves import learning_curves, read_history
+from bert4rec_tf.report.markup import element, to_markup
+from bert4rec_tf.report.number_format import short_number
 from bert4rec_tf.report.report import write_report
 from tests.support.evaluated_models import CONFIG, NASTY, history_lines, small_evaluation
 from tests.support.html_page import Page
@@ -24,7 +28,7 @@ from tests.support.user_ranks_by_hand import ranks_of_users
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, Vocabulary
 
-SECTIONS = ["result", "run", "metrics", "learning", "slices", "attention", "items", "users"]
+SECTIONS = ["result", "learning", "slices", "attention", "items", "users", "run"]
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +235,10 @@ def test_bad_item_groups_are_refused(
 def test_learning_curves_leave_out_unknown_values(tmp_path: pathlib.Path) -> None:
     assert read_history(tmp_path) == []
     (tmp_path / "history.jsonl").write_text(history_lines([10, 20, 30], [3, 2, math.nan]))
-    drawn = [Page(figure) for figure in learning_curves(read_history(tmp_path), {"full": "f", "sampled": "s"}, 20)]
-    assert [figure.texts_of("figcaption") for figure in drawn] == [
-        [f"{what}, by {along}"]
+    charts = learning_curves(read_history(tmp_path), {"full": "f", "sampled": "s"}, 20)
+    drawn = [Page(chart.svg) for chart in charts]
+    assert [chart.caption for chart in charts] == [
+        f"{what}, by {along}"
         for along in ("steps", "minutes")
         for what in ("validation NDCG@10, f", "validation NDCG@10, s", "loss")
     ]
@@ -305,9 +310,30 @@ def test_nearly_equal_values_have_one_shade() -> None:
 
 
 def test_text_is_escaped() -> None:
-    assert together("<", Markup("<"), None, 1) == "&lt;<1"
-    assert element("p", "a" + Markup("<b>"), class_="\"'", aria_label=None) == '<p class="&quot;&#x27;">a&lt;b&gt;</p>'
+    assert to_markup("<") + to_markup(Markup("<")) + to_markup(1) == "&lt;<1"
+    assert element("p", "a", Markup("<b>"), class_="\"'") == '<p class="&#34;&#39;">a<b></p>'
     assert element("p", "\ud800\x00\n") == "<p>\ufffd\ufffd\n</p>"
-    whole = Page(page("</title><script>", [("one", "<One>", element("p", "&"))]))
-    assert whole.texts_of("title") == ["</title><script>"]
-    assert whole.texts_of("h2") == ["<One>"]
+    assert to_markup(Markup("\ud800")) == "\ufffd", "markup cannot hold it either"
+
+
+def test_templates_escape_every_value(evaluation: Evaluation, tmp_path: pathlib.Path) -> None:
+    """Fills text of many kinds with a title that would leave its element, or its attribute."""
+    nasty = "</title><script \ud800'\"\x00"
+    facts = {"cpu": nasty, "cores": nasty, "python": nasty, "tensorflow": nasty}
+    second = Run.from_evaluation(nasty, evaluation.metrics, evaluation.ranks, evaluation.vocabulary)
+    hostile = dataclasses.replace(
+        evaluation,
+        metrics=evaluation.metrics | {"hardware": evaluation.metrics["hardware"] | facts},
+        second_run=second,
+    )
+    item_groups = dict.fromkeys(evaluation.vocabulary.item_ids, nasty)
+    write_report(tmp_path / "report.html", hostile, item_groups)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    read, written = Page(text), nasty.replace("\ud800", "\ufffd").replace("\x00", "\ufffd")
+    assert text.count("</title>") == len(read.texts_of("title"))
+    for tag in ("title", "th", "td", "li", "strong", "text"):
+        assert any(written in found for found in read.texts_of(tag)), tag
+    templates = pathlib.Path(page.__file__).with_name("templates")
+    for template in templates.iterdir():
+        assert not re.search(r"=\{\{|safe", template.read_text(encoding="utf-8")), "an attribute without quotes"

@@ -1,9 +1,9 @@
-"""The commit in a version's metadata."""
+"""The commit of the running code."""
 
 import pathlib
 import subprocess
 
-from bert4rec_tf.serving.provenance import git_state
+from bert4rec_tf.code_version import git_state
 
 
 def test_the_commit_is_that_of_the_checkout_itself(tmp_path: pathlib.Path) -> None:
