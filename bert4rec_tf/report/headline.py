@@ -47,7 +47,8 @@ class Rival:
     @staticmethod
     def times_as_much(row: dict[str, Any]) -> str:
         """How many times the rival's mean the model's mean is; `row` is from `paired_bootstrap`, with "a" above 0."""
-        return f"{row['b'] / row['a']:.3g} times"
+        ratio = row["b"] / row["a"]
+        return f"{ratio:.{2 if ratio < 10 else 1}f} times"
 
 
 def rivals(evaluation: Evaluation) -> list[Rival]:

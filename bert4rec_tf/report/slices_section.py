@@ -40,20 +40,18 @@ def head_and_tail(counts: np.ndarray) -> str:
     """Which items are the head and the tail, in words; `counts`, int64 [V - 3], never rise."""
     groups = popularity_groups(counts)
     head, tail = counts[groups == 0], counts[groups == len(POPULARITY_NAMES) - 1]
-    text = (
-        "Five groups of items hold about a fifth of the training events each. The head is the "
-        f"{counted(len(head), 'most popular item')}, with {_events(head)} each"
+    named = f"The head is the {_items(head, 'most')}" + (
+        f"; the tail is the {_items(tail, 'least')}" if len(tail) else ""
     )
-    return (
-        f"{text}; the tail is the {counted(len(tail), 'least popular item')}, with {_events(tail)} each."
-        if len(tail)
-        else f"{text}."
-    )
+    return f"Five groups of items hold about a fifth of the training events each. {named}."
 
 
-def _events(counts: np.ndarray) -> str:
+def _items(counts: np.ndarray, rank: str) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return counted(high, "event") if low == high else f"{grouped_number(low)} to {counted(high, 'event')}"
+    events = counted(high, "event") if low == high else f"{grouped_number(low)} to {counted(high, 'event')}"
+    if len(counts) == 1:
+        return f"{rank} popular item, with {events}"
+    return f"{grouped_number(len(counts))} {rank} popular items, with {events} each"
 
 
 def _catalogue(metrics: dict[str, Any]) -> list[tuple[str, str]]:

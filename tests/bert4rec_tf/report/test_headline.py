@@ -69,7 +69,7 @@ def test_a_second_run_has_the_interval_of_a_comparison(evaluation: Evaluation, t
     assert [
         text
         for text in read.texts_of("p")
-        if f"NDCG@10 over all items is {row['b']:.4f}, {row['b'] / row['a']:.3g} times {files[0]}'s {row['a']:.4f} "
+        if f"NDCG@10 over all items is {row['b']:.4f}, {row['b'] / row['a']:.2f} times {files[0]}'s {row['a']:.4f} "
         f"(95% interval of the difference [{low:+.4f}, {high:+.4f}])." in text
     ]
 

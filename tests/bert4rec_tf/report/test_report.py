@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
+from bert4rec_tf import __version__
+from bert4rec_tf.code_version import git_state
 from bert4rec_tf.evaluation.comparison import Run
 from bert4rec_tf.evaluation.metrics import NO_RANK
 from bert4rec_tf.evaluation.results import metrics_json
@@ -22,6 +24,7 @@ from bert4rec_tf.report.learning_curves import learning_curves, read_history
 from bert4rec_tf.report.markup import element, to_markup
 from bert4rec_tf.report.number_format import short_number
 from bert4rec_tf.report.report import write_report
+from bert4rec_tf.report.slices_section import head_and_tail
 from tests.support.evaluated_models import CONFIG, NASTY, history_lines, small_evaluation
 from tests.support.html_page import Page
 from tests.support.user_ranks_by_hand import ranks_of_users
@@ -57,6 +60,45 @@ def test_every_section_is_there(read: Page) -> None:
     assert [text for text in read.texts_of("h3") if "Layer" in text] == ["Layer 1", "Layer 2", "Layer 3"]
     assert len([text for text in read.texts_of("figcaption") if "Head" in text]) == 6
     assert len(read.texts_of("article")) == 10
+
+
+def test_the_header_names_time_code_and_data(evaluation: Evaluation, read: Page) -> None:
+    facts = dict(zip(read.texts_of("dt"), read.texts_of("dd"), strict=True))
+    commit = git_state().get("git_commit", "unknown, not run from a checkout")
+    assert facts.pop("commit").startswith(commit[:12])
+    assert facts == {
+        "evaluated": f"{evaluation.evaluated_at:%Y-%m-%d %H:%M} UTC",
+        "users": "80, test split",
+        "data": f"data: {evaluation.manifest.counts['events']:,} events, 40 items",
+        "package": f"bert4rec_tf {__version__}",
+    }
+
+
+def test_head_and_tail_are_named(read: Page) -> None:
+    counts = np.array([500, 300, 200, *[100] * 5, *[30] * 10, *[1] * 200])
+    text = (
+        "The head is the 1 most popular item, with 500 events each; the tail is the 210 least popular items, with 1 to"
+    )
+    assert text in head_and_tail(counts)
+    assert head_and_tail(np.array([7])).endswith("The head is the 1 most popular item, with 7 events each.")
+    labels = [text for text in read.texts_of("text") if "events ·" in text]
+    assert {label.partition(" · ")[0] for label in labels} == {"head", "2nd fifth", "3rd fifth", "4th fifth", "tail"}
+
+
+def test_the_page_fits_a_phone_and_fills_a_wide_screen(report: str) -> None:
+    """Checks the rules that keep the page within 360 pixels, 336 without the margins, and without empty columns."""
+    style = report[report.index("<style>") : report.index("</style>")]
+    columns = re.findall(r"grid-template-columns: ([^;]*);", style)
+    assert len(columns) > 5
+    for rule in columns:
+        assert re.fullmatch(r"repeat\(auto-fi(t|ll), minmax\(min\(100%, .*\), 1fr\)\)", rule), rule
+    for width in re.findall(r"(?<![a-z-])(?:min-)?width: ([0-9.]+)px", style.replace("(min-width", "")):
+        assert float(width) <= 328, "a fixed width"
+    assert re.search(r"body {[^}]*max-width: 1680px", style)
+    assert not re.search(r"<(?:svg|td|th|table)[^>]* width=", report)
+    tables = report.count("<table")
+    assert tables == len(re.findall(r'<div class="scroll"><table', report)) > 5
+    assert ".scroll { overflow-x: auto;" in style
 
 
 def test_the_page_loads_no_other_file(report: str, read: Page) -> None:
@@ -336,4 +378,4 @@ def test_templates_escape_every_value(evaluation: Evaluation, tmp_path: pathlib.
         assert any(written in found for found in read.texts_of(tag)), tag
     templates = pathlib.Path(page.__file__).with_name("templates")
     for template in templates.iterdir():
-        assert not re.search(r"=\{\{|safe", template.read_text(encoding="utf-8")), "an attribute without quotes"
+        assert not re.search(r"=\{\{|\|\s*safe\b", template.read_text(encoding="utf-8")), "an attribute without quotes"
