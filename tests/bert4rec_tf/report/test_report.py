@@ -76,11 +76,12 @@ def test_the_header_names_time_code_and_data(evaluation: Evaluation, read: Page)
 
 def test_head_and_tail_are_named(read: Page) -> None:
     counts = np.array([500, 300, 200, *[100] * 5, *[30] * 10, *[1] * 200])
-    text = (
-        "The head is the 1 most popular item, with 500 events each; the tail is the 210 least popular items, with 1 to"
+    assert head_and_tail(counts) == (
+        "Five groups of items hold about a fifth of the training events each. The head is the most popular item, with "
+        "500 events; the tail is the 206 least popular items, with 1 to 30 events each."
     )
-    assert text in head_and_tail(counts)
-    assert head_and_tail(np.array([7])).endswith("The head is the 1 most popular item, with 7 events each.")
+    assert head_and_tail(np.array([7])).endswith("The head is the most popular item, with 7 events.")
+    assert head_and_tail(np.array([2, 2, 2, 2, 2])).endswith("; the tail is the least popular item, with 2 events.")
     labels = [text for text in read.texts_of("text") if "events ·" in text]
     assert {label.partition(" · ")[0] for label in labels} == {"head", "2nd fifth", "3rd fifth", "4th fifth", "tail"}
 
