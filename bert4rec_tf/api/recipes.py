@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from bert4rec_tf.config import Config, read_settings
 from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
+from tfrecords.settings import typed_sections
 
 ConfigLike: TypeAlias = RecordsConfig | Mapping[str, Mapping[str, Any]] | str | os.PathLike[str] | None
 
@@ -42,9 +43,8 @@ def settings_of(config: ConfigLike) -> dict[str, dict[str, Any]]:
     if isinstance(config, RecordsConfig):
         return config.to_dict()
     if isinstance(config, Mapping):
-        settings = {section: dict(fields) for section, fields in config.items()}
-        Config.from_dict(settings)
-        return settings
+        typed_sections(Config, config, "config")
+        return {section: dict(fields) for section, fields in config.items()}
     return read_settings(config_file(config))
 
 

@@ -48,13 +48,17 @@ def write_metrics(path: pathlib.Path, metrics: dict[str, Any], ranks: UserRanks,
     """Writes metrics.json, and its users beside it, each by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_users(users_file(path), ranks, vocabulary)
-    write_json(path, metrics)
+    write_whole(path, _as_json(metrics))
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes a JSON file by rename, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content, indent=1) + "\n")
+    write_whole(path, _as_json(content))
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def print_results(metrics: dict[str, Any], manifest: Manifest) -> None:

@@ -130,7 +130,7 @@ class Bert4Rec(tf.keras.Model):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `Encoder.call`.
+        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `EncoderBlock.call`.
 
         >>> trained.model.encode(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]), None).shape
         TensorShape([1, 3, 16])
@@ -141,7 +141,7 @@ class Bert4Rec(tf.keras.Model):
     def attention_weights(
         self, item_ids: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
     ) -> list[tf.Tensor]:
-        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `Encoder.call`.
+        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `EncoderBlock.call`.
 
         >>> weights = trained.model.attention_weights(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]))
         >>> len(weights), weights[0].shape

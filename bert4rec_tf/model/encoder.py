@@ -129,17 +129,9 @@ class Encoder(tf.keras.layers.Layer):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last block; it computes only the slots that are needed.
+        """Hidden states of the last block, which computes only the slots that are needed.
 
-        Args:
-            hidden: float32 [B, L, D].
-            valid_mask: bool [B, L], True = a real item.
-            query_positions: int32 [B, P], the slots to compute; None: all, P is L.
-            dropout_seed: see `SeededDropout`.
-            packed_index: int32 [M], which of the B x P computed slots are no padding; None: all.
-
-        Returns:
-            float32 [B, P, D]; [1, M, D] if `packed_index` is given.
+        Arguments and shapes as in `EncoderBlock.call`.
         """
         for block in self.blocks[:-1]:
             hidden = block(hidden, valid_mask, dropout_seed=dropout_seed)

@@ -21,6 +21,10 @@ def test_a_configuration_in_every_form(tmp_path: pathlib.Path) -> None:
         recipes.settings_of("ml-1m-fats")
     with pytest.raises(InputError, match="num_layer"):
         recipes.settings_of({"model": {"num_layer": 3}})
+    with pytest.raises(InputError, match="must be a JSON object"):
+        recipes.settings_of({"model": 3})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="`num_layers` must be at least 1"):
+        bert4rec_tf.Config.from_dict(recipes.settings_of({"model": {"num_layers": 0}}))
 
 
 def test_a_file_comes_before_a_recipe_of_its_name(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
