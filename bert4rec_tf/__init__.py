@@ -2,8 +2,8 @@
 
 Importing the package loads nothing heavy; the public names below import TensorFlow when first touched.
 
-It sets TF_USE_LEGACY_KERAS=1, which makes `tf.keras` Keras 2 (tf_keras) in the whole process, whoever uses it. Where
-`tf.keras` was used before as Keras 3, the modules that need Keras 2 raise ImportError.
+It sets TF_USE_LEGACY_KERAS=1, which makes `tf.keras` Keras 2 (tf_keras) in the whole process. If
+`tf.keras` was already used as Keras 3, the modules that need Keras 2 raise ImportError.
 
 From a log to recommendations. There are ten films in a ring; each user watches six of them, one after the other:
 

@@ -278,7 +278,7 @@ def _rows(histories: Iterable[Sequence[str]]) -> list[list[str]]:
     for history in histories:
         if isinstance(history, str | bytes):
             raise InputError(
-                f"`histories` must be lists of item ids. Received: the text {history!r} in the place of a list. "
+                f"`histories` must be lists of item ids. Received: the text {history!r} instead of a list. "
                 'Fix: [["161", "378"]] is one history of two items'
             )
         rows.append([str(item_id) for item_id in history])

@@ -19,8 +19,8 @@ class InvertedFileIndex(tf.Module):
     An item's vector is its embedding followed by its output bias, and a query's vector ends in 1, so their product is
     the logit. The vectors of a cell are stored side by side, so probing reads a few stretches of the table.
 
-    Cells group items that score alike for typical queries, so k-means runs in the space whitened by the queries' second
-    moment: over C^(1/2) v with C = E[q q^T] of a sample of queries. There, the squared distance of v and w is
+    Cells group items with similar scores for typical queries, so k-means runs in the space whitened by the queries'
+    second moment: over C^(1/2) v with C = E[q q^T] of a sample of queries. There, the squared distance of v and w is
     E[(q.v - q.w)^2].
 
     Args:

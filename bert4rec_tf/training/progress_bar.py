@@ -18,7 +18,7 @@ _LOG_SECONDS = 15.0  # between two lines of a log file
 class ProgressBar:
     """Shows a line with step, loss, pace, best validation and time left; writes TensorBoard's training curves.
 
-    On a terminal the line is updated in place; in a log file a new line is written every 15 seconds.
+    On a terminal the line is overwritten; in a log file a new line is written every 15 seconds.
 
     Args:
         context: the run.

@@ -49,7 +49,7 @@ def test_recall_rises_with_probes_and_scores_are_exact() -> None:
         )
         recall.append(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, exact, strict=True)]))
     assert recall == sorted(recall)
-    assert recall[0] > 0.4, "a cell groups items that score alike"
+    assert recall[0] > 0.4, "a cell groups items with similar scores"
     assert recall[-1] == 1
 
 
