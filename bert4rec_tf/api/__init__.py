@@ -1,1 +1,1 @@
-"""What a notebook calls: records out of any table, training, evaluation, and recommendations as a data frame."""
+"""The interface for notebooks: records from any table, training, evaluation, and recommendations as a data frame."""

@@ -1,4 +1,4 @@
-"""A configuration however it is given: a `Config`, a dict of sections, a JSON file, or the name of a recipe."""
+"""Reads a configuration in any form: a `Config`, a dict of sections, a JSON file, or the name of a recipe."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Recommendations in Python, from a model directory or from an exported version, as the server answers them."""
+"""Recommendations in Python from a model directory or an exported version, equal to the server's answers."""
 
 import dataclasses
 import json
@@ -32,8 +32,8 @@ class Recommendations:
 
     Attributes:
         item_ids: for each history, the ids of its items.
-        scores: for each history, float32 scores, as many.
-        titles: of the items that have one.
+        scores: for each history, the float32 scores of its items.
+        titles: the titles of items, by id; items without a title are left out.
 
     >>> found = recommender.recommend([["1", "2", "3"], ["8"]], k=1)
     >>> len(found), found.item_ids
@@ -48,7 +48,9 @@ class Recommendations:
         return len(self.item_ids)
 
     def to_arrow(self) -> pa.Table:
-        """One row an item: row (of the history, from 0), rank (from 1), item_id, score, title.
+        """A table with one row for each item.
+
+        Columns: row (of the history, from 0), rank (from 1), item_id, score, title (null if unknown).
 
         >>> recommender.recommend([["1", "2", "3"]], k=1).to_arrow().to_pylist()
         [{'row': 0, 'rank': 1, 'item_id': '4', 'score': ..., 'title': 'Film 4'}]
@@ -66,7 +68,7 @@ class Recommendations:
         )
 
     def to_pandas(self) -> "pd.DataFrame":
-        """The same as a pandas frame, which needs pandas.
+        """The table of `to_arrow` as a pandas frame; needs pandas.
 
         >>> recommender.recommend([["1", "2", "3"], ["8"]], k=1).to_pandas()[["row", "rank", "item_id", "title"]]
            row  rank item_id   title
@@ -77,9 +79,9 @@ class Recommendations:
 
 
 class Recommender:
-    """Answers histories of raw item ids; made by `Recommender.load`.
+    """Recommends items for histories of raw item ids; made by `Recommender.load`.
 
-    All methods pass over ids that the model does not know. A history without a known item is answered by popularity.
+    All methods skip ids that the model does not know. A history without a known item gets the most popular items.
 
     >>> recommender = Recommender.load("model")
     >>> recommender.recommend([["1", "2", "3"]], k=1).item_ids
@@ -94,7 +96,7 @@ class Recommender:
         max_k: int,
         kept_alive: object,
     ):
-        """Takes the parts that `load` reads; `kept_alive` owns the graphs of the signatures."""
+        """Used by `load`. `kept_alive` owns the graphs of the signatures."""
         self._signatures, self._vocabulary, self._kept_alive = signatures, vocabulary, kept_alive
         self._item_vectors, self._max_k = item_vectors, max_k
         pairs = zip(vocabulary.item_ids, vocabulary.titles, strict=True)
@@ -105,7 +107,7 @@ class Recommender:
         """Loads a model directory of `train`, an export directory (its newest version), or one version of it.
 
         Raises:
-            InputError: none of these.
+            InputError: the directory is none of these.
 
         >>> recommender = Recommender.load("model")
         >>> Recommender.load("data")
@@ -146,14 +148,14 @@ class Recommender:
             histories: item ids, oldest first, of any lengths.
             k: how many items, at least 1.
             exclude: ids that are never recommended: one list for all histories, or one for each.
-            allow: ids of which the items are taken: one list for all histories, or one for each. None or empty: all.
-            drop_seen: leaves out the items of the history.
+            allow: the only ids that may be recommended: one list for all histories, or one for each. None: all.
+            drop_seen: whether items of the history are left out.
 
         Returns:
-            At most `k` items for each history; fewer where no more may be recommended.
+            At most `k` items for each history; fewer if fewer may be recommended.
 
         Raises:
-            InputError: `k` out of range, or as many lists as there are histories are needed.
+            InputError: `k` is out of range, or `exclude` or `allow` has neither one list nor one for each history.
 
         >>> recommender.recommend([["1", "2", "3"], ["8", "9"]], k=1).item_ids
         [['4'], ['10']]
@@ -183,7 +185,7 @@ class Recommender:
     def rank(
         self, histories: Iterable[Sequence[str]], item_ids: Sequence[str] | Sequence[Sequence[str]]
     ) -> Recommendations:
-        """Orders given items after each history, items of the history too.
+        """Sorts given items by their score after each history; items of the history may be among them.
 
         Args:
             histories: item ids, oldest first.
@@ -219,10 +221,10 @@ class Recommender:
         return np.concatenate([np.zeros([0, self._item_vectors.shape[1]], np.float32), *parts])
 
     def similar_items(self, item_ids: Iterable[str], k: int = 10) -> Recommendations:
-        """The items whose embeddings have the largest cosine with that of each given item, itself left out.
+        """The items whose embeddings have the largest cosine with that of each given item, without the item itself.
 
         Raises:
-            InputError: an item that the model does not know.
+            InputError: an item is unknown to the model, or `k` is below 1.
 
         >>> similar = recommender.similar_items(["1", "2"], k=4)
         >>> [len(item_ids) for item_ids in similar.item_ids]

@@ -1,4 +1,4 @@
-"""Records out of files, data frames and tables."""
+"""Records from files, data frames and tables."""
 
 import contextlib
 import os

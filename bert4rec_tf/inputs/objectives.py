@@ -172,7 +172,7 @@ class NextItemInstances(TrainingInstances):
 
 
 class LastItemInstances(TrainingInstances):
-    """Windows cut at random, of which the last item that is left is masked, as at serving.
+    """Windows cut at random, with the last remaining item masked, as at serving.
 
     A window keeps its first items: two of them, all of them, or any number between, each equally likely. Cuts are new
     in every pass. How many instances fall into each batch shape is random, so a pass ends after the number of batches

@@ -55,7 +55,7 @@ def training_batches(
     turns = instances.turns(buckets, batch_size)
 
     def one_pass(epoch: tf.Tensor) -> tf.data.Dataset:
-        tf.compat.v1.set_random_seed(1)  # of this graph alone: shuffle() mixes the global one into its seed
+        tf.compat.v1.set_random_seed(1)  # only of this graph: shuffle() mixes the global seed into its own
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
         draw_keys = functools.partial(hashed_bits, seed, epoch)
 

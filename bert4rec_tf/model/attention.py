@@ -9,7 +9,7 @@ from bert4rec_tf.model.dropout import SeededDropout
 from bert4rec_tf.model.layers import Projection, derived_seed
 
 # Added to the scores of slots that must not be attended to: padding, and with causal attention all later slots. Their
-# weight after the softmax is exactly 0, and a row of nothing but padding stays finite.
+# weight after the softmax is exactly 0, and a row with only padding stays finite.
 _HIDDEN_SCORE = -1e9
 
 

@@ -23,7 +23,7 @@ class StopSignals:
 
     Args:
         limit_seconds: the most time from a signal to `acknowledge`.
-        end: ends the process with an exit code, whatever the main thread is doing.
+        end: ends the process with an exit code at any moment, also while the main thread is inside TensorFlow.
 
     Attributes:
         received: the number of the first signal; None before.
