@@ -95,7 +95,7 @@ def start_training(data_dir: pathlib.Path, model_dir: pathlib.Path, *flags: str)
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests run in the background, their shell has them ignore Ctrl-C, and a child inherits that.
+        # A shell makes background processes ignore Ctrl-C, and a child inherits that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 

@@ -1,4 +1,4 @@
-"""The command: the same bytes whatever the workers, nothing half done, and mistakes named without a traceback."""
+"""`make_tfrecords.py`: bytes that do not depend on the workers, no partial output, and messages without a traceback."""
 
 import contextlib
 import hashlib
@@ -44,7 +44,7 @@ def run(output_dir: pathlib.Path, *flags: str) -> "subprocess.CompletedProcess[s
 
 
 def run_here(output_dir: pathlib.Path, *flags: str) -> int:
-    """The exit code of the same command within this process, which has imported everything already."""
+    """The exit code of the same command, run in this process, where all modules are loaded already."""
     command = ["make_tfrecords.py", f"--output_dir={output_dir}", "--num_workers=1", *flags]
     with flagsaver.flagsaver():
         arguments = absl_flags.FLAGS(command)
@@ -54,7 +54,7 @@ def run_here(output_dir: pathlib.Path, *flags: str) -> int:
 
 
 def built(output_dir: pathlib.Path, *flags: str) -> dict[str, str]:
-    """Runs well, leaves nothing beside the directory, and gives the sha256 of every file."""
+    """Runs the command, checks that it succeeds and leaves only the directory, and gives the sha256 of every file."""
     done = run(output_dir, *flags)
     assert done.returncode == 0, done.stderr
     assert list(output_dir.parent.iterdir()) == [output_dir]
@@ -68,7 +68,7 @@ def hashes(directory: pathlib.Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Not to be changed by a test."""
+    """A small data directory. Tests must not change it."""
     output_dir = tmp_path_factory.mktemp("tiny") / "data"
     built(output_dir, TINY, "--num_shards=2")
     return output_dir
@@ -77,10 +77,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_records_are_those_stored(tiny: pathlib.Path) -> None:
     """Every byte of a small data directory.
 
-    A change here is a change of the record format, of the masks or negatives that a seed gives, or of the settings
-    that the manifest lists. Records that people built are then other than those that this version builds: it needs a
-    line in CHANGELOG.md, and, where old records cannot be read any more, a new SCHEMA_VERSION. Only then is
-    tests/golden/records.json to be written again.
+    A change here is a change of the record format, of the masks or negatives that a seed gives, or of the settings in
+    the manifest. Records of earlier versions then differ from those of this version: add a line to CHANGELOG.md and, if
+    old records cannot be read any more, raise SCHEMA_VERSION. Only then write tests/golden/records.json again.
     """
     assert hashes(tiny) == json.loads(GOLDEN_FILE.read_text())
 
@@ -92,12 +91,12 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: pathlib.Path) -> None:
     assert one == two == three
 
 
-def test_files_do_not_depend_on_where_the_input_lies(tmp_path: pathlib.Path) -> None:
+def test_files_do_not_depend_on_the_folder_of_the_input(tmp_path: pathlib.Path) -> None:
     found = []
-    for place in ("a", "b"):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "log.txt").write_text(GOOD_LOG)
-        found.append(built(tmp_path / place / "out" / "data", f"--input={tmp_path / place}/*.txt"))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "log.txt").write_text(GOOD_LOG)
+        found.append(built(tmp_path / folder / "out" / "data", f"--input={tmp_path / folder}/*.txt"))
     assert found[0] == found[1]
 
 
@@ -218,8 +217,11 @@ def test_a_mistake_ends_the_command_without_a_traceback(tmp_path: pathlib.Path, 
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_nothing_to_the_next(tmp_path: pathlib.Path) -> None:
-    flags = ["--dataset=synthetic:num_users=2000", "--num_shards=40"]  # long to write, so that it is met writing
+def test_a_run_after_a_killed_one_finds_nothing_of_it(tmp_path: pathlib.Path) -> None:
+    flags = [
+        "--dataset=synthetic:num_users=2000",
+        "--num_shards=40",
+    ]  # takes long to write, so that the kill comes while it writes
     output_dir, building = tmp_path / "killed/data", tmp_path / "killed/.data.building"
     process = subprocess.Popen([*COMMAND, f"--output_dir={output_dir}", "--num_workers=1", *flags])
     while not list(building.glob("train/*")):
@@ -233,7 +235,7 @@ def test_a_killed_run_leaves_nothing_to_the_next(tmp_path: pathlib.Path) -> None
 
 
 def running(group: int) -> list[str]:
-    """The processes of a group, but for those that have ended and that nobody has waited for."""
+    """The processes of a group that have not ended."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -243,7 +245,7 @@ def running(group: int) -> list[str]:
     return found
 
 
-def test_a_killed_run_takes_its_workers_along(tmp_path: pathlib.Path) -> None:
+def test_a_killed_run_ends_its_workers(tmp_path: pathlib.Path) -> None:
     flags = ["--dataset=synthetic:num_users=2000", "--num_shards=40", "--num_workers=2"]
     command = [*COMMAND, f"--output_dir={tmp_path / 'data'}", *flags]
     process = subprocess.Popen(command, start_new_session=True)
@@ -268,7 +270,7 @@ def test_a_title_without_an_item_is_named(tmp_path: pathlib.Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-def test_spill_files_of_a_killed_run_are_swept(tmp_path: pathlib.Path) -> None:
+def test_spill_files_of_a_killed_run_are_removed(tmp_path: pathlib.Path) -> None:
     spill = tmp_path / ".data.building.spill"
     spill.mkdir()
     (spill / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"left")
@@ -311,7 +313,7 @@ def test_bad_rows_are_kept_beside_the_records(tmp_path: pathlib.Path) -> None:
     assert "bad_rows.jsonl is damaged" in again.stderr
 
 
-def test_the_order_of_the_input_is_of_no_consequence(tmp_path: pathlib.Path) -> None:
+def test_the_order_of_the_input_does_not_matter(tmp_path: pathlib.Path) -> None:
     header, *rows = TIMED_LOG.splitlines(keepends=True)
     found = []
     for name, order in (("a", rows), ("b", rows[::-1]), ("c", sorted(rows))):
@@ -320,7 +322,7 @@ def test_the_order_of_the_input_is_of_no_consequence(tmp_path: pathlib.Path) -> 
         files = built(tmp_path / name / "out/data", f"--input={tmp_path / name}/log.csv")
         found.append(
             {file: digest for file, digest in files.items() if file != "manifest.json"}
-        )  # it has the log's hash
+        )  # which holds the hash of the log
     assert found[0] == found[1] == found[2]
 
 
@@ -337,7 +339,7 @@ def test_a_split_by_time(tmp_path: pathlib.Path) -> None:
 
 
 def random_log(path: pathlib.Path) -> dict[str, list[tuple[int, str]]]:
-    """Writes a log with ties and histories of all lengths; time and item of each user's events, oldest first."""
+    """Writes a log with ties and histories of all lengths; gives time and item of each user's events, oldest first."""
     draw = random.Random(5)
     histories = {
         f"u{user}": sorted((draw.randrange(100), f"i{draw.randrange(50)}") for _ in range(draw.randrange(1, 30)))
@@ -357,14 +359,14 @@ def train_records(data_dir: pathlib.Path) -> list[bytes]:
 @pytest.mark.parametrize("split", [{}, {"split": "temporal", "split_time": 80.0}], ids=["leave_one_out", "temporal"])
 @pytest.mark.parametrize("sliding_window", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("since", [1.0, 50.0, 74.5])
-def test_windows_with_an_event_since_then_are_all_that_is_trained_on(
+def test_train_since_keeps_only_windows_with_a_later_event(
     tmp_path: pathlib.Path, split: dict[str, object], sliding_window: float, since: float
 ) -> None:
     histories = random_log(tmp_path / "log.csv")
     settings = split | {"sliding_window": sliding_window, "max_seq_length": 8, "min_user_events": 1, "num_shards": 3}
     settings |= {"duplicates": "keep", "tie_order": "item_id"}  # the order of `histories`
     made = {}
-    for name, more in (("whole", {}), ("since", {"train_since": since})):
+    for name, more in (("all", {}), ("since", {"train_since": since})):
         config = Config.from_dict({"data": settings | more, "masking": {"duplicate_factor": 2}})
         made[name] = build_records(LogSource([str(tmp_path / "log.csv")]), {}, config, str(tmp_path / name)).manifest
 
@@ -387,11 +389,11 @@ def test_windows_with_an_event_since_then_are_all_that_is_trained_on(
     records = {name: train_records(tmp_path / name) for name in made}
     windows = [parse(MASKED_WINDOW, record)["item_ids"].numpy() for record in records["since"]]
     assert Counter(tuple(item_ids[id_] for id_ in window) for window in windows) == kept
-    assert not Counter(records["since"]) - Counter(records["whole"])  # their masks are those of a run over all
+    assert not Counter(records["since"]) - Counter(records["all"])  # the masks are those of a run over all windows
 
     counts = made["since"].counts
-    assert made["whole"].counts == {name: count for name, count in counts.items() if name != "old_windows_left_out"}
-    assert counts["old_windows_left_out"] == left_out == len(records["whole"]) - len(records["since"])
+    assert made["all"].counts == {name: count for name, count in counts.items() if name != "old_windows_left_out"}
+    assert counts["old_windows_left_out"] == left_out == len(records["all"]) - len(records["since"])
     histogram = {row.length: row.instances for row in made["since"].length_histogram}
     assert histogram == Counter(length for window in windows for length in 3 * [len(window)])
     rest = [
@@ -450,7 +452,7 @@ def test_a_dry_run_counts_what_the_run_then_writes(tmp_path: pathlib.Path) -> No
     assert "nothing was written" in dry.stdout
 
 
-def test_the_summary_says_what_was_written(tmp_path: pathlib.Path) -> None:
+def test_the_summary_gives_the_counts_of_the_records(tmp_path: pathlib.Path) -> None:
     output_dir = tmp_path / "data"
     printed = run(output_dir, TINY, "--num_shards=2", "--set=data.max_seq_length=8").stdout
     manifest = Manifest.load(output_dir)
@@ -493,8 +495,8 @@ def test_small_memory_limit_spills_to_disk(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "megabytes", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
 )
-def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: pathlib.Path, megabytes: int) -> None:
-    """Full when sorting spills, when records are written, or when their runs are."""
+def test_a_full_disk_is_named_and_earlier_records_stay(tmp_path: pathlib.Path, megabytes: int) -> None:
+    """The disk is full when the sort spills, when its runs are written, or when records are written."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], capture_output=True)
@@ -512,7 +514,7 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: pathlib.Path, m
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_progress_is_shown_on_a_terminal_alone(tmp_path: pathlib.Path) -> None:
+def test_progress_is_shown_only_on_a_terminal(tmp_path: pathlib.Path) -> None:
     command = [*COMMAND, f"--output_dir={tmp_path / 'data'}", "--dataset=synthetic:num_users=400", "--num_workers=1"]
     terminal, end = pty.openpty()
     process = subprocess.Popen(command, stderr=end, stdout=subprocess.DEVNULL)
