@@ -1,5 +1,6 @@
 """Opens a DuckDB database that spills to disk, and translates its errors."""
 
+import contextlib
 import pathlib
 
 import duckdb
@@ -15,8 +16,9 @@ def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBP
     """
     connection = duckdb.connect()
     connection.execute("SET preserve_insertion_order = true")
-    connection.execute("SET enable_progress_bar = true")  # for query_progress
-    connection.execute("SET enable_progress_bar_print = false")
+    with contextlib.suppress(duckdb.InvalidInputException):  # in a notebook, DuckDB refuses these without ipywidgets
+        connection.execute("SET enable_progress_bar = true")  # for query_progress
+        connection.execute("SET enable_progress_bar_print = false")
     connection.execute("SET temp_directory = ?", [str(spill_dir)])
     if memory_limit:
         try:
