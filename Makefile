@@ -8,7 +8,7 @@ RUNS ?= 10
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/python demo.py
+	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist=worksteal

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
-SCRIPTS = {"train", "evaluate", "export", "demo", "pipelines.make_tfrecords", "deploy", "deploy.client"}
+SCRIPTS = {"train", "evaluate", "export", "pipelines.make_tfrecords", "deploy", "deploy.client"}
 COMMANDS = "bert4rec_tf.commands"  # scripts too, which only the scripts of the same names import
 # The longest name that matches a module decides what of ours it may import.
 _GROUND = "tfrecords."
