@@ -6,6 +6,7 @@ python examples/python_api.py
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 # In a checkout, Python finds the packages by this line. After `pip install .` it is not needed.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -17,7 +18,7 @@ from pipelines.sources.synthetic import MarkovLog
 
 # What is left out keeps its default; docs/configuration.md lists all settings. Instead of a dict, every call below also
 # takes the name of a recipe, such as "ml-1m-fast".
-CONFIG = {
+CONFIG: dict[str, dict[str, Any]] = {
     # The model reads the newest 20 events of a history. Users with fewer than 5 events are dropped.
     "data": {"max_seq_length": 20, "min_user_events": 5},
     # A left-to-right model learns fastest, and predicts the next item at every slot. It needs no masks in the records.
