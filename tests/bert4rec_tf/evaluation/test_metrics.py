@@ -42,6 +42,21 @@ def test_interval_by_hand() -> None:
     assert ends == pytest.approx([0.2189, 0.3959], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("hits", "users", "ends"),
+    [
+        (0, 80, [0, 0.0458181295]),
+        (7, 80, [0.0430320018, 0.1697679551]),
+        (80, 80, [0.9541818705, 1]),
+        (431, 6040, [0.0651344747, 0.0781256463]),
+    ],
+)
+def test_intervals_of_hit_rates_equal_those_of_scipy(hits: int, users: int, ends: list[float]) -> None:
+    """The expected values are those of `binomtest(hits, users).proportion_ci(method="wilson")` of SciPy 1.17.1."""
+    metrics = ranking_metrics(np.array([1] * hits + [99] * (users - hits)))
+    assert metrics["ci95"]["hr@10"] == pytest.approx(ends, abs=1e-5)
+
+
 def test_intervals_have_a_width_without_hits_and_without_misses() -> None:
     none, all_ = ranking_metrics(np.array([99] * 50)), ranking_metrics(np.array([1] * 50))
     for name in ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10"):
