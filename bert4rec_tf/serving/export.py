@@ -87,11 +87,18 @@ class ExportOptions:
             )
 
 
-def export(model_dir: str, export_dir: str, options: ExportOptions) -> pathlib.Path:
+def export(
+    model_dir: str | pathlib.Path, export_dir: str | pathlib.Path, options: ExportOptions | None = None
+) -> pathlib.Path:
     """Writes the best checkpoint of `model_dir` as the next version below `export_dir`, by rename.
 
     Before the version appears, it has answered all of its warm-up requests and, if `options` requires it, passed the
     comparison with the served version.
+
+    Args:
+        model_dir: the directory of a trained model.
+        export_dir: the directory of all versions, which is made if it does not exist.
+        options: None: `ExportOptions()`.
 
     Returns:
         The version's directory. Its name is an integer, larger than those of all other versions.
@@ -109,6 +116,7 @@ def export(model_dir: str, export_dir: str, options: ExportOptions) -> pathlib.P
     [['4']]
     """
     check_local("export_dir", export_dir)
+    options = options or ExportOptions()
     trained = load_model(model_dir)
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
