@@ -2,15 +2,7 @@ r"""Takes the picture of a report for the README, with Chromium (Debian: apt ins
 
 python docs/report_picture.py report.html docs/images/report.png
 
-docs/images/report.png shows a model after 200 steps on MovieLens-100K (943 users, `u.data`), stopped early:
-
-python pipelines/make_tfrecords.py --input=u.data --format=tsv --user_column=0 --item_column=1 --timestamp_column=3 \
-    --config=configs/ml-1m-fast.json --set=data.max_seq_length=50 --output_dir=data/ml-100k
-python train.py --data_dir=data/ml-100k --model_dir=models/ml-100k-small --config=configs/ml-1m-fast.json \
-    --set=data.max_seq_length=50 --set=model.hidden_size=32 --set=model.num_layers=1 --set=training.num_steps=400 \
-    --set=training.batch_size=64 --set=training.steps_per_epoch=50 --set=training.warmup_steps=30 \
-    --set=training.learning_rate=0.005 --set=training.num_length_buckets=1 --set=training.jit_compile=false
-python evaluate.py --model_dir=models/ml-100k-small --data_dir=data/ml-100k --output=metrics.json --report=report.html
+docs/images/report.png shows the report that the commands of the README write.
 """
 
 import pathlib
