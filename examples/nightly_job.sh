@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the new events of a log every night, and publishes the model unless it is worse than the served one.
 #
-#     examples/nightly_job.sh 'logs/*.csv' work exports/shop ml-1m-fast
+#     examples/nightly_job.sh 'logs/*.csv' work exports/shop my-config.json
 #
 #     1  the log: a path, or a glob in quotes; it holds all events, old and new
 #     2  a directory for this job: work/nights/DATE has the records and the model of a night, and work/latest is a link to

@@ -104,6 +104,7 @@ def test_every_public_name_has_an_example() -> None:
     assert [name for name, value in found.items() if not has_example(value)] == []
 
 
+@pytest.mark.slow
 def test_examples_run(trained: dict[str, Any]) -> None:
     run_examples({name: module for name, module in documented_modules().items() if name not in SLOW}, trained)
 

@@ -315,6 +315,7 @@ def test_damaged_records_are_named(data_dir: pathlib.Path, tmp_path: pathlib.Pat
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     scores, files = {}, {name: tmp_path / "out" / f"{name}.json" for name in ("model", "popularity")}
     page = files["model"].with_suffix(".html")

@@ -245,6 +245,7 @@ def test_rest_refuses_what_tf_serving_refuses(server: ServingDouble | Started) -
 
 # A request's body, the status of its answer, and a part of the answer: of the error's message, or of the items.
 WHOLE = b'{"signature_name": "recommend", "inputs": {"item_ids": [["a3"]], "k": [%b], "drop_seen": [true], '
+WHOLE += b'"excluded_item_ids": [[]], "allowed_item_ids": [[]]}}'
 REST_CASES: list[tuple[bytes, int, str]] = [
     # The text as JSON.
     (b"", 400, "JSON Parse error: The document is empty"),

@@ -180,7 +180,11 @@ def test_compile_refuses_unsupported_arguments(arguments: list | dict, message: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"run_eagerly": True}, {"steps_per_execution": 2}, {"metrics": [], "loss": None}]
+    "arguments",
+    [
+        {"metrics": [], "loss": None},
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ({"run_eagerly": True}, {"steps_per_execution": 2})),
+    ],
 )
 def test_compile_supports_these_arguments(arguments: dict[str, Any]) -> None:
     model, batch = compiled(optimizer=tf.keras.optimizers.SGD(0.0), **arguments), example_batch()

@@ -43,6 +43,7 @@ def test_popularity_is_that_of_the_baseline_on_the_same_users(evaluation: Evalua
             assert row["b"] == pytest.approx(evaluation.metrics[protocol][name])
 
 
+@pytest.mark.slow
 def test_popularity_follows_the_split_and_rule_of_the_evaluation(tmp_path: pathlib.Path) -> None:
     evaluation = small_evaluation(tmp_path, "validation", drop_seen=False)
     (popularity,) = rivals(evaluation)
