@@ -17,25 +17,25 @@ import bert4rec_tf
 from pipelines.sources.synthetic import MarkovLog
 
 # What is left out keeps its default; docs/configuration.md lists all settings. Instead of a dict, every call below also
-# takes the name of a recipe, such as "ml-1m-fast".
+# takes the name of a recipe, such as "ml-100k".
 CONFIG: dict[str, dict[str, Any]] = {
     # The model reads the newest 20 events of a history. Users with fewer than 5 events are dropped.
     "data": {"max_seq_length": 20, "min_user_events": 5},
-    # A left-to-right model learns fastest, and predicts the next item at every slot. It needs no masks in the records.
-    "masking": {"duplicate_factor": 0, "last_item_instances": 1},
+    # The Cloze objective: each window is stored with these shares of its items masked, and twice with only its last item
+    # masked. "attention": "causal" would train left to right instead, under its own name.
+    "masking": {"masking_rates": [0.2, 0.4], "duplicate_factor": 4, "last_item_instances": 2},
     "model": {
-        "attention": "causal",
         "hidden_size": 32,
         "layer_norm": "pre",
         "dense_initializer": "glorot",
         "head_projection": False,
         "output_bias": "log_popularity",
     },
-    # The model of the best validation is kept, so more steps do no harm. 200 are enough for this small log. By
+    # The model of the best validation is kept, so more steps do no harm. 400 are enough for this small log. By
     # default, training compiles with XLA and has batches of several lengths. In so short a run both cost more time
     # than they save.
     "training": {
-        "num_steps": 200,
+        "num_steps": 400,
         "batch_size": 128,
         "learning_rate": 0.003,
         "steps_per_epoch": 100,
@@ -79,9 +79,7 @@ def main(directory: pathlib.Path) -> None:
     print(recommender.similar_items([history[-1]], k=3).to_pandas(), "\n")
 
     # 6. Export: a SavedModel for TensorFlow Serving, which answers the same without this package.
-    version = bert4rec_tf.export(
-        str(directory / "model"), str(directory / "export"), bert4rec_tf.ExportOptions(top_k=5)
-    )
+    version = bert4rec_tf.export(directory / "model", directory / "export", bert4rec_tf.ExportOptions(top_k=5))
     served = bert4rec_tf.Recommender.load(directory / "export")
     print(f"exported {version.name}:", served.recommend([history], k=5).item_ids)
 
