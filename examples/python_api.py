@@ -21,8 +21,8 @@ from pipelines.sources.synthetic import MarkovLog
 CONFIG: dict[str, dict[str, Any]] = {
     # The model reads the newest 20 events of a history. Users with fewer than 5 events are dropped.
     "data": {"max_seq_length": 20, "min_user_events": 5},
-    # The Cloze objective: each window is stored with these shares of its items masked, and twice with only its last item
-    # masked. "attention": "causal" would train left to right instead, under its own name.
+    # The Cloze objective: each window is stored with these shares of its items masked, and twice with only its last
+    # item masked. "attention": "causal" would train left to right instead.
     "masking": {"masking_rates": [0.2, 0.4], "duplicate_factor": 4, "last_item_instances": 2},
     "model": {
         "hidden_size": 32,
