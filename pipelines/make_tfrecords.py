@@ -172,8 +172,9 @@ def _build() -> None:
     own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]
     if not _OUTPUT.value:
         raise InputError("--output_dir must name a directory. Received: ''")
-    file = None if _CONFIG.value is None else config_file(_CONFIG.value)
-    config = Config.from_dict(read_settings(file, [*_SET.value, *own_flags]), "--config and flags")
+    config = Config.from_dict(
+        read_settings(config_file(_CONFIG.value), [*_SET.value, *own_flags]), "--config and flags"
+    )
     started = time.monotonic()
     source = _source(config)
     built = build_records(

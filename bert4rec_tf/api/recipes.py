@@ -48,8 +48,8 @@ def settings_of(config: ConfigLike) -> dict[str, dict[str, Any]]:
     return read_settings(config_file(config))
 
 
-def config_file(config: str | os.PathLike[str]) -> str:
-    """The path of a JSON file: `config` itself, or the file of the recipe that it names.
+def config_file(config: str | os.PathLike[str] | None) -> str | None:
+    """The path of a JSON file: `config` itself, or the file of the recipe that it names; None for None.
 
     A file that exists comes before a recipe of the same name.
 
@@ -59,6 +59,8 @@ def config_file(config: str | os.PathLike[str]) -> str:
     >>> pathlib.Path(config_file("ml-1m-fast")).name
     'ml-1m-fast.json'
     """
+    if config is None:
+        return None
     path = pathlib.Path(config)
     if path.suffix == ".json" or path.is_file():
         return os.fspath(config)

@@ -63,8 +63,7 @@ def main() -> None:
     for flag in (_DATA, _MODEL, _CONFIG, _WARM, _EXPORT):
         check_local(flag.name, flag.value)
     masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
-    config = None if _CONFIG.value is None else config_file(_CONFIG.value)
-    settings = read_settings(config, [*_SET.value, *masking])
+    settings = read_settings(config_file(_CONFIG.value), [*_SET.value, *masking])
     publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
