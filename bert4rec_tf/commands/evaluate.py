@@ -83,9 +83,16 @@ def main() -> None:
     if _OUTPUT.value:
         write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, records.vocabulary)
     if _REPORT.value and trained is not None:
-        directories = (pathlib.Path(str(_MODEL.value)), pathlib.Path(records.data_dir))
-        of_records = (records.manifest, records.vocabulary)
-        evaluation = Evaluation(*directories, trained, *of_records, ranks, metrics, second_run)
+        evaluation = Evaluation(
+            model_dir=pathlib.Path(str(_MODEL.value)),
+            data_dir=pathlib.Path(records.data_dir),
+            trained=trained,
+            manifest=records.manifest,
+            vocabulary=records.vocabulary,
+            ranks=ranks,
+            metrics=metrics,
+            second_run=second_run,
+        )
         with records.verified.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
     print_results(metrics, records.manifest)
