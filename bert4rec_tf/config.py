@@ -65,10 +65,22 @@ class ModelConfig:
     residual=false, layer_norm=none, positions=none and dropout=0."""
     residual: bool = _shapes_weights(True)
     """Whether sublayers have residual connections. False is an ablation, see `feed_forward`."""
-    attention: Literal["bidirectional", "causal"] = _shapes_weights("bidirectional")
-    """"bidirectional": slots attend to the whole window and masked items are predicted (Cloze, the paper). "causal":
-    slots attend to themselves and earlier slots, and each predicts the next item, as in SASRec (Kang & McAuley, ICDM
-    2018) but with the same loss as "bidirectional". `masking` and training.masking are then ignored."""
+    attention: Literal["bidirectional", "prefix", "causal"] = _shapes_weights("bidirectional")
+    """"bidirectional": slots attend to the whole window and masked items are predicted (Cloze, the paper). "prefix":
+    bidirectional too at serving, over the whole history, and the newest item's slot predicts the next item. In training
+    only the slots of a random prefix attend to each other from both sides; each later slot attends to the prefix and to
+    what lies before it, and predicts the next item, so that a window trains many slots at once (a prefix language model
+    as in T5: Raffel et al., JMLR 2020). "causal": left to right, at serving too. Slots attend to themselves and earlier
+    slots, and each predicts the next item, as in SASRec (Kang & McAuley, ICDM 2018) but with the loss of
+    "bidirectional". With "prefix" and "causal" `masking` and training.masking are ignored."""
+    neighbours: float = _shapes_weights(0.0)
+    """Above 0: the input at a slot also holds the embeddings of the items before and after it, each times a learned
+    vector of `hidden_size` numbers that start at this value, so that a [MASK] shows what lies beside it before any
+    attention is learned. With attention=prefix and attention=causal, only the item before: the one after is the answer.
+    Not in the paper."""
+    block: Literal["transformer", "gated"] = _shapes_weights("transformer")
+    """"transformer": the paper's blocks. "gated": what a sublayer adds is first multiplied by a learned gate,
+    sigmoid(LN(x) W + b), as in LiGR (Borisyuk et al., 2025, arXiv 2502.03417); needs layer_norm=pre."""
     positions: Literal["from_oldest", "from_newest", "none"] = _shapes_weights("from_oldest")
     """Where learned positions are counted from: the oldest item of the window (the paper) or the newest one; "none":
     there are none. With "from_newest" the next item of a short history is predicted at a position that every window
@@ -104,6 +116,28 @@ class ModelConfig:
         check_field(self, "dropout", 0 <= self.dropout < 1, "at least 0 and below 1")
         check_field(self, "attention_dropout", 0 <= self.attention_dropout < 1, "at least 0 and below 1")
         check_field(self, "initializer_range", self.initializer_range > 0, "above 0")
+        check_field(self, "neighbours", self.neighbours >= 0, "at least 0")
+        check_field(
+            self, "block", self.block != "gated" or self.layer_norm == "pre", "transformer unless layer_norm is pre"
+        )
+
+    @property
+    def predicts_next_items(self) -> bool:
+        """Whether the slot of an item predicts the item after it; if not, the slot of a [MASK] predicts its own."""
+        return self.attention != "bidirectional"
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called: its family and how it is trained.
+
+        >>> ModelConfig().model_name, ModelConfig(attention="causal").model_name
+        ('BERT4Rec, Cloze', 'left to right, next item')
+        """
+        return {
+            "bidirectional": "BERT4Rec, Cloze",
+            "prefix": "BERT4Rec, random prefix",
+            "causal": "left to right, next item",
+        }[self.attention]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +158,10 @@ class TrainingConfig:
     last_item_share: float = 0.0
     """Share of the steps, at the end of the run, that train the task of serving: each window is cut after a random
     item, and only that item is masked. Not in the paper. Ignored with model.attention=causal, which always trains this
-    task at every slot."""
+    task at every slot, and with model.attention=prefix, whose longest prefixes are this task."""
+    causal_rows: float = 0.5
+    """With model.attention=prefix: the share of the training rows whose prefix is empty, so that every slot predicts
+    from what lies before it. The other rows have a prefix of 1 to all of their slots, each equally likely."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     """"softmax": over all items (the paper). For large catalogues: "sampled_softmax", over items drawn by popularity,
     with the logQ correction, or "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn uniformly. Both update
@@ -180,6 +217,7 @@ class TrainingConfig:
         for name in ("beta_1", "beta_2"):
             check_field(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         check_field(self, "last_item_share", 0 <= self.last_item_share <= 1, "from 0 to 1")
+        check_field(self, "causal_rows", 0 <= self.causal_rows <= 1, "from 0 to 1")
         check_field(self, "gbce_calibration", 0 <= self.gbce_calibration <= 1, "from 0 to 1")
         check_field(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2**31 - 1")
 

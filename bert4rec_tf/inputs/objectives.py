@@ -8,14 +8,15 @@ from typing import Literal
 import tensorflow as tf
 
 from bert4rec_tf.inputs.length_buckets import Bucket
-from bert4rec_tf.inputs.redrawn_masks import draw_length, draw_masks, max_predictions_of
+from bert4rec_tf.inputs.redrawn_masks import draw_length, draw_masks, draw_prefix, max_predictions_of
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.schema import MASKED_WINDOW, parse
 from tfrecords.vocabulary import MASK_ID, PAD_ID
 
 # What is predicted: "masked_item", masked items of a window, from both sides; "next_item", at every slot the item after
-# it, for causal attention; "last_item", the last item of a window that was cut at random.
-Objective = Literal["masked_item", "next_item", "last_item"]
+# it, from what lies before; "random_prefix", the items after a prefix that is seen from both sides; "last_item", the
+# last item of a window that was cut at random.
+Objective = Literal["masked_item", "next_item", "random_prefix", "last_item"]
 Instances = dict[str, tf.Tensor]
 DrawKeys = Callable[[tf.Tensor], tf.Tensor]  # instance ids -> uint64 [...], keys of random draws, new in every pass
 
@@ -171,6 +172,34 @@ class NextItemInstances(TrainingInstances):
         return row.instances // self._masking.instances_per_window
 
 
+class RandomPrefixInstances(NextItemInstances):
+    """Windows x_1 ... x_n with a random prefix: slots that attend to each other from both sides, as at serving.
+
+    Of the slots of x_1 ... x_(n-1) the first s form the prefix, and the last one of these and all later slots predict
+    the item after them. Prefixes are new in every pass, see `draw_prefix`. Not in the paper; a prefix language model
+    (Raffel et al., JMLR 2020, section 3.2) whose prefix's last slot predicts too.
+
+    Args:
+        manifest: of the records.
+        causal_rows: share of the rows with s = 0.
+    """
+
+    def __init__(self, manifest: Manifest, causal_rows: float):
+        super().__init__(manifest)
+        self._causal_rows = causal_rows
+
+    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        instance = super().make_instance(record, instance_id, draw_keys)
+        slots = tf.size(instance["item_ids"])
+        prefix = draw_prefix(slots, self._causal_rows, draw_keys(instance_id))
+        predicted = tf.range(slots) >= prefix - 1
+        return {
+            "item_ids": instance["item_ids"],
+            "masked_item_ids": tf.where(predicted, instance["masked_item_ids"], PAD_ID),
+            "prefix_lengths": prefix,
+        }
+
+
 class LastItemInstances(TrainingInstances):
     """Windows cut at random, with the last remaining item masked, as at serving.
 
@@ -204,7 +233,7 @@ class LastItemInstances(TrainingInstances):
 
 
 def training_instances(
-    manifest: Manifest, objective: Objective, vocabulary_size: int | None = None
+    manifest: Manifest, objective: Objective, vocabulary_size: int | None = None, causal_rows: float = 0.0
 ) -> TrainingInstances:
     """The instances of an objective.
 
@@ -212,7 +241,10 @@ def training_instances(
         manifest: of the records.
         objective: what is predicted.
         vocabulary_size: V, to draw new masks in every pass; None: the masks of the records. Only for "masked_item".
+        causal_rows: see `RandomPrefixInstances`. Only for "random_prefix".
     """
+    if objective == "random_prefix":
+        return RandomPrefixInstances(manifest, causal_rows)
     if objective == "next_item":
         return NextItemInstances(manifest)
     if objective == "last_item":

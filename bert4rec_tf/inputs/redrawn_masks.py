@@ -11,7 +11,7 @@ from tfrecords.config import MaskingConfig
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 # What a draw is for, which is a part of its key. The first four draws are those of `pipelines.stages.masking`.
-_RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT = 1, 2, 3, 4, 5, 6
+_RATE, _SLOT, _REPLACEMENT, _RANDOM_ITEM, _LAST_ONLY, _CUT, _PREFIX, _EMPTY_PREFIX = range(1, 9)
 
 
 def max_predictions_of(length: int, masking: MaskingConfig) -> int:
@@ -87,3 +87,18 @@ def draw_length(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         int32 scalar from 2 to `length`, each number equally likely; 1 if the window has one item.
     """
     return length - draw_below(tf.maximum(length - 1, 1), key, _CUT)[0]
+
+
+def draw_prefix(length: tf.Tensor, causal_rows: float, key: tf.Tensor) -> tf.Tensor:
+    """How many slots of a row form its prefix.
+
+    Args:
+        length: int32 scalar, slots of the row.
+        causal_rows: chance of an empty prefix.
+        key: uint64 [1] or scalar, of the draw.
+
+    Returns:
+        int32 [1]: 0, or from 1 to `length`, each number equally likely.
+    """
+    prefix = tf.minimum(1 + draw_below(tf.maximum(length, 1), key, _PREFIX), length)
+    return tf.where(hashed_uniform(key, _EMPTY_PREFIX) < causal_rows, 0, prefix)

@@ -26,6 +26,7 @@ def training_batches(
     first_step: int = 0,
     vocabulary_size: int | None = None,
     objective: Objective = "masked_item",
+    causal_rows: float = 0.0,
 ) -> tf.data.Dataset:
     """Endless batches; which records the n-th one holds is a function of the seed and n.
 
@@ -43,12 +44,14 @@ def training_batches(
         vocabulary_size: V, to draw new masks in every pass, a function of the seed, the pass and the record; None: the
             masks of the records. Only "masked_item" uses it.
         objective: what is predicted.
+        causal_rows: share of the rows with an empty prefix. Only "random_prefix" uses it.
 
     Returns:
-        Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions (not with "next_item") and
-        masked_item_ids int32 [B, P], masked_weights float32 [B, P].
+        Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions (not with "next_item" and
+        "random_prefix") and masked_item_ids int32 [B, P], masked_weights float32 [B, P], and with "random_prefix"
+        prefix_lengths int32 [B, 1].
     """
-    instances = training_instances(manifest, objective, vocabulary_size)
+    instances = training_instances(manifest, objective, vocabulary_size, causal_rows)
     shapes = _BatchShapes(buckets, [instances.max_predictions(bucket) for bucket in buckets], batch_size)
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards("train") if shard.records]
     steps = steps_per_pass(buckets, batch_size)
@@ -114,7 +117,7 @@ class _BatchShapes:
 
     def padded(self, bucket: tf.Tensor, instances: tf.data.Dataset) -> tf.data.Dataset:
         """One batch of the instances of a bucket."""
-        widths = {"item_ids": self._lengths[bucket, None], "instance_id": []}
+        widths = {"item_ids": self._lengths[bucket, None], "instance_id": [], "prefix_lengths": [1]}
         shapes = {name: widths.get(name, self._predictions[bucket, None]) for name in instances.element_spec}
         padding = {name: tf.constant(PAD_ID, spec.dtype) for name, spec in instances.element_spec.items()}
         return instances.padded_batch(self._batch_size, shapes, padding_values=padding)
@@ -128,7 +131,7 @@ class _BatchShapes:
         missing = self._batch_size - tf.shape(batch["item_ids"])[0]
         filled = {name: tf.pad(value, [[0, missing], [0, 0]]) for name, value in batch.items()}
         for name, value in filled.items():
-            width = self._static_length if name == "item_ids" else self._static_predictions
+            width = {"item_ids": self._static_length, "prefix_lengths": 1}.get(name, self._static_predictions)
             value.set_shape([self._batch_size, width])
         return filled | {
             "valid_mask": filled["item_ids"] != PAD_ID,

@@ -1,4 +1,4 @@
-"""Multi-head self-attention (paper section 3.3, equations 1 and 2), bidirectional or causal."""
+"""Multi-head self-attention (paper section 3.3, equations 1 and 2): bidirectional, causal, or up to a prefix."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.dropout import SeededDropout
 from bert4rec_tf.model.layers import Projection, derived_seed
 
-# Added to the scores of slots that must not be attended to: padding, and with causal attention all later slots. Their
+# Added to the scores of slots that must not be attended to: padding, and later slots where they are hidden. Their
 # weight after the softmax is exactly 0, and a row with only padding stays finite.
 _HIDDEN_SCORE = -1e9
 
@@ -18,8 +18,10 @@ class MultiHeadAttention(tf.keras.layers.Layer):
 
     Departures from the paper's equations: projections have biases and the attention probabilities have dropout, both
     as in the authors' code. With `config.attention` "causal" a slot attends only to itself and the slots before it, as
-    in SASRec (Kang & McAuley, ICDM 2018). With `config.relative_distances` each head adds a learned bias to a score,
-    for the distance from the query's slot to the attended one (as in T5: Raffel et al., JMLR 2020).
+    in SASRec (Kang & McAuley, ICDM 2018). A row with a prefix length is left to right too, except that all its slots
+    attend to the prefix (Raffel et al., JMLR 2020, section 3.2). With `config.relative_distances` each head adds a
+    learned bias to a score, for the distance from the query's slot to the attended one (as in T5: the same paper,
+    section 2.1).
 
     Args:
         config: sizes, dropout, initialisation, and which slots are attended to.
@@ -53,6 +55,7 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         valid_mask: tf.Tensor,
         query_positions: tf.Tensor | None = None,
         dropout_seed: tf.Tensor | None = None,
+        prefix_lengths: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Attends from the slots of `queries` to those of the window.
 
@@ -62,12 +65,15 @@ class MultiHeadAttention(tf.keras.layers.Layer):
             valid_mask: bool [B, L], True = a real item.
             query_positions: int32 [B, P], the slots that `queries` holds; None: all.
             dropout_seed: see `SeededDropout`.
+            prefix_lengths: int32 [B, 1], the first slots of a row that all its slots attend to; None: all slots, or
+                with causal attention none. Of the others a slot attends to itself and those before it.
 
         Returns:
             float32 [B, P, D].
         """
         query, key, value = self._project(queries, hidden)
-        weights = self.dropout(self._softmax_weights(query, key, valid_mask, query_positions), dropout_seed)
+        weights = self._softmax_weights(query, key, valid_mask, query_positions, prefix_lengths)
+        weights = self.dropout(weights, dropout_seed)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return self.output_projection(tf.reshape(attended, tf.shape(queries)))
 
@@ -100,7 +106,12 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         return tf.unstack(tf.transpose(tf.reshape(projected, shape), [2, 0, 3, 1, 4]), num=parts)
 
     def _softmax_weights(
-        self, query: tf.Tensor, key: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        valid_mask: tf.Tensor,
+        query_positions: tf.Tensor | None,
+        prefix_lengths: tf.Tensor | None = None,
     ) -> tf.Tensor:
         head_size = self.config.hidden_size // self.config.num_heads
         scores = tf.matmul(query * head_size**-0.5, key, transpose_b=True)  # [B, h, P, L]
@@ -109,7 +120,10 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         if query_positions is None:
             query_positions = key_positions[None, :]
         distances = key_positions - query_positions[:, :, None]  # [B, P, L]; above 0: the attended slot comes later
-        if self.config.attention == "causal":
+        if prefix_lengths is not None:
+            shown = (distances <= 0) | (key_positions < prefix_lengths)[:, None, :]
+            hiding += tf.where(shown, 0.0, _HIDDEN_SCORE)[:, None]
+        elif self.config.attention == "causal":
             hiding += tf.where(distances <= 0, 0.0, _HIDDEN_SCORE)[:, None]
         scores += hiding
         if max_distance := self.config.relative_distances:

@@ -21,6 +21,7 @@ _INPUT_SPECS = {
     "item_ids": tf.TensorSpec([None, None], tf.int32),
     "valid_mask": tf.TensorSpec([None, None], tf.bool),
     "masked_positions": tf.TensorSpec([None, None], tf.int32),
+    "prefix_lengths": tf.TensorSpec([None, 1], tf.int32),
     "dropout_seed": tf.TensorSpec([3], tf.int32),
     "masked_item_ids": tf.TensorSpec([None, None], tf.int32),
     "masked_weights": tf.TensorSpec([None, None], tf.float32),
@@ -33,14 +34,16 @@ _LABELLED = (*_INPUTS, "masked_item_ids", "masked_weights")
 class Bert4Rec(tf.keras.Model):
     """The model of the paper (sections 3.3 to 3.6).
 
-    With `config.attention` "causal" it is the left-to-right model that the paper argues against; everything else is the
-    same. Nothing is masked then, and a "masked" slot predicts the item after it.
+    With `config.attention` "prefix" it stays bidirectional at serving, but is trained on next items after random
+    prefixes. With "causal" it is the left-to-right model that the paper argues against; everything else is the same.
+    In both nothing is masked, and a "masked" slot predicts the item after it.
 
     The one input is a dict:
 
         item_ids           int32 [B, L], L <= N, PAD_ID after the last item
         valid_mask         bool [B, L], True = a real item or [MASK]
         masked_positions   int32 [B, P], optional, the slots to score; by default all, and P is L
+        prefix_lengths     int32 [B, 1], optional, see `MultiHeadAttention.call`
         dropout_seed       int32 [3], optional, see `SeededDropout`; by default there is dropout only if `training`
 
     `fit` and `evaluate` also need the labels in this dict: `masked_item_ids`, int32 [B, P], and `masked_weights`,
@@ -117,10 +120,14 @@ class Bert4Rec(tf.keras.Model):
         seed = inputs.get("dropout_seed")
         if training and seed is None:
             seed = tf.concat([tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32), [0]], axis=0)
-        return self.head(
-            self.encode(inputs["item_ids"], inputs["valid_mask"], inputs.get("masked_positions"), seed),
-            self.embedding.item_table,
+        hidden = self.encode(
+            inputs["item_ids"],
+            inputs["valid_mask"],
+            inputs.get("masked_positions"),
+            seed,
+            prefix_lengths=inputs.get("prefix_lengths"),
         )
+        return self.head(hidden, self.embedding.item_table)
 
     def encode(
         self,
@@ -129,6 +136,7 @@ class Bert4Rec(tf.keras.Model):
         query_positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
+        prefix_lengths: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `EncoderBlock.call`.
 
@@ -136,7 +144,7 @@ class Bert4Rec(tf.keras.Model):
         TensorShape([1, 3, 16])
         """
         hidden = self.embedding(item_ids, valid_mask, dropout_seed)
-        return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index)
+        return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths)
 
     def attention_weights(
         self, item_ids: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
@@ -152,7 +160,7 @@ class Bert4Rec(tf.keras.Model):
     def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
 
-        A causal model predicts it at the history's last item instead.
+        A model of next items (`config.attention` "prefix" or "causal") predicts it at the history's last item instead.
 
         Args:
             histories: as for `encode_next_item`.
@@ -173,8 +181,8 @@ class Bert4Rec(tf.keras.Model):
 
         Args:
             histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Special ids are skipped. Of the items that
-                remain, the last N - 1 are used (in a causal model too: a window of N items has N - 1 next items, so
-                position N is never trained).
+                remain, the last N - 1 are used (also if no [MASK] follows them: a window of N items has N - 1 next
+                items, so position N is never trained).
 
         Returns:
             float32 [B, D].
@@ -194,8 +202,8 @@ class Bert4Rec(tf.keras.Model):
         items = tf.ragged.boolean_mask(histories, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
         lengths = tf.cast(items.row_lengths(), tf.int32)
         item_ids = tf.concat([items, tf.fill([tf.shape(histories)[0], 1], MASK_ID)], axis=1).to_tensor(PAD_ID)
-        # A causal model ignores the appended [MASK], except for an empty history, where it is the only slot to score.
-        valid_lengths = tf.maximum(lengths, 1) if self.config.attention == "causal" else lengths + 1
+        # A model of next items ignores the appended [MASK], unless the history is empty and it is the only slot.
+        valid_lengths = tf.maximum(lengths, 1) if self.config.predicts_next_items else lengths + 1
         return {
             "item_ids": item_ids,
             "valid_mask": tf.sequence_mask(valid_lengths, tf.shape(item_ids)[1]),

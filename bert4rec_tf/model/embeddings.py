@@ -13,7 +13,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
     """h_i = v_i + p_i: a learned item embedding and a learned position embedding (paper section 3.4).
 
     Departures from the paper's text: dropout follows the sum, as in the authors' code. With
-    `config.embedding_layer_norm` a layer norm comes between the two. Positions may count from the newest item.
+    `config.embedding_layer_norm` a layer norm comes between the two. Positions may count from the newest item, and
+    `config.neighbours` mixes in the items beside a slot.
 
     Args:
         vocabulary_size: V.
@@ -36,6 +37,11 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         self.item_table = self._add_table("item_table", [self.vocabulary_size, size])
         if self.config.positions != "none":
             self.position_table = self._add_table("position_table", [self.max_seq_length, size])
+        if self.config.neighbours:
+            start = tf.keras.initializers.Constant(self.config.neighbours)
+            self.weight_before = self.add_weight("neighbour_before", [size], initializer=start)
+            if not self.config.predicts_next_items:
+                self.weight_after = self.add_weight("neighbour_after", [size], initializer=start)
         super().build(input_shape)
 
     def call(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -50,6 +56,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             float32 [B, L, D].
         """
         embedded = tf.gather(self.item_table, item_ids)
+        if self.config.neighbours:
+            embedded = self._with_neighbours(embedded, valid_mask)
         slot_index = tf.range(tf.shape(item_ids)[1])
         if self.config.positions == "from_oldest":
             embedded += tf.gather(self.position_table, slot_index)
@@ -57,6 +65,14 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             newest = tf.reduce_sum(tf.cast(valid_mask, tf.int32), axis=1, keepdims=True) - 1
             embedded += tf.gather(self.position_table, tf.maximum(newest - slot_index, 0))
         return self.dropout(embedded if self.norm is None else self.norm(embedded), dropout_seed)
+
+    def _with_neighbours(self, embedded: tf.Tensor, valid_mask: tf.Tensor) -> tf.Tensor:
+        """Adds what `config.neighbours` describes. Padding shows nothing to its neighbours."""
+        items = tf.where(valid_mask[:, :, None], embedded, 0.0)
+        mixed = embedded + self.weight_before * tf.pad(items, [[0, 0], [1, 0], [0, 0]])[:, :-1]
+        if not self.config.predicts_next_items:
+            mixed += self.weight_after * tf.pad(items, [[0, 0], [0, 1], [0, 0]])[:, 1:]
+        return mixed
 
     def _add_table(self, name: str, shape: list[int]) -> tf.Variable:
         return self.add_weight(name, shape, initializer=paper_initializer(self.config, derived_seed(self._seed, name)))

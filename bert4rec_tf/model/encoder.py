@@ -16,6 +16,8 @@ class EncoderBlock(tf.keras.layers.Layer):
     Post-layer-norm is the paper's: LN(x + Dropout(sublayer(x))) (equations 3 to 6). Pre-layer-norm,
     x + Dropout(sublayer(LN(x))) (Xiong et al., ICML 2020), is a departure that allows a larger learning rate. For the
     paper's ablations (Table 5), `config` leaves out the norms, the residuals, or the feed-forward sublayer.
+    Gated blocks compute x + Dropout(sublayer(LN(x)) * sigmoid(LN(x) W + b)): LiGR (Borisyuk et al., 2025, arXiv
+    2502.03417), whose feed-forward has another activation.
 
     Args:
         config: sizes, dropout, order of the norms.
@@ -31,6 +33,9 @@ class EncoderBlock(tf.keras.layers.Layer):
         self.attention = MultiHeadAttention(config, salts.attention_weights, seed, name="attention")
         self.attention_dropout = SeededDropout(config.dropout, salts.attention_output, name="attention_output_dropout")
         self.attention_norm = layer_norm(config, "attention_layer_norm")
+        self.attention_gate = self.feed_forward_gate = None
+        if config.block == "gated":
+            self.attention_gate = _gate(config, seed, "attention_gate")
         if not config.feed_forward:
             return
         inner = config.feed_forward_size or 4 * config.hidden_size
@@ -38,6 +43,8 @@ class EncoderBlock(tf.keras.layers.Layer):
         self.feed_forward_out = Projection(config.hidden_size, config, seed, name="feed_forward_out")
         self.feed_forward_dropout = SeededDropout(config.dropout, salts.feed_forward, name="feed_forward_dropout")
         self.feed_forward_norm = layer_norm(config, "feed_forward_layer_norm")
+        if config.block == "gated":
+            self.feed_forward_gate = _gate(config, seed, "feed_forward_gate")
 
     def call(
         self,
@@ -46,6 +53,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         query_positions: tf.Tensor | None = None,
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
+        prefix_lengths: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states after the block.
 
@@ -55,6 +63,7 @@ class EncoderBlock(tf.keras.layers.Layer):
             query_positions: int32 [B, P], the slots to compute; None: all, P is L.
             dropout_seed: see `SeededDropout`.
             packed_index: int32 [M], which of the B x P computed slots are no padding; None: all.
+            prefix_lengths: see `MultiHeadAttention.call`.
 
         Returns:
             float32 [B, P, D]; [1, M, D] if `packed_index` is given.
@@ -63,7 +72,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         if packed_index is not None and dropout_seed is not None:
             row_slots = tf.shape(hidden if query_positions is None else query_positions)[1]
             slot_index = dropout_seed[2] * row_slots + packed_index
-        attended = self._attend(hidden, valid_mask, query_positions, dropout_seed)
+        attended = self._attend(hidden, valid_mask, query_positions, dropout_seed, prefix_lengths)
         hidden = _gather_slots(self._residual(_gather_slots(hidden, query_positions), attended), None, packed_index)
         if self.config.layer_norm != "pre":
             hidden = self.attention_norm(hidden)
@@ -90,10 +99,13 @@ class EncoderBlock(tf.keras.layers.Layer):
         valid_mask: tf.Tensor,
         query_positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None,
+        prefix_lengths: tf.Tensor | None,
     ) -> tf.Tensor:
         states = self._attention_input(hidden)
         queries = _gather_slots(states, query_positions)
-        attended = self.attention(queries, states, valid_mask, query_positions, dropout_seed)
+        attended = self.attention(queries, states, valid_mask, query_positions, dropout_seed, prefix_lengths)
+        if self.attention_gate is not None:
+            attended *= self.attention_gate(queries)
         return self.attention_dropout(attended, dropout_seed)
 
     def _feed_forward(
@@ -101,6 +113,8 @@ class EncoderBlock(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         states = self.feed_forward_norm(hidden) if self.config.layer_norm == "pre" else hidden
         output = self.feed_forward_out(self.feed_forward_in(states))
+        if self.feed_forward_gate is not None:
+            output *= self.feed_forward_gate(states)
         return self.feed_forward_dropout(output, dropout_seed, slot_index)
 
     def _residual(self, hidden: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
@@ -128,14 +142,15 @@ class Encoder(tf.keras.layers.Layer):
         query_positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
+        prefix_lengths: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states of the last block, which computes only the slots that are needed.
 
         Arguments and shapes as in `EncoderBlock.call`.
         """
         for block in self.blocks[:-1]:
-            hidden = block(hidden, valid_mask, dropout_seed=dropout_seed)
-        hidden = self.blocks[-1](hidden, valid_mask, query_positions, dropout_seed, packed_index)
+            hidden = block(hidden, valid_mask, dropout_seed=dropout_seed, prefix_lengths=prefix_lengths)
+        hidden = self.blocks[-1](hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def attention_weights(
@@ -147,6 +162,10 @@ class Encoder(tf.keras.layers.Layer):
             weights.append(block.attention_weights(hidden, valid_mask, query_positions))
             hidden = block(hidden, valid_mask)
         return weights
+
+
+def _gate(config: ModelConfig, seed: int, name: str) -> Projection:
+    return Projection(config.hidden_size, config, seed, name, activation=tf.nn.sigmoid)
 
 
 def _gather_slots(

@@ -21,17 +21,17 @@ class AttentionMaps:
 
     Attributes:
         weights: float64 [layers, h, S, S], from the query's slot (row) to the attended one (column). The last slot
-            predicts the next item: it holds [MASK], or with causal attention the newest item. Rows sum to less than 1
-            if windows are longer than S.
+            predicts the next item: it holds [MASK], or in a model of next items the newest item. Rows sum to less than
+            1 if windows are longer than S.
         shown: float64 [layers, h], the share of the last slot's weight that falls on these S slots.
         users: the number of users.
-        causal: whether slots attend only to themselves and the slots before them.
+        predicts_next_items: whether the last slot holds the newest item instead of [MASK].
     """
 
     weights: np.ndarray
     shown: np.ndarray
     users: int
-    causal: bool
+    predicts_next_items: bool
 
 
 def attention_maps(model: Bert4Rec, histories: Sequence[np.ndarray], slots: int = SLOTS) -> AttentionMaps:
@@ -54,7 +54,7 @@ def attention_maps(model: Bert4Rec, histories: Sequence[np.ndarray], slots: int 
             newest = np.take_along_axis(weights, positions[:, None, None, :], axis=3)
             sums[layer] += newest.sum(axis=0, dtype=np.float64)
     means = sums / len(windows)
-    return AttentionMaps(means, means[:, :, -1].sum(axis=-1), len(windows), model.config.attention == "causal")
+    return AttentionMaps(means, means[:, :, -1].sum(axis=-1), len(windows), model.config.predicts_next_items)
 
 
 def attention_weights(model: Bert4Rec, windows: Sequence[np.ndarray], query_positions: np.ndarray) -> list[np.ndarray]:
@@ -78,10 +78,10 @@ def attention_weights(model: Bert4Rec, windows: Sequence[np.ndarray], query_posi
 
 
 def _window(history: np.ndarray, model: Bert4Rec) -> np.ndarray:
-    """The model's input for the next item: the newest N - 1 items and [MASK], which causal attention does not need."""
+    """The model's input for the next item: the newest N - 1 items and, unless it predicts next items, [MASK]."""
     items = np.asarray(history)
     items = items[items >= NUM_SPECIAL_IDS][-(model.max_seq_length - 1) :]
-    return items if model.config.attention == "causal" and len(items) else np.append(items, MASK_ID)
+    return items if model.config.predicts_next_items and len(items) else np.append(items, MASK_ID)
 
 
 _LABEL_STEP = 5  # slots from one axis label to the next
@@ -89,7 +89,7 @@ _LABEL_STEP = 5  # slots from one axis label to the next
 
 def attention_content(maps: AttentionMaps) -> dict[str, Any]:
     """A heat map for each head, by layer, for `templates/attention.html`."""
-    size, last = maps.weights.shape[-1], "0" if maps.causal else "M"
+    size, last = maps.weights.shape[-1], "0" if maps.predicts_next_items else "M"
     names = [f"-{back}" if back and back % _LABEL_STEP == 0 else "" for back in range(size - 1, 0, -1)] + [last]
     layers = []
     for layer, heads in enumerate(maps.weights):
@@ -100,4 +100,4 @@ def attention_content(maps: AttentionMaps) -> dict[str, Any]:
             alt_text = f"attention of layer {layer + 1}, head {head + 1}"
             charts.append(Chart(caption, heat_map(weights, names, alt_text)))
         layers.append(charts)
-    return {"layers": layers, "users": maps.users, "size": size, "causal": maps.causal}
+    return {"layers": layers, "users": maps.users, "size": size, "ends_with_mask": not maps.predicts_next_items}

@@ -23,6 +23,11 @@ from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.settings import check_settings_match
 from tfrecords.vocabulary import Vocabulary
 
+_FIRST_OBJECTIVES: dict[str, Objective] = {
+    "bidirectional": "masked_item",
+    "prefix": "random_prefix",
+    "causal": "next_item",
+}
 _FIX_CHANGED_RECORDS = (
     "the last checkpoint has seen only the verified records; rebuild these (the same make_tfrecords.py command "
     "writes the same files) and run the same command to resume, or train on the new ones in another --model_dir"
@@ -56,7 +61,7 @@ def prepare(
     manifest = Manifest.load(data_dir)
     config = _config_with_records(settings, manifest, data_dir)
     _check_strategy(strategy, config)
-    first_objective: Objective = "next_item" if config.model.attention == "causal" else "masked_item"
+    first_objective = _FIRST_OBJECTIVES[config.model.attention]
     _check_something_to_predict(data_dir, manifest, first_objective)
     records = VerifiedRecords(data_dir, manifest, _FIX_CHANGED_RECORDS)
     vocabulary = Vocabulary.load(data_dir)
@@ -152,10 +157,11 @@ def _check_something_to_predict(data_dir: str, manifest: Manifest, objective: Ob
         )
     if training_instances(manifest, objective).predicted_slots():
         return
-    if objective == "next_item" and windows:
+    if objective != "masked_item" and windows:
         raise InputError(
-            "A causal model predicts the items after a window's first one, so it needs a window of at least two items. "
-            f"Received: {windows:,} training windows in {data_dir}, all of one item. Fix: build the records from a log "
+            "With model.attention=prefix or causal a model predicts the items after a window's first one, so it needs "
+            f"a window of at least two items. Received: {windows:,} training windows in {data_dir}, all of one item. "
+            "Fix: build the records from a log "
             "with longer histories (leave_one_out holds the last two items of a user out), or set "
             "model.attention=bidirectional"
         )

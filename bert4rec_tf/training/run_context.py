@@ -62,8 +62,8 @@ class RunContext:
 
     @property
     def training(self) -> TrainingConfig:
-        """The training settings. A causal model has no last stage: it predicts the last item in every stage."""
-        if self.first_objective == "next_item":
+        """The training settings. A model of next items has no last stage: it predicts last items in every stage."""
+        if self.config.model.predicts_next_items:
             return dataclasses.replace(self.config.training, last_item_share=0.0)
         return self.config.training
 

@@ -117,7 +117,7 @@ def _print_sizes(context: RunContext) -> None:
         f"{context.model.count_params():,} weights; batches of lengths {shapes}; "
         f"validation every {context.steps_per_epoch:,} steps"
     )
-    if context.first_objective == "next_item" and (lone := windows_of_one_item(context.manifest)):
+    if context.config.model.predicts_next_items and (lone := windows_of_one_item(context.manifest)):
         print(f"{lone:,} of these are windows of one item, which have nothing to predict")
 
 
@@ -202,4 +202,5 @@ def _batches(context: RunContext) -> tf.data.Dataset:
         int(progress.step.numpy()) - progress.stage_start,
         context.vocabulary.size if training.masking == "resample" else None,
         context.objective,
+        training.causal_rows,
     )

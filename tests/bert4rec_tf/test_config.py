@@ -37,7 +37,7 @@ SETTINGS = optional(
     model=optional(
         hidden_size=st.integers(1).map(lambda half: 2 * half),
         layer_norm=st.sampled_from(["pre", "post"]),
-        attention=st.sampled_from(["bidirectional", "causal"]),
+        attention=st.sampled_from(["bidirectional", "prefix", "causal"]),
     ),
     training=optional(learning_rate=st.floats(1e-9, 1), jit_compile=st.booleans(), steps_per_epoch=st.none()),
 )

@@ -7,6 +7,8 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
     0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, optional
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
+    0.W_gate_1 0.W_gate_2 [D, D]  0.b_gate_1 ... [D]     gates of the attention and of the feed-forward, optional
+    before after [D]                                     times the embeddings beside a slot, optional
     0.norm_1 0.norm_2, final_norm [2, D]                 layer norms: scale, then shift; final_norm with "pre" only;
     norm_0 [2, D]                                        on the embeddings, optional
     W_P [D, D]  b_P [D]  b_O [V]                         output layer; without the first two, no projection
@@ -28,19 +30,20 @@ def masked_logits(
     valid: np.ndarray,
     positions: np.ndarray,
     layer_norm: str,
-    causal: bool = False,
+    prefix: int | None = None,
     residual: bool = True,
 ) -> np.ndarray:
     """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid.
 
-    Causal attention is the masked one of Vaswani et al., 2017, section 3.2.3: what comes later scores minus infinity.
+    With a `prefix`, what comes after the query's slot scores minus infinity, unless it is one of the first `prefix`
+    slots; 0 is the masked attention of Vaswani et al., 2017, section 3.2.3. Without one, every slot attends to all.
     Positions, layer norms and feed-forward sublayers whose weights are missing are left out (Table 5).
     """
     # Padding affects nothing, so it is removed here.
     slots = np.flatnonzero(valid)
     hidden = _embedded(weights, item_ids[slots], slots)
     for part in _blocks(weights):
-        hidden = _after(hidden, part, layer_norm, causal, residual)
+        hidden = _after(hidden, part, layer_norm, prefix, residual)
     if layer_norm == "pre":
         hidden = _norm(hidden, weights["final_norm"])
     at_masks = hidden[np.searchsorted(slots, positions)]
@@ -52,14 +55,14 @@ def masked_logits(
 
 
 def attention_of_blocks(
-    weights: Weights, item_ids: np.ndarray, layer_norm: str, causal: bool = False
+    weights: Weights, item_ids: np.ndarray, layer_norm: str, prefix: int | None = None
 ) -> list[np.ndarray]:
     """Attention weights [h, L, L] of each block over one sequence without padding: `item_ids` int [L]."""
     hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids))), []
     for part in _blocks(weights):
         states = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
-        found.append(_attention_weights(states, part, causal))
-        hidden = _after(hidden, part, layer_norm, causal, residual=True)
+        found.append(_attention_weights(states, part, prefix))
+        hidden = _after(hidden, part, layer_norm, prefix, residual=True)
     return found
 
 
@@ -70,7 +73,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _embedded(weights: Weights, item_ids: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    embedded = weights["E"][item_ids] + _positions(weights, slots)
+    items = weights["E"][item_ids]
+    embedded = items + _positions(weights, slots)
+    for slot in range(len(items)):
+        if "before" in weights and slot > 0:
+            embedded[slot] += weights["before"] * items[slot - 1]
+        if "after" in weights and slot + 1 < len(items):
+            embedded[slot] += weights["after"] * items[slot + 1]
     return _norm(embedded, weights["norm_0"]) if "norm_0" in weights else embedded
 
 
@@ -88,27 +97,31 @@ def _blocks(weights: Weights) -> list[Weights]:
     return found
 
 
-def _after(hidden: np.ndarray, part: Weights, layer_norm: str, causal: bool, residual: bool) -> np.ndarray:
-    sublayers = [("norm_1", lambda x: _attention(x, part, causal))]
+def _after(hidden: np.ndarray, part: Weights, layer_norm: str, prefix: int | None, residual: bool) -> np.ndarray:
+    sublayers = [("1", lambda x: _attention(x, part, prefix))]
     if "W_1" in part:
-        sublayers.append(("norm_2", lambda x: _feed_forward(x, part)))
-    for norm, sublayer in sublayers:
-        changed = sublayer(_norm(hidden, part[norm]) if layer_norm == "pre" else hidden)
+        sublayers.append(("2", lambda x: _feed_forward(x, part)))
+    for number, sublayer in sublayers:
+        norm = f"norm_{number}"
+        states = _norm(hidden, part[norm]) if layer_norm == "pre" else hidden
+        changed = sublayer(states)
+        if f"W_gate_{number}" in part:
+            changed = changed / (1 + np.exp(-(states @ part[f"W_gate_{number}"] + part[f"b_gate_{number}"])))
         hidden = hidden + changed if residual else changed
         if layer_norm == "post":
             hidden = _norm(hidden, part[norm])
     return hidden
 
 
-def _attention(hidden: np.ndarray, part: Weights, causal: bool) -> np.ndarray:
+def _attention(hidden: np.ndarray, part: Weights, prefix: int | None) -> np.ndarray:
     heads = []
-    for head, weights in enumerate(_attention_weights(hidden, part, causal)):
+    for head, weights in enumerate(_attention_weights(hidden, part, prefix)):
         value = hidden @ part["W_V"][head] + part["b_V"][head]
         heads.append(weights @ value)
     return np.concatenate(heads, axis=1) @ part["W_O"] + part["b_O"]
 
 
-def _attention_weights(hidden: np.ndarray, part: Weights, causal: bool) -> np.ndarray:
+def _attention_weights(hidden: np.ndarray, part: Weights, prefix: int | None) -> np.ndarray:
     heads = []
     for head in range(len(part["W_Q"])):
         query = hidden @ part["W_Q"][head] + part["b_Q"][head]
@@ -119,8 +132,9 @@ def _attention_weights(hidden: np.ndarray, part: Weights, causal: bool) -> np.nd
                 max_distance = len(part["b_distance"]) // 2
                 distance = max(-max_distance, min(key_slot - query_slot, max_distance))
                 scores[query_slot, key_slot] += part["b_distance"][max_distance + distance, head]
-        if causal:
-            scores[np.triu_indices(len(scores), 1)] = -np.inf
+        for query_slot, key_slot in np.ndindex(scores.shape):
+            if prefix is not None and key_slot > query_slot and key_slot >= prefix:
+                scores[query_slot, key_slot] = -np.inf
         heads.append(np.exp(log_softmax(scores)))
     return np.stack(heads)
 

@@ -22,6 +22,9 @@ CAUSAL = dataclasses.replace(TWO_LAYERS, attention="causal")
 CAUSAL_NEWEST = dataclasses.replace(NEWEST, attention="causal")
 CAUSAL_DISTANCES = dataclasses.replace(CAUSAL_NEWEST, relative_distances=20)
 EMBEDDING_NORM = dataclasses.replace(CAUSAL_DISTANCES, positions="none", embedding_layer_norm=True)
+PREFIX = dataclasses.replace(DISTANCES, attention="prefix", neighbours=0.3)
+NEIGHBOURS = dataclasses.replace(DISTANCES, neighbours=0.5, embedding_layer_norm=True)
+GATED = dataclasses.replace(PRE, block="gated", num_layers=2)
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
 
 
@@ -55,6 +58,9 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
         weights[name] = named["embedding/position_table"]
     if model.config.embedding_layer_norm and model.config.layer_norm != "none":
         weights["norm_0"] = _scale_and_shift(named, "embedding/layer_norm")
+    for beside in ("before", "after"):
+        if f"embedding/neighbour_{beside}" in named:
+            weights[beside] = named[f"embedding/neighbour_{beside}"]
     for block in range(model.config.num_layers):
         inside = f"encoder/block_{block}"
         for layer, letters in (("query", "Q"), ("key_value", "KV")):
@@ -72,6 +78,9 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
             weights[f"{block}.W_{name}"] = named[f"{inside}/{layer}/kernel"]
             weights[f"{block}.b_{name}"] = named[f"{inside}/{layer}/bias"]
         for name, layer in (("1", "attention"), ("2", "feed_forward")):
+            if f"{inside}/{layer}_gate/kernel" in named:
+                weights[f"{block}.W_gate_{name}"] = named[f"{inside}/{layer}_gate/kernel"]
+                weights[f"{block}.b_gate_{name}"] = named[f"{inside}/{layer}_gate/bias"]
             if f"{inside}/{layer}_layer_norm/gamma" in named:
                 weights[f"{block}.norm_{name}"] = _scale_and_shift(named, f"{inside}/{layer}_layer_norm")
     if model.config.layer_norm == "pre":
@@ -97,16 +106,29 @@ def example_batch() -> dict[str, np.ndarray]:
     }
 
 
+def prefix_batch() -> dict[str, np.ndarray]:
+    """The rows of `example_batch` with prefixes of several lengths: some, all and none of the slots."""
+    return example_batch() | {"prefix_lengths": np.array([[3], [4], [0], [0]], np.int32)}
+
+
 def inputs_of(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    return {name: tf.constant(batch[name]) for name in ("item_ids", "valid_mask", "masked_positions")}
+    names = ("item_ids", "valid_mask", "masked_positions", "prefix_lengths")
+    return {name: tf.constant(batch[name]) for name in names if name in batch}
 
 
 def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> np.ndarray:
     """Logits [rows, P, V] of the rows that hold an item, by the NumPy oracle."""
-    rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], strict=True)
-    causal = config.attention == "causal"
-    kind = (config.layer_norm, causal, config.residual)
-    return np.stack([masked_logits(weights, *row, *kind) for row in rows if row[1].any()])
+    prefixes = [0 if config.attention == "causal" else None] * len(batch["item_ids"])
+    if "prefix_lengths" in batch:
+        prefixes = batch["prefix_lengths"][:, 0].tolist()
+    rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], prefixes, strict=True)
+    return np.stack(
+        [
+            masked_logits(weights, items, valid, positions, config.layer_norm, prefix, config.residual)
+            for items, valid, positions, prefix in rows
+            if valid.any()
+        ]
+    )
 
 
 def oracle_loss(weights: Weights, batch: dict[str, np.ndarray], config: ModelConfig) -> float:

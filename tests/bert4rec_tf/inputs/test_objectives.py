@@ -1,4 +1,4 @@
-"""Training instances of the objectives next item and last item, in batches."""
+"""Training instances of the objectives next item, random prefix and last item, in batches."""
 
 import pathlib
 from collections import Counter
@@ -84,6 +84,86 @@ def test_windows_of_one_item_have_no_next_item_to_predict(tmp_path: pathlib.Path
     assert bucket == Bucket(length=1, predictions=1, instances=20)
     for batch in read_next_items(tmp_path / "data", manifest, [bucket], steps_per_pass([bucket], BATCH_SIZE)):
         assert not batch["masked_weights"].any()
+
+
+def read_prefixes(
+    data_dir: pathlib.Path,
+    manifest: Manifest,
+    number: int,
+    causal_rows: float = 0.5,
+    seed: int = 1,
+    first_step: int = 0,
+) -> list[Batch]:
+    buckets = choose_buckets(histogram_of(manifest, "random_prefix"), 3)
+    dataset = training_batches(
+        data_dir,
+        manifest,
+        buckets,
+        BATCH_SIZE,
+        seed,
+        first_step,
+        objective="random_prefix",
+        causal_rows=causal_rows,
+    )
+    return list(dataset.take(number).as_numpy_iterator())
+
+
+def test_slots_from_the_last_of_the_prefix_predict_the_next_item(
+    data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
+) -> None:
+    number = steps_per_pass(next_item_buckets, BATCH_SIZE)
+    next_items = read_next_items(data_dir, manifest, next_item_buckets, number)
+    found: Counter[tuple[int, int]] = Counter()
+    for batch, whole in zip(read_prefixes(data_dir, manifest, number), next_items, strict=True):
+        np.testing.assert_array_equal(batch["item_ids"], whole["item_ids"])
+        np.testing.assert_array_equal(batch["valid_mask"], whole["valid_mask"])
+        assert batch["prefix_lengths"].dtype == np.int32
+        for row, (prefix,) in enumerate(batch["prefix_lengths"]):
+            slots = int(batch["valid_mask"][row].sum())
+            assert 0 <= prefix <= slots
+            expected = [
+                whole["masked_item_ids"][row, slot] if slot < slots and slot >= prefix - 1 else 0
+                for slot in range(batch["item_ids"].shape[1])
+            ]
+            assert batch["masked_item_ids"][row].tolist() == expected
+            assert batch["masked_weights"][row].tolist() == [float(item > 0) for item in expected]
+            if slots:
+                found[slots, prefix] += 1
+    rows = sum(found.values())
+    empty = sum(times for (_, prefix), times in found.items() if prefix == 0)
+    assert abs(empty - rows / 2) < 4 * (rows / 4) ** 0.5
+    longest = max(slots for slots, _ in found)
+    lengths = np.array([found[longest, prefix] for prefix in range(1, longest + 1)])
+    assert (np.abs(lengths - lengths.mean()) < 4 * np.sqrt(lengths.mean())).all(), "each length is equally likely"
+    assert lengths.min() > 0
+
+
+@pytest.mark.parametrize("causal_rows", [0.0, 1.0])
+def test_all_or_no_rows_may_be_left_to_right(data_dir: pathlib.Path, manifest: Manifest, causal_rows: float) -> None:
+    for batch in read_prefixes(data_dir, manifest, 20, causal_rows):
+        filled = batch["valid_mask"].any(axis=1)
+        assert ((batch["prefix_lengths"][filled, 0] == 0) == (causal_rows == 1)).all()
+
+
+def test_prefixes_are_new_in_every_pass_and_a_function_of_seed_and_step(
+    data_dir: pathlib.Path, manifest: Manifest, next_item_buckets: list[Bucket]
+) -> None:
+    number = steps_per_pass(next_item_buckets, BATCH_SIZE)
+    batches = read_prefixes(data_dir, manifest, 2 * number, causal_rows=0.2)
+    assert_same(
+        read_prefixes(data_dir, manifest, 6, causal_rows=0.2, first_step=number - 3), batches[number - 3 : number + 3]
+    )
+
+    def prefixes(read: list[Batch]) -> Counter:
+        return Counter(
+            (tuple(items), int(prefix))
+            for batch in read
+            for items, (prefix,) in zip(batch["item_ids"].tolist(), batch["prefix_lengths"], strict=True)
+        )
+
+    first, second = prefixes(batches[:number]), prefixes(batches[number:])
+    assert first != second
+    assert prefixes(read_prefixes(data_dir, manifest, number, causal_rows=0.2, seed=2)) not in (first, second)
 
 
 def read_last_items(

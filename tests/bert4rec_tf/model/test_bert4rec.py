@@ -21,9 +21,12 @@ from tests.support.small_models import (
     DISTANCES,
     DROPPING,
     EMBEDDING_NORM,
+    GATED,
     MAX_SEQ_LENGTH,
+    NEIGHBOURS,
     NEWEST,
     PRE,
+    PREFIX,
     SMALL,
     TWO_LAYERS,
     VOCABULARY_SIZE,
@@ -32,6 +35,7 @@ from tests.support.small_models import (
     oracle_logits,
     oracle_loss,
     paper_weights,
+    prefix_batch,
     random_model,
 )
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
@@ -55,6 +59,11 @@ GOLDEN_FILE = ROOT / "tests" / "golden" / "logits.json"
         CAUSAL_DISTANCES,
         EMBEDDING_NORM,
         dataclasses.replace(TWO_LAYERS, embedding_layer_norm=True),
+        PREFIX,
+        NEIGHBOURS,
+        dataclasses.replace(NEIGHBOURS, attention="causal"),
+        GATED,
+        dataclasses.replace(GATED, attention="causal", feed_forward=False),
     ],
     ids=[
         "one block",
@@ -69,6 +78,11 @@ GOLDEN_FILE = ROOT / "tests" / "golden" / "logits.json"
         "causal distances",
         "causal, embeddings normed",
         "post, embeddings normed",
+        "prefix at serving",
+        "neighbours",
+        "causal, neighbour before",
+        "gated",
+        "gated, causal, without feed-forward",
     ],
 )
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
@@ -76,6 +90,52 @@ def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
     expected = oracle_logits(paper_weights(model), batch, config)
     np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, atol=1e-4)
     assert np.ptp(expected[..., NUM_SPECIAL_IDS:]) > 1, "logits that hardly differ would test nothing"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [PREFIX, dataclasses.replace(GATED, attention="prefix"), CAUSAL],
+    ids=["prefix", "gated", "causal"],
+)
+def test_a_prefix_is_seen_from_both_sides(config: ModelConfig) -> None:
+    model, batch = random_model(config), prefix_batch()
+    expected = oracle_logits(paper_weights(model), batch, config)
+    np.testing.assert_allclose(model(inputs_of(batch))[:3], expected, atol=1e-4)
+    without = oracle_logits(paper_weights(model), example_batch(), config)
+    assert np.abs(expected - without)[..., NUM_SPECIAL_IDS:].max() > 0.1, "the prefix must matter"
+
+
+@given(st.data())
+@settings(max_examples=20)
+def test_a_change_reaches_the_slots_that_may_see_it(data: st.DataObject) -> None:
+    model = random_model(dataclasses.replace(PREFIX, neighbours=0.0))
+    items = st.integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE - 1)
+    window = np.array(data.draw(st.lists(items, min_size=1, max_size=MAX_SEQ_LENGTH)))
+    prefix = data.draw(st.integers(0, len(window)))
+    position = data.draw(st.integers(0, len(window) - 1))
+    changed = window.copy()
+    changed[position] = data.draw(items.filter(lambda item: item != window[position]))
+    before, after = (
+        model(whole_window(one) | {"prefix_lengths": tf.constant([[prefix]])})[0].numpy() for one in (window, changed)
+    )
+    for slot in range(len(window)):
+        may_see = position <= slot or position < prefix
+        if may_see:
+            assert np.abs(before[slot] - after[slot]).max() > 1e-5, slot
+        else:
+            np.testing.assert_array_equal(before[slot], after[slot])
+
+
+@pytest.mark.parametrize("attention", ["causal", "prefix"])
+def test_the_next_item_is_never_mixed_into_its_own_prediction(attention: str) -> None:
+    model = random_model(dataclasses.replace(NEIGHBOURS, attention=attention))
+    assert not any("neighbour_after" in variable.name for variable in model.trainable_variables)
+    prefix = {"prefix_lengths": tf.constant([[2]])} if attention == "prefix" else {}
+    before, after = (
+        model(whole_window(np.array(window)) | prefix)[0].numpy() for window in ([3, 4, 5, 6, 7], [3, 4, 5, 6, 12])
+    )
+    np.testing.assert_array_equal(before[:4], after[:4])
+    assert np.abs(before[4] - after[4]).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -108,8 +168,8 @@ def test_logits_equal_the_stored_ones() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES],
-    ids=["post", "pre", "from newest", "causal", "both", "distances"],
+    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES, PREFIX, NEIGHBOURS, GATED],
+    ids=["post", "pre", "from newest", "causal", "both", "distances", "prefix", "neighbours", "gated"],
 )
 def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     model, batch = random_model(config), inputs_of(example_batch())
@@ -246,11 +306,18 @@ def updates_of_one_step(
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, pytest.param(PRE, marks=pytest.mark.slow), CAUSAL], ids=["post", "pre", "causal"]
+    ("config", "batch"),
+    [
+        (SMALL, example_batch()),
+        pytest.param(PRE, example_batch(), marks=pytest.mark.slow),
+        (CAUSAL, example_batch()),
+        (dataclasses.replace(PREFIX, num_layers=1, block="gated"), prefix_batch()),
+        pytest.param(NEIGHBOURS, example_batch(), marks=pytest.mark.slow),
+    ],
+    ids=["post", "pre", "causal", "prefix, gated", "neighbours"],
 )
-def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig) -> None:
+def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig, batch: dict[str, np.ndarray]) -> None:
     # The oracle's gradient along a random direction of each weight, by central differences in float64.
-    batch = example_batch()
     loss, updates = updates_of_one_step(config, batch, jit_compile=False)
     model = random_model(config)
     values = [np.float64(variable.numpy()) for variable in model.trainable_variables]

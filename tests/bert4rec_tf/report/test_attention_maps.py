@@ -51,11 +51,11 @@ def test_causal_attention_predicts_from_the_newest_item() -> None:
     model = random_model(CAUSAL)
     maps = attention_maps(model, HISTORIES, slots=3)
     windows = [window[:-1] for window in WINDOWS]
-    blocks = [attention_of_blocks(paper_weights(model), window, CAUSAL.layer_norm, causal=True) for window in windows]
+    blocks = [attention_of_blocks(paper_weights(model), window, CAUSAL.layer_norm, prefix=0) for window in windows]
     for layer in range(CAUSAL.num_layers):
         mean = np.mean([of[layer][:, -3:, -3:] for of in blocks], axis=0)
         np.testing.assert_allclose(maps.weights[layer], mean, atol=1e-5)
-    assert maps.causal
+    assert maps.predicts_next_items
     assert not np.triu(maps.weights, 1).any()
 
 
