@@ -17,12 +17,13 @@ From a log to recommendations. There are ten films in a ring; each user watches 
 >>> titles = {str(number): f"Film {number}" for number in range(1, 11)}
 >>> config = {
 ...     "data": {"max_seq_length": 6, "num_negatives": 3, "num_shards": 1},
-...     "model": {"hidden_size": 16, "num_layers": 1, "attention": "causal", "dense_initializer": "glorot"},
+...     "model": {"hidden_size": 16, "num_layers": 1, "attention": "prefix", "dense_initializer": "glorot"},
 ...     "training": {"num_steps": 60, "batch_size": 20, "learning_rate": 0.02, "steps_per_epoch": 60,
 ...                  "jit_compile": False},
 ... }
 >>> built = bert4rec_tf.build_records(log, "data", config, timestamp_unit="s", titles=titles)
 >>> trained = bert4rec_tf.train("data", "model", config)
+training BERT4Rec, random prefix
 20 instances, 10 items, 3,869 weights; batches of lengths 3; validation every 60 steps
 >>> evaluation = bert4rec_tf.evaluate("model", "data")
 >>> print(evaluation)

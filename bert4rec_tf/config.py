@@ -123,7 +123,11 @@ class ModelConfig:
 
     @property
     def predicts_next_items(self) -> bool:
-        """Whether the slot of an item predicts the item after it; if not, the slot of a [MASK] predicts its own."""
+        """Whether the slot of an item predicts the item after it; if not, the slot of a [MASK] predicts its own.
+
+        >>> ModelConfig().predicts_next_items, ModelConfig(attention="prefix").predicts_next_items
+        (False, True)
+        """
         return self.attention != "bidirectional"
 
     @property
@@ -150,6 +154,9 @@ class TrainingConfig:
 
     num_steps: int = _resumable(400_000)
     """Optimizer updates of the run (the authors' scripts: 400,000)."""
+    num_passes: int | None = _resumable(None)
+    """Instead of `num_steps`: the run's passes over the training windows (with Cloze over the instances of the
+    records), so that one recipe trains logs of any size. None: `num_steps` holds."""
     batch_size: int = 256
     """Instances in one update, over all replicas."""
     masking: Literal["pregenerated", "resample"] = "pregenerated"
@@ -208,7 +215,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "num_length_buckets", "checkpoints_to_keep", "sampled_items"):
             check_field(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps_per_epoch", "validation_users", "early_stopping_epochs"):
+        for name in ("steps_per_epoch", "validation_users", "early_stopping_epochs", "num_passes"):
             check_field(self, name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "epsilon", "clip_norm", "checkpoint_minutes"):
             check_field(self, name, getattr(self, name) > 0, "above 0")

@@ -18,6 +18,7 @@ from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import write_whole
 from tfrecords.manifest import MANIFEST_FILE, Manifest
+from tfrecords.settings import MODEL_NAME, without_model_name
 from tfrecords.vocabulary import VOCABULARY_FILE, Vocabulary
 
 CONFIG_FILE = "config.json"
@@ -35,6 +36,8 @@ class TrainedModel:
         manifest: the manifest of its records.
         state: step, elapsed seconds and validation metric of that checkpoint.
 
+    >>> trained.config.model.model_name
+    'BERT4Rec, random prefix'
     >>> trained.model.count_params(), trained.vocabulary.size, trained.config.training.num_steps
     (3869, 13, 60)
     >>> sorted(trained.state)
@@ -48,12 +51,12 @@ class TrainedModel:
     state: dict[str, Any]
 
     def description(self) -> dict[str, Any]:
-        """Its settings and the state of its training, as JSON values for metrics and metadata.
+        """Its name, its settings and the state of its training, as JSON values for metrics and metadata.
 
         >>> trained.description()["training"]["step"]
         60
         """
-        return {"config": self.config.to_dict(), "training": self.state}
+        return {MODEL_NAME: self.config.model.model_name, "config": self.config.to_dict(), "training": self.state}
 
     def check_vocabulary(self, vocabulary: Vocabulary, received: str) -> None:
         """Refuses records of other items; titles and counts may differ.
@@ -96,7 +99,8 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
         directory.mkdir(parents=True, exist_ok=True)
         (directory / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         (directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
-    write_whole(directory / CONFIG_FILE, json.dumps(config.to_dict(), indent=1) + "\n")
+    named = {MODEL_NAME: config.model.model_name} | config.to_dict()
+    write_whole(directory / CONFIG_FILE, json.dumps(named, indent=1) + "\n")
 
 
 def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
@@ -125,7 +129,7 @@ def _read_config(directory: pathlib.Path) -> Config:
     if not path.is_file():
         raise InputError(f"--model_dir must be made by train.py. Received: {directory}, without a {CONFIG_FILE}")
     try:
-        return Config.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return Config.from_dict(without_model_name(json.loads(path.read_text(encoding="utf-8"))), str(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} must be JSON. Received: line {error.lineno}: {error.msg}") from None
 

@@ -32,14 +32,16 @@ _WRITE = flags.DEFINE_bool("write", False, "whether to write the tables into the
 # For which log each recipe is; everything else in the table comes from the file itself and from results/.
 _RECIPE_LOGS = {
     "beauty": ("paper", "many items with few events each (Amazon Beauty)"),
-    "beauty-best": ("ours", "many items with few events each; the best that was found"),
-    "beauty-fast": ("ours", "the same with a smaller model, for a first result"),
+    "beauty-bert4rec": ("ours", "many items with few events each; the best BERT4Rec that was found"),
+    "beauty-causal": ("ours", "the same, left to right, for comparison"),
+    "bert4rec-dense": ("ours", "any log with long histories over few items (films, music, news)"),
+    "bert4rec-sparse": ("ours", "any log with short histories over many items (a shop)"),
     "demo": ("ours", "the synthetic log of `make demo`"),
     "ml-100k": ("ours", "a small log (MovieLens-100K), for a first try on a laptop"),
     "ml-1m": ("paper", "long histories (MovieLens-1M)"),
-    "ml-1m-best": ("ours", "long histories; the best that was found"),
+    "ml-1m-bert4rec": ("ours", "long histories; the best BERT4Rec that was found"),
+    "ml-1m-causal": ("ours", "the same, left to right, for comparison"),
     "ml-1m-cloze": ("ours", "long histories; the best with the paper's objective"),
-    "ml-1m-fast": ("ours", "long histories; a smaller model, to be ended by `--time_limit_minutes`"),
     "ml-20m": ("paper", "a long log with long histories (MovieLens-20M)"),
     "steam": ("paper", "short histories over a medium catalogue (Steam)"),
 }
@@ -141,7 +143,7 @@ def _choices(declared: Any) -> str:
 def recipes() -> str:
     """One row a file of configs/: for which log it is, and its main settings."""
     lines = [
-        "| file | from | for which log | objective | N | d | layers | heads | loss | batch | steps |",
+        "| file | from | for which log | model | N | d | layers | heads | loss | batch | steps |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted((ROOT / "configs").glob("*.json")):
@@ -151,17 +153,17 @@ def recipes() -> str:
         config = Config.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
         training = config.training
         loss = training.loss if training.loss == "softmax" else f"{training.loss}, {training.sampled_items:,}"
-        cells = [f"`{path.name}`", origin, log, _objective(config)]
+        length = f"{training.num_steps:,}" if training.num_passes is None else f"{training.num_passes} passes"
+        cells = [f"`{path.name}`", origin, log, _model(config)]
         cells += [f"{config.data.max_seq_length}", f"{config.model.hidden_size}", f"{config.model.num_layers}"]
-        cells += [f"{config.model.num_heads}", loss, f"{training.batch_size}", f"{training.num_steps:,}"]
+        cells += [f"{config.model.num_heads}", loss, f"{training.batch_size}", length]
         lines.append(_row(cells))
     return "\n".join(lines)
 
 
-def _objective(config: Config) -> str:
-    if config.model.attention == "causal":
-        return "left to right"
-    return "Cloze, then the last item" if config.training.last_item_share else "Cloze"
+def _model(config: Config) -> str:
+    last_stage = config.training.last_item_share and not config.model.predicts_next_items
+    return config.model.model_name + (", then the last item" if last_stage else "")
 
 
 def recipe_results() -> str:

@@ -1,6 +1,6 @@
 """Builds records, trains and evaluates for several seeds, and writes one JSON file for each seed to results/.
 
-python experiments/reproduce.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m-best.json --seeds=3 \
+python experiments/reproduce.py --dataset=ml-1m --input=ml-1m.txt --config=configs/ml-1m-causal.json --seeds=3 \
     --time_limit_minutes=45 --work_dir=/tmp/reproduce
 """
 

@@ -102,7 +102,7 @@ _TITLES = flags.DEFINE_string(
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "JSON file of settings, or the name of a recipe, such as ml-1m-fast; other settings keep their defaults",
+    "JSON file of settings, or the name of a recipe, such as bert4rec-dense; other settings keep their defaults",
 )
 _SET = flags.DEFINE_multi_string("set", [], "one setting, section.field=value, such as data.seed=2; overrides --config")
 _DATA_FLAGS = [

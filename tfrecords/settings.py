@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from tfrecords.errors import InputError, check_local
 
 S = TypeVar("S", bound="Sections")
+MODEL_NAME = "model_name"  # beside the sections of a config.json: what the settings make; it sets nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_settings(declared: type, path: str | None, assignments: Sequence[str] =
     if path is not None:
         check_local("config", path)
         try:
-            settings = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            settings = without_model_name(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--config must be a readable file. Received: {path!r} ({error})") from None
         except json.JSONDecodeError as error:
@@ -87,6 +88,11 @@ def read_settings(declared: type, path: str | None, assignments: Sequence[str] =
         settings.setdefault(section, {})[field] = value
         typed_sections(declared, {section: {field: value}}, f"--set={assignment}")
     return settings
+
+
+def without_model_name(values: Any) -> Any:
+    """The sections of a JSON configuration. What is no JSON object is returned as it is, for `typed_sections`."""
+    return {name: value for name, value in values.items() if name != MODEL_NAME} if isinstance(values, dict) else values
 
 
 def check_settings_match(settings: dict[str, dict[str, Any]], config: Sections, made_by: str, fix: str) -> None:

@@ -18,7 +18,7 @@ _RECIPES = pathlib.Path(__file__).resolve().parents[1] / "recipes"  # a link to 
 def recipe_names() -> list[str]:
     """The names of the recipes that come with the package, which are the files of `configs/` without `.json`.
 
-    >>> "ml-1m-fast" in recipe_names()
+    >>> "bert4rec-dense" in recipe_names()
     True
     """
     return sorted(path.stem for path in _RECIPES.glob("*.json"))
@@ -35,7 +35,7 @@ def settings_of(config: ConfigLike) -> dict[str, dict[str, Any]]:
 
     >>> settings_of({"model": {"num_layers": 1}})
     {'model': {'num_layers': 1}}
-    >>> settings_of("ml-1m-fast")["data"]["max_seq_length"]
+    >>> settings_of("bert4rec-dense")["data"]["max_seq_length"]
     200
     """
     if config is None:
@@ -56,8 +56,8 @@ def config_file(config: str | os.PathLike[str] | None) -> str | None:
     Raises:
         InputError: neither a file nor the name of a recipe.
 
-    >>> pathlib.Path(config_file("ml-1m-fast")).name
-    'ml-1m-fast.json'
+    >>> pathlib.Path(config_file("bert4rec-dense")).name
+    'bert4rec-dense.json'
     """
     if config is None:
         return None

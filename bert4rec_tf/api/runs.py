@@ -51,6 +51,7 @@ def train(
     The same call after the end of the run loads its model:
 
     >>> trained = train("data", "model", config)
+    training BERT4Rec, random prefix
     model is trained already. ...
     >>> trained.state["step"]
     60

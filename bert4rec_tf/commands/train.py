@@ -25,7 +25,7 @@ _MODEL = flags.DEFINE_string("model_dir", None, "output directory; an existing r
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "JSON file of settings, or the name of a recipe, such as ml-1m-fast; other settings keep their defaults",
+    "JSON file of settings, or the name of a recipe, such as bert4rec-dense; other settings keep their defaults",
 )
 _SET = flags.DEFINE_multi_string("set", [], "a setting as section.field=value, which overrides --config; repeatable")
 _STRATEGY = flags.DEFINE_enum(

@@ -8,13 +8,18 @@ import numpy as np
 import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits
-from bert4rec_tf.inputs.length_buckets import Bucket, steps_per_pass
+from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
 from bert4rec_tf.inputs.objectives import IDS_PER_FILE, IDS_PER_TURN, Instances, Objective, training_instances
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import PAD_ID
 
 _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8
+
+
+def objective_buckets(manifest: Manifest, objective: Objective, number: int) -> list[Bucket]:
+    """At most `number` batch shapes for the instances of an objective."""
+    return choose_buckets(training_instances(manifest, objective).length_histogram(), number)
 
 
 def training_batches(
@@ -37,7 +42,7 @@ def training_batches(
     Args:
         data_dir: of `manifest`.
         manifest: names the shards.
-        buckets: from `choose_buckets`, over the objective's `length_histogram`.
+        buckets: from `objective_buckets`.
         batch_size: B.
         seed: of the order, of new masks and of cuts.
         first_step: batches to skip, for a run that resumes.

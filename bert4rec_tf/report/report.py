@@ -47,7 +47,8 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     maps = attention_maps(model, [histories[ranks.user_ids[row]] for row in attention_users])
     items = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
     page = render_page(
-        f"{evaluation.model_dir.resolve().name}: BERT4Rec, {evaluation.metrics['split']} split",
+        f"{evaluation.model_dir.resolve().name}: {evaluation.trained.config.model.model_name}, "
+        f"{evaluation.metrics['split']} split",
         _facts(evaluation),
         result=result_content(evaluation, rivals(evaluation)),
         learning=learning_content(history, evaluation),

@@ -16,7 +16,7 @@ def run_content(evaluation: Evaluation) -> dict[str, Any]:
     settings = [(section, field, value) for section in config for field, value in config[section].items()]
     devices = f"{hardware['cores']} cores, {counted(hardware['gpus'], 'GPU')}"
     facts = [
-        ("model", evaluation.model_dir.resolve().name),
+        ("model", f"{evaluation.model_dir.resolve().name}: {trained.config.model.model_name}"),
         ("weights", f"of step {state['step']:,}, after {state['elapsed_seconds'] / 60:.1f} minutes of training"),
         ("validation", "none by that step" if ndcg is None else f"NDCG@10 {ndcg:.4f} at that step, all items"),
         ("evaluated", f"{metrics['users']:,} users, {metrics['split']} split"),

@@ -1,5 +1,6 @@
 """Prepares a run: checks records and settings, makes the model, and resumes or warm-starts it."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -8,7 +9,9 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
 from bert4rec_tf.config import Config
+from bert4rec_tf.inputs.length_buckets import steps_per_pass
 from bert4rec_tf.inputs.objectives import Objective, training_instances
+from bert4rec_tf.inputs.training_batches import objective_buckets
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
@@ -69,6 +72,7 @@ def prepare(
 
     chief, old_model = is_chief(strategy), None
     if chief:
+        print(f"training {config.model.model_name}")
         if warm_start_from is not None and not has_checkpoint(model_dir):
             old_model = load_model(warm_start_from)
             check_compatible(config, old_model.config)
@@ -116,13 +120,24 @@ def _config_with_records(settings: dict[str, dict], manifest: Manifest, data_dir
     """The user's settings, completed by the sections that the records were built with.
 
     Raises:
-        InputError: a setting of `data` or `masking` differs from the records.
+        InputError: a setting of `data` or `masking` differs from the records, or the length of the run is set twice.
     """
     received = {section: fields for section, fields in settings.items() if section in ("data", "masking")}
     fix = f"Rebuild {data_dir} with pipelines/make_tfrecords.py"
     check_settings_match(received, manifest.config, "the records", fix)
     built_with = {section: manifest.config.to_dict()[section] for section in ("data", "masking")}
-    return Config.from_dict(settings | built_with, "--config and flags")
+    config = Config.from_dict(settings | built_with, "--config and flags")
+    passes = config.training.num_passes
+    if passes is None:
+        return config
+    if settings["training"].get("num_steps") is not None:
+        raise InputError(
+            f"A run takes training.num_steps or training.num_passes. Received: num_steps={config.training.num_steps} "
+            f"and num_passes={passes}. Fix: leave one out, or set training.num_passes=null"
+        )
+    buckets = objective_buckets(manifest, _FIRST_OBJECTIVES[config.model.attention], config.training.num_length_buckets)
+    steps = passes * steps_per_pass(buckets, config.training.batch_size)
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, num_steps=steps))
 
 
 def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
@@ -202,8 +217,8 @@ def _steps_are_done(config: Config, progress: Progress, time_limit_seconds: floa
 def _report_resumed(model_dir: str, progress: Progress, finished: bool) -> None:
     if finished:
         print(
-            f"{model_dir} is trained already. To train it further, raise num_steps or --time_limit_minutes, or "
-            "early_stopping_epochs if early stopping ended the run."
+            f"{model_dir} is trained already. To train it further, raise num_steps, num_passes or "
+            "--time_limit_minutes, or early_stopping_epochs if early stopping ended the run."
         )
     else:
         print(f"resuming {model_dir} from step {int(progress.step.numpy()):,}")

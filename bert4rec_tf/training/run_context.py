@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config, TrainingConfig
-from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Objective, training_instances
+from bert4rec_tf.inputs.length_buckets import Bucket, steps_per_pass
+from bert4rec_tf.inputs.objectives import Objective
+from bert4rec_tf.inputs.training_batches import objective_buckets
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.training.coordination import Coordinator
 from tfrecords.manifest import Manifest, VerifiedRecords
@@ -74,8 +75,7 @@ class RunContext:
 
     def buckets(self, objective: Objective) -> list[Bucket]:
         """The batch shapes of an objective."""
-        histogram = training_instances(self.manifest, objective).length_histogram()
-        return choose_buckets(histogram, self.config.training.num_length_buckets)
+        return objective_buckets(self.manifest, objective, self.config.training.num_length_buckets)
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:

@@ -3,13 +3,14 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from bert4rec_tf.config import Config, ModelConfig, fields_with
 from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.model_dir import TrainedModel
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+
+_ONE_ROW_AN_ITEM = ("item_table", "output_bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class WarmStart:
 def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> WarmStart:
     """Gives a new model the weights of an old one (not in the paper).
 
-    Positions, layer norms, encoder and head are copied. So are the embeddings and biases of special ids and shared
+    All weights that do not belong to an item are copied. So are the embeddings and biases of special ids and shared
     items: both models give shared items the same scores. A new item's embedding is its initial value plus the mean of
     the shared items' embeddings. Its bias is its initial value plus the mean change of the shared items' biases, from
     their initial values to the old model's. The optimizer starts without history.
@@ -61,12 +62,9 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
         values = fresh + moved.mean(axis=0, dtype=np.float64).astype(fresh.dtype)
         values[shared] = carried
         new_weight.assign(values)
-    if model.config.positions != "none":
-        model.embedding.position_table.assign(old.model.embedding.position_table)
-    if model.config.embedding_layer_norm:
-        _copy(model.embedding.norm, old.model.embedding.norm)
-    _copy(model.encoder, old.model.encoder)
-    _copy(model.head, old.model.head)
+    for new_weight, old_weight in zip(model.weights, old.model.weights, strict=True):
+        if not any(name in new_weight.name for name in _ONE_ROW_AN_ITEM):
+            new_weight.assign(old_weight)
     return WarmStart(items, len(vocabulary.item_ids) - items, len(old.vocabulary.item_ids) - items)
 
 
@@ -85,10 +83,3 @@ def check_compatible(new: Config, old: Config) -> None:
                 f"`{name}` must equal that of the model to start from. Received: {received!r}, that model's value is "
                 f"{old_value!r}. Fix: set {name}={old_value!r}, or start without --warm_start_from"
             )
-
-
-def _copy(new: tf.keras.layers.Layer, old: tf.keras.layers.Layer) -> None:
-    """Copies a layer's weights except the output bias, which has one value per item."""
-    for new_weight, old_weight in zip(new.weights, old.weights, strict=True):
-        if "output_bias" not in new_weight.name:
-            new_weight.assign(old_weight)

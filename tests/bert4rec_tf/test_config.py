@@ -73,6 +73,10 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"model": {"layer_norm": "middle"}}, "model.layer_norm"),
         ({"model": {"layer_norm": ["pre"]}}, "model.layer_norm"),
         ({"model": {"attention": "left_to_right"}}, "model.attention"),
+        ({"model": {"block": "gated"}}, "transformer unless layer_norm is pre"),
+        ({"model": {"neighbours": -0.1}}, "neighbours"),
+        ({"training": {"causal_rows": 1.5}}, "causal_rows"),
+        ({"training": {"num_passes": 0}}, "num_passes"),
         ({"model": {"hidden_size": 65}}, "hidden_size"),
         ({"model": {"num_heads": 0}}, "num_heads"),
         ({"model": {"dropout": 1}}, "dropout"),
@@ -99,3 +103,12 @@ def test_the_published_configurations_load(path: pathlib.Path) -> None:
 
 def test_there_are_published_configurations() -> None:
     assert {"ml-1m.json", "demo.json"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_recipes_are_named_after_their_model(path: pathlib.Path) -> None:
+    config = Config.from_dict(read_settings(str(path)), str(path))
+    expected = "left to right" if path.stem.endswith("-causal") else "BERT4Rec"
+    assert config.model.model_name.startswith(expected)
+    if path.stem.endswith("-cloze"):
+        assert config.model.model_name == "BERT4Rec, Cloze"

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bert4rec_tf.config import Config, ModelConfig, TrainingConfig
+from bert4rec_tf.config import Config, ModelConfig, TrainingConfig, read_settings
 from bert4rec_tf.model_dir import load_model, open_model_dir
 from tests.support.model_dirs import CONFIG, DAMAGES, MANIFEST, VOCABULARY, damage, files_in, start_run, trained_dir
 from tfrecords.errors import InputError
@@ -22,7 +22,10 @@ def test_a_new_directory_is_self_contained_and_accepted_again(tmp_path: pathlib.
     open_model_dir(model_dir, CONFIG, MANIFEST, VOCABULARY)
     made = files_in(model_dir)
     assert set(made) == {"config.json", "vocabulary.jsonl", "manifest.json"}
-    assert Config.from_dict(json.loads(made["config.json"])) == CONFIG
+    described = json.loads(made["config.json"])
+    assert described.pop("model_name") == "BERT4Rec, Cloze"
+    assert Config.from_dict(described) == CONFIG
+    assert read_settings(str(model_dir / "config.json")) == described, "it is also a --config"
     assert Vocabulary.load(model_dir).sha256() == VOCABULARY.sha256()
     assert Manifest.load(model_dir) == MANIFEST
     open_model_dir(model_dir, CONFIG, MANIFEST, VOCABULARY)

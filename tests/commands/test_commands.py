@@ -142,7 +142,7 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal",
-                                  "--set=training.last_item_share=0.9"])  # fmt: skip
+                                  "--set=model.attention=prefix", "--set=training.last_item_share=0.9"])  # fmt: skip
 def test_a_run_resumed_after_kill_9_equals_an_uninterrupted_one(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
@@ -180,16 +180,24 @@ def test_masks_are_resampled_in_training(data_dir: pathlib.Path, tmp_path: pathl
 
 
 @pytest.mark.slow
-def test_a_causal_model_is_trained_evaluated_and_served(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("attention", "name"), [("causal", "left to right, next item"), ("prefix", "BERT4Rec, random prefix")]
+)
+def test_a_model_of_next_items_is_trained_evaluated_and_served(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, attention: str, name: str
+) -> None:
     model_dir, exported = tmp_path / "model", tmp_path / "exported"
-    flags = ["--set=model.attention=causal", "--masking=resample", "--set=training.num_steps=20"]
+    flags = [f"--set=model.attention={attention}", "--masking=resample", "--set=training.num_steps=20"]
     printed = train_again(data_dir, model_dir, *flags, f"--export_dir={exported}")
+    assert [line for line in printed.splitlines() if line.startswith("training ")] == [f"training {name}"]
+    assert json.loads((model_dir / "config.json").read_text())["model_name"] == name
     assert f"{Manifest.load(data_dir).records('train')} instances" in printed, "one per window"
     assert 0 < history_of(model_dir)[-1][1]["full"]["ndcg@10"] < 1
     assert "`model.attention` must equal that of the run" in train_again(
         data_dir, model_dir, "--masking=resample", code=2
     )
     (version,) = exported.glob("[0-9]*")
+    assert json.loads((version / "assets.extra/metadata.json").read_text())["model_name"] == name
     serve = tf.saved_model.load(str(version)).signatures["serving_default"]
     trained = load_model(model_dir)
     history = list(trained.vocabulary.item_ids[4:8])

@@ -175,7 +175,7 @@ def test_overwrite_replaces(tmp_path: pathlib.Path) -> None:
         (GOOD_LOG + "u\n" * 9, [], ["line 125", "and 4 more"]),
         ("1::2::5::9\n" * 6, ["--format=movielens", "--min_rating=nan"], ["min_rating"]),
         (GOOD_LOG, ["--config=nowhere.json"], ["nowhere.json"]),
-        (GOOD_LOG, ["--config=ml-1m-fats"], ["ml-1m-fats", "one of the recipes", "ml-1m-fast"]),
+        (GOOD_LOG, ["--config=bert4rec-dens"], ["bert4rec-dens", "one of the recipes", "bert4rec-dense"]),
         (GOOD_LOG, ["--item_titles=nowhere.csv"], ["nowhere.csv"]),
         (GOOD_LOG, ["--output_dir="], ["--output_dir", "''"]),
         (GOOD_LOG, ["--output_dir=", "--overwrite"], ["--output_dir", "''"]),

@@ -48,15 +48,14 @@ class Served:
 
 @functools.cache
 def served(number: int) -> Served:
-    """One of several models: bidirectional and causal, with N of 2 to 6 and 5 to 33 items; every third has ties."""
+    """One of several models: of each kind of attention, with N of 2 to 6 and 5 to 33 items; every third has ties."""
     generator = np.random.default_rng(number)
     num_items, max_seq_length = int(generator.integers(5, 34)), 2 + number % 5
     item_ids = tuple(f"item {index}" for index in generator.permutation(num_items))
     counts = np.sort(generator.integers(0, 9, num_items))[::-1].copy()
     vocabulary = Vocabulary(item_ids, counts, (None,) * num_items)
-    config = ModelConfig(
-        hidden_size=8, num_layers=1, initializer_range=1.0, attention="causal" if number % 2 else "bidirectional"
-    )
+    attention = ("bidirectional", "prefix", "causal")[number // 2 % 3]
+    config = ModelConfig(hidden_size=8, num_layers=1, initializer_range=1.0, attention=attention, neighbours=number % 2)
     model = build_model(config, vocabulary.size, max_seq_length, seed=number)
     if number % 3 == 0:  # scores have only four values
         model.embedding.item_table.assign(tf.zeros_like(model.embedding.item_table))

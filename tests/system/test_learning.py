@@ -58,7 +58,7 @@ def learned(log: MarkovLog, path: pathlib.Path, attention: str = "bidirectional"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("attention", ["bidirectional", "prefix", "causal"])
 def test_learns_almost_the_optimum(tmp_path: pathlib.Path, attention: str) -> None:
     log = MarkovLog(num_users=2000, num_items=60, num_themes=6, min_events=16, max_events=24)
     metrics = learned(log, tmp_path, attention)

@@ -114,7 +114,7 @@ def test_the_commands_work_outside_the_checkout(installed: pathlib.Path, tmp_pat
     )
     code = """
 import bert4rec_tf
-assert "ml-1m-fast" in bert4rec_tf.recipe_names()
+assert "bert4rec-dense" in bert4rec_tf.recipe_names()
 found = bert4rec_tf.Recommender.load("exported").recommend([["i1", "i2"]], k=3)
 assert len(found.item_ids[0]) == 3
 bert4rec_tf.build_records("log.csv", "again", "demo")

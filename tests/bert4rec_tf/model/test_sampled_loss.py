@@ -117,7 +117,7 @@ def ring_model(
     optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))
     made = SampledLoss(training, np.log(np.concatenate([np.ones(13), np.full(30, 0.02)])).astype(np.float32))
     model.compile(optimizer, jit_compile=jit_compile, sampled_loss=None if loss == "softmax" else made)
-    return model, next_item_ring_batch() if attention == "causal" else ring_batch()
+    return model, ring_batch() if attention == "bidirectional" else next_item_ring_batch()
 
 
 @pytest.mark.parametrize(

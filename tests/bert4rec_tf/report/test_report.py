@@ -56,7 +56,7 @@ def test_every_section_is_there(read: Page) -> None:
     ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
     assert ids == SECTIONS
     assert [attributes["href"] for tag, attributes in read.tags if tag == "a"] == [f"#{name}" for name in SECTIONS]
-    assert read.texts_of("h1") == ["<i>model: BERT4Rec, test split"]
+    assert read.texts_of("h1") == ["<i>model: BERT4Rec, Cloze, test split"]
     assert [text for text in read.texts_of("h3") if "Layer" in text] == ["Layer 1", "Layer 2", "Layer 3"]
     assert len([text for text in read.texts_of("figcaption") if "Head" in text]) == 6
     assert len(read.texts_of("article")) == 10

@@ -157,8 +157,14 @@ def test_mirrored_makes_the_updates_of_one_device(
     [
         ["--set=training.loss=sampled_softmax", "--set=training.sampled_items=20", "--set=training.clip_norm=0.1"],
         ["--set=model.attention=causal"],
+        [
+            "--set=model.attention=prefix",
+            "--set=model.neighbours=0.3",
+            "--set=model.layer_norm=pre",
+            "--set=model.block=gated",
+        ],
     ],
-    ids=["sparse gradients", "causal"],
+    ids=["sparse gradients", "causal", "prefix, gated"],
 )
 def test_mirrored_makes_the_updates_of_one_device_with_other_losses_and_attention(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flags: list[str]

@@ -47,6 +47,7 @@ def old() -> TrainedModel:
         {},
         {"embedding_layer_norm": True, "head_projection": False},
         {"positions": "none", "relative_distances": 4, "attention": "causal", "layer_norm": "pre"},
+        {"attention": "prefix", "neighbours": 0.3, "layer_norm": "pre", "block": "gated"},
     ],
 )
 def test_shared_items_score_as_before(changes: dict[str, Any]) -> None:
