@@ -1,4 +1,4 @@
-"""Times training beside RecTools' and RecBole's BERT4Rec, and beside the machine's matrix product.
+"""Times training beside RecTools' and RecBole's models, and beside the machine's matrix product.
 
 python benchmarks/training_speed.py --log=ml-1m.txt --max_seq_length=200 --masking_rate=0.2 --work_dir=/tmp/speed \
     --rectools_python=/tmp/rectools/bin/python --recbole_python=/tmp/recbole/bin/python
@@ -70,10 +70,19 @@ def main() -> None:
         )
     print(f"mirrored over 2 logical devices: {rates['mirrored'] / rates['default']:.2f} times one device")
     log = training_part(work)
-    for name, python in (("rectools", _RECTOOLS.value), ("recbole", _RECBOLE.value)):
+    for name, python in (("rectools_bert4rec", _RECTOOLS.value), ("recbole_bert4rec", _RECBOLE.value)):
         if python:
             rate = peer(name, python, log)
             print(f"{name}: {rate:.1f} sequences/s; one device here is {rates['default'] / rate:.1f} times as fast")
+    for attention in ("prefix", "causal"):
+        rates[attention], _ = train(records, work / attention, "default", attention)
+        print(f"{attention}: {rates[attention]:.0f} sequences/s")
+    if _RECTOOLS.value:
+        rate = peer("rectools_fast_sasrec", _RECTOOLS.value, log)
+        print(
+            f"rectools_fast_sasrec, left to right: {rate:.1f} sequences/s; prefix here is {rates['prefix'] / rate:.1f} "
+            f"times as fast, causal {rates['causal'] / rate:.1f} times"
+        )
 
 
 def run(*command: str) -> str:
@@ -92,14 +101,20 @@ def as_flags(settings: list[str]) -> list[str]:
     return [f"--set={setting}" for setting in settings]
 
 
-def train(records: pathlib.Path, model_dir: pathlib.Path, strategy: str) -> tuple[float, float]:
-    """Sequences per second in the passes after the first, and the share of the time spent waiting for input."""
+def train(
+    records: pathlib.Path, model_dir: pathlib.Path, strategy: str, attention: str = "bidirectional"
+) -> tuple[float, float]:
+    """Sequences per second in the passes after the first, and the share of the time spent waiting for input.
+
+    A sequence is an instance of Cloze, or a window of the models of next items.
+    """
     settings = [f"model.hidden_size={_HIDDEN}", f"model.num_layers={_LAYERS}", f"model.num_heads={_HEADS}"]
     settings += [f"model.dropout={_DROPOUT}", f"model.attention_dropout={_DROPOUT}", "model.layer_norm=pre"]
     settings += [f"training.batch_size={_BATCH}", "training.learning_rate=0.001", "training.validation_users=128"]
     manifest = Manifest.load(records)
     steps = steps_of_a_pass(manifest)
     settings += [f"training.num_steps={_PASSES.value * steps}", f"training.steps_per_epoch={steps}"]
+    settings += [f"model.attention={attention}"]
     run(
         "train.py",
         f"--data_dir={records}",
@@ -110,6 +125,8 @@ def train(records: pathlib.Path, model_dir: pathlib.Path, strategy: str) -> tupl
     )
     lines = [json.loads(line) for line in (model_dir / "history.jsonl").read_text().splitlines()][1:]
     items = sum(row.length * row.instances for row in manifest.length_histogram) / manifest.instances()
+    if attention != "bidirectional":
+        items -= 1  # the last item of a window is only predicted
     rates = [line["items_per_second"] / items for line in lines]
     return statistics.median(rates), statistics.median(line["input_wait_share"] for line in lines)
 
@@ -152,13 +169,13 @@ def training_part(work: pathlib.Path) -> pathlib.Path:
 
 
 def peer(name: str, python: str, log: pathlib.Path) -> float:
-    """Sequences per second in the training steps of RecTools or RecBole."""
+    """Sequences per second in the training steps of a model of RecTools or RecBole."""
     settings: dict[str, Any] = {
         "log": str(log.resolve()), "steps": _PEER_STEPS.value, "warm_up_steps": 4, "hidden_size": _HIDDEN,
         "num_layers": _LAYERS, "num_heads": _HEADS, "max_seq_length": _LENGTH.value, "masking_rate": _RATE.value,
         "dropout": _DROPOUT, "batch_size": _BATCH,
     }  # fmt: skip
-    script = ROOT / "benchmarks" / "peers" / f"{name}_bert4rec.py"
+    script = ROOT / "benchmarks" / "peers" / f"{name}.py"
     done = subprocess.run([python, str(script), json.dumps(settings)], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)

@@ -27,7 +27,8 @@ REQUIRED_FLAGS = {
 }
 PEER_MODULES = (
     "pandas", "pytorch_lightning", "recbole", "recbole.config", "recbole.data", "recbole.model",
-    "recbole.model.sequential_recommender", "recbole.utils", "rectools", "rectools.dataset", "rectools.models", "torch",
+    "recbole.model.sequential_recommender", "recbole.utils", "rectools", "rectools.dataset", "rectools.fast_transformers",
+    "rectools.models", "torch",
 )  # fmt: skip
 
 
@@ -51,13 +52,13 @@ def test_a_positional_argument_is_an_error(script: pathlib.Path) -> None:
     assert printed.endswith("error: Arguments must be flags. Received: stray. Fix: write --name=value\n")
 
 
-@pytest.mark.parametrize("name", ["recbole", "rectools"])
+@pytest.mark.parametrize("name", ["recbole_bert4rec", "rectools_bert4rec", "rectools_fast_sasrec"])
 @pytest.mark.parametrize("arguments", [[], ["{}", "stray"]])
 def test_the_peers_scripts_take_one_argument(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in PEER_MODULES:
         monkeypatch.setitem(sys.modules, module, mock.MagicMock())
     monkeypatch.setattr(sys.modules["pytorch_lightning"], "Callback", object)
-    script = str(ROOT / "benchmarks" / "peers" / f"{name}_bert4rec.py")
+    script = str(ROOT / "benchmarks" / "peers" / f"{name}.py")
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     with pytest.raises(SystemExit, match="the only argument must be a JSON object"):
         runpy.run_path(script)
