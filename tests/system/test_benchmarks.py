@@ -27,8 +27,8 @@ REQUIRED_FLAGS = {
 }
 PEER_MODULES = (
     "pandas", "pytorch_lightning", "recbole", "recbole.config", "recbole.data", "recbole.model",
-    "recbole.model.sequential_recommender", "recbole.utils", "rectools", "rectools.dataset", "rectools.fast_transformers",
-    "rectools.models", "torch",
+    "recbole.model.sequential_recommender", "recbole.utils", "rectools", "rectools.dataset",
+    "rectools.fast_transformers", "rectools.models", "torch",
 )  # fmt: skip
 
 
