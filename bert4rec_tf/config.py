@@ -84,7 +84,7 @@ class ModelConfig:
     positions: Literal["from_oldest", "from_newest", "none"] = _shapes_weights("from_oldest")
     """Where learned positions are counted from: the oldest item of the window (the paper) or the newest one; "none":
     there are none. With "from_newest" the next item of a short history is predicted at a position that every window
-    trains (with causal attention, only the window's last slot trains it)."""
+    trains (with attention=prefix and attention=causal, only the window's last slot trains it)."""
     relative_distances: int = _shapes_weights(0)
     """Above 0: each head adds a learned bias to an attention score, one for each distance between two slots up to this
     many slots before or after; larger distances share the bias of the largest one. Not in the paper."""

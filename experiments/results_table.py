@@ -16,6 +16,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from bert4rec_tf.command_line import command
+from bert4rec_tf.config import ModelConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _WRITE = flags.DEFINE_bool("write", False, "whether to write the tables into the pages, between their markers")
@@ -74,7 +75,8 @@ def table(ours: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
         cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
         counts = same[0]["data"]["counts"]
         held_out = _HELD_OUT[counts["validated_users"] == counts["evaluated_users"]]
-        lines.append(f"| **{name}** ({seeds}) | {held_out} | {cells} | {minutes:.0f} min |")
+        model = ModelConfig(attention=same[0]["model"]["config"]["model"]["attention"]).model_name
+        lines.append(f"| **{model}** ({name}, {seeds}) | {held_out} | {cells} | {minutes:.0f} min |")
     for result in published:
         cells = " | ".join(_number(result.get(protocol, {}).get(name)) for protocol, name in _METRICS)
         held_out = _HELD_OUT[result.get("validation_held_out")]
