@@ -166,9 +166,13 @@ class TrainingConfig:
     """Share of the steps, at the end of the run, that train the task of serving: each window is cut after a random
     item, and only that item is masked. Not in the paper. Ignored with model.attention=causal, which always trains this
     task at every slot, and with model.attention=prefix, whose longest prefixes are this task."""
+    prefix_share: float = 1.0
+    """With model.attention=prefix: the share of the steps, at the end of the run, that have random prefixes. Before
+    them all rows are left to right, which learns sooner."""
     causal_rows: float = 0.5
-    """With model.attention=prefix: the share of the training rows whose prefix is empty, so that every slot predicts
-    from what lies before it. The other rows have a prefix of 1 to all of their slots, each equally likely."""
+    """With model.attention=prefix: of the steps with random prefixes, the share of the rows whose prefix is empty, so
+    that every slot predicts from what lies before it. The other rows have a prefix of 1 to all of their slots, each
+    equally likely."""
     loss: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     """"softmax": over all items (the paper). For large catalogues: "sampled_softmax", over items drawn by popularity,
     with the logQ correction, or "gbce" (Petrov & Macdonald, RecSys 2023), over items drawn uniformly. Both update
@@ -200,8 +204,8 @@ class TrainingConfig:
     validation_users: int | None = _resumable(None)
     """Users ranked at each validation in training. None: all."""
     early_stopping_epochs: int | None = _resumable(None)
-    """Stop after this many epochs without a better validation. None: never. With last_item_share above 0, only epochs
-    of that last stage are counted."""
+    """Stop after this many epochs without a better validation. None: never. If a last stage has another
+    task (last_item_share above 0, prefix_share below 1), only its epochs are counted."""
     checkpoints_to_keep: int = _resumable(2)
     """How many of the latest checkpoints are kept; the best one is always kept."""
     checkpoint_minutes: float = _resumable(10.0)
@@ -224,6 +228,7 @@ class TrainingConfig:
         for name in ("beta_1", "beta_2"):
             check_field(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         check_field(self, "last_item_share", 0 <= self.last_item_share <= 1, "from 0 to 1")
+        check_field(self, "prefix_share", 0 < self.prefix_share <= 1, "above 0 and at most 1")
         check_field(self, "causal_rows", 0 <= self.causal_rows <= 1, "from 0 to 1")
         check_field(self, "gbce_calibration", 0 <= self.gbce_calibration <= 1, "from 0 to 1")
         check_field(self, "seed", 0 <= self.seed < 2**31, "from 0 to 2**31 - 1")

@@ -27,7 +27,8 @@ class TrainingMonitor:
         self._tensorboard = tf.summary.create_file_writer(str(logs))
         self._clock = RunClock(
             context.progress,
-            context.training,
+            context.config.training.num_steps,
+            context.last_stage_share,
             context.steps_per_epoch,
             min_steps_per_call,
             context.time_limit_seconds,

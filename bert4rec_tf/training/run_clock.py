@@ -5,7 +5,6 @@ import math
 import time
 
 from bert4rec_tf.checkpoints import Progress
-from bert4rec_tf.config import TrainingConfig
 from bert4rec_tf.training.steps import StepSums
 
 _PACE_STEPS = 10  # steps before the pace counts as known
@@ -22,7 +21,8 @@ class RunClock:
 
     Args:
         progress: the run's progress; the clock sets `total_steps`, `last_stage_from` and `elapsed_seconds`.
-        config: gives the number of steps and the share of the last stage.
+        num_steps: of the whole run.
+        last_stage_share: the share of these that the last stage has; 0: there is only one stage.
         steps_per_epoch: steps from one validation to the next; a call ends at each validation.
         min_steps_per_call: the fewest steps in a call, unless a validation, a stage or the run ends before.
         time_limit_seconds: for the whole run, earlier calls included; None: no limit.
@@ -32,16 +32,17 @@ class RunClock:
     def __init__(
         self,
         progress: Progress,
-        config: TrainingConfig,
+        num_steps: int,
+        last_stage_share: float,
         steps_per_epoch: int,
         min_steps_per_call: int,
         time_limit_seconds: float | None,
         ended: bool,
     ):
         self._progress = progress
-        self._num_steps = config.num_steps
-        self._last_stage_share = config.last_item_share
-        self._last_stage_step = config.num_steps - round(config.last_item_share * config.num_steps)
+        self._num_steps = num_steps
+        self._last_stage_share = last_stage_share
+        self._last_stage_step = num_steps - round(last_stage_share * num_steps)
         self._steps_per_epoch = steps_per_epoch
         self._min_steps = min_steps_per_call
         self._limit = math.inf if time_limit_seconds is None else time_limit_seconds

@@ -7,7 +7,7 @@ import pathlib
 import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
-from bert4rec_tf.config import Config, TrainingConfig
+from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.length_buckets import Bucket, steps_per_pass
 from bert4rec_tf.inputs.objectives import Objective
 from bert4rec_tf.inputs.training_batches import objective_buckets
@@ -62,16 +62,24 @@ class RunContext:
     profile: bool
 
     @property
-    def training(self) -> TrainingConfig:
-        """The training settings. A model of next items has no last stage: it predicts last items in every stage."""
-        if self.config.model.predicts_next_items:
-            return dataclasses.replace(self.config.training, last_item_share=0.0)
-        return self.config.training
+    def last_stage_share(self) -> float:
+        """The share of the steps, or of the time, that the last stage has; 0: there is only one stage."""
+        training, attention = self.config.training, self.config.model.attention
+        if attention == "prefix":
+            return training.prefix_share if training.prefix_share < 1 else 0.0
+        return training.last_item_share if attention == "bidirectional" else 0.0
+
+    @property
+    def causal_rows(self) -> float:
+        """The share of rows with an empty prefix in the stage that the run is in."""
+        before_last_stage = self.last_stage_share > 0 and not self.progress.in_last_stage
+        return 1.0 if before_last_stage else self.config.training.causal_rows
 
     @property
     def objective(self) -> Objective:
         """What the model learns in the stage that the run is in."""
-        return "last_item" if self.progress.in_last_stage else self.first_objective
+        is_cloze = self.first_objective == "masked_item"
+        return "last_item" if is_cloze and self.progress.in_last_stage else self.first_objective
 
     def buckets(self, objective: Objective) -> list[Bucket]:
         """The batch shapes of an objective."""

@@ -146,7 +146,7 @@ def _make_steps(context: RunContext, monitor: TrainingMonitor | None, signals: S
         InputError: the loss is not finite, or the records changed.
         Stopped: a worker received a stop signal.
     """
-    progress, make_steps, objective = context.progress, None, context.objective
+    progress, make_steps, in_last_stage = context.progress, None, context.progress.in_last_stage
     while True:
         proposed = Round(0, 0, 0, 0) if monitor is None else _next_round(context, monitor)
         proposed = dataclasses.replace(proposed, stop=int(signals.received is not None))
@@ -161,8 +161,8 @@ def _make_steps(context: RunContext, monitor: TrainingMonitor | None, signals: S
         progress.total_steps.assign(agreed.total_steps)
         progress.last_stage_from.assign(agreed.last_stage_start)
         with context.records.unchanged():  # checked before these steps count, so before a checkpoint holds them
-            if make_steps is None or objective != context.objective:
-                objective = context.objective
+            if make_steps is None or in_last_stage != progress.in_last_stage:
+                in_last_stage = progress.in_last_stage
                 make_steps = _steps_class(context)(context.model, context.strategy, _batches(context))
             sums = make_steps(agreed.steps)
         progress.step.assign_add(agreed.steps)
@@ -202,5 +202,5 @@ def _batches(context: RunContext) -> tf.data.Dataset:
         int(progress.step.numpy()) - progress.stage_start,
         context.vocabulary.size if training.masking == "resample" else None,
         context.objective,
-        training.causal_rows,
+        context.causal_rows,
     )

@@ -43,7 +43,7 @@ class Validation:
         tensorboard: tf.summary.SummaryWriter,
     ):
         self._context, self._rank_users, self._clock, self._bar = context, rank_users, clock, bar
-        self._tensorboard, self._progress, self._training = tensorboard, context.progress, context.training
+        self._tensorboard, self._progress, self._training = tensorboard, context.progress, context.config.training
         self._history_path = context.model_dir / HISTORY_FILE
         self._history = _known_validations(self._history_path, context.progress)
         self._repeats_reported = False
@@ -95,7 +95,7 @@ class Validation:
         self._progress.validation_ndcg.assign(ndcg)
         self._progress.best_ndcg.assign(max(ndcg, float(self._progress.best_ndcg.numpy())))
         # Early stopping counts only in the last stage: the objective changes there, so the metric may improve again.
-        before_last_stage = self._training.last_item_share > 0 and not self._progress.in_last_stage
+        before_last_stage = self._context.last_stage_share > 0 and not self._progress.in_last_stage
         reset = better or before_last_stage
         self._progress.epochs_since_best.assign(0 if reset else self._progress.epochs_since_best + 1)
         measured["validation_seconds"] = round(time.monotonic() - started, 1)

@@ -76,6 +76,7 @@ def test_left_out_fields_take_their_defaults() -> None:
         ({"model": {"block": "gated"}}, "transformer unless layer_norm is pre"),
         ({"model": {"neighbours": -0.1}}, "neighbours"),
         ({"training": {"causal_rows": 1.5}}, "causal_rows"),
+        ({"training": {"prefix_share": 0}}, "prefix_share"),
         ({"training": {"num_passes": 0}}, "num_passes"),
         ({"model": {"hidden_size": 65}}, "hidden_size"),
         ({"model": {"num_heads": 0}}, "num_heads"),

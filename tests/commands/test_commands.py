@@ -142,12 +142,14 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal",
-                                  "--set=model.attention=prefix", "--set=training.last_item_share=0.9"])  # fmt: skip
+                                  "--set=training.prefix_share=0.5", "--set=training.last_item_share=0.9"])  # fmt: skip
 def test_a_run_resumed_after_kill_9_equals_an_uninterrupted_one(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
     flags = ["--set=training.num_steps=70", "--set=training.steps_per_epoch=30", flag,
              "--set=training.checkpoint_minutes=0.001"]  # fmt: skip
+    if "prefix" in flag:
+        flags.append("--set=model.attention=prefix")
     train_again(data_dir, tmp_path / "uninterrupted", *flags)
     process = start_training(data_dir, tmp_path / "killed", *flags)
     saved = tmp_path / "killed/checkpoints/latest"

@@ -40,7 +40,7 @@ def steps_of(clock: RunClock, progress: Progress, seconds: Seconds, pace: float,
 @pytest.mark.parametrize(("share", "begins"), [(0.0, None), (0.25, 75), (0.3, 70), (1.0, 0)])
 def test_the_last_stage_has_its_share_of_the_steps(seconds: Seconds, share: float, begins: int | None) -> None:
     config, progress = TrainingConfig(num_steps=100, last_item_share=share), Progress(100)
-    clock = RunClock(progress, config, 40, 1, None, False)
+    clock = RunClock(progress, config.num_steps, config.last_item_share, 40, 1, None, False)
     ends = steps_of(clock, progress, seconds, pace=0.02)
     assert {40, 80, 100} <= set(ends)
     assert int(progress.last_stage_from.numpy()) == (-1 if begins is None else begins)
@@ -50,7 +50,7 @@ def test_the_last_stage_has_its_share_of_the_steps(seconds: Seconds, share: floa
 @pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
 def test_the_last_stage_has_its_share_of_the_time(seconds: Seconds, share: float) -> None:
     config, progress = TrainingConfig(num_steps=1_000_000, last_item_share=share), Progress(1_000_000)
-    clock = RunClock(progress, config, 1_000, 1, 60.0, False)
+    clock = RunClock(progress, config.num_steps, config.last_item_share, 1_000, 1, 60.0, False)
     steps_of(clock, progress, seconds, pace=0.1)
     assert seconds.now == pytest.approx(160, abs=0.5)
     assert int(progress.last_stage_from.numpy()) == pytest.approx(600 * (1 - share), abs=5)
@@ -59,7 +59,7 @@ def test_the_last_stage_has_its_share_of_the_time(seconds: Seconds, share: float
 
 def test_time_is_reserved_for_the_last_validation(seconds: Seconds) -> None:
     config, progress = TrainingConfig(num_steps=1_000_000), Progress(1_000_000)
-    clock = RunClock(progress, config, 1_000, 1, 60.0, False)
+    clock = RunClock(progress, config.num_steps, config.last_item_share, 1_000, 1, 60.0, False)
     clock.reserve(20.0)
     steps_of(clock, progress, seconds, pace=0.1)
     assert seconds.now == pytest.approx(140, abs=0.5)
@@ -67,7 +67,7 @@ def test_time_is_reserved_for_the_last_validation(seconds: Seconds) -> None:
 
 def test_the_schedule_follows_the_pace_of_the_last_stage(seconds: Seconds) -> None:
     config, progress = TrainingConfig(num_steps=1_000_000, last_item_share=0.5), Progress(1_000_000)
-    clock = RunClock(progress, config, 1_000, 1, 60.0, False)
+    clock = RunClock(progress, config.num_steps, config.last_item_share, 1_000, 1, 60.0, False)
     while int(progress.last_stage_from.numpy()) < 0:
         steps_of(clock, progress, seconds, pace=0.1, max_calls=1)
         clock.next_steps()
@@ -80,7 +80,7 @@ def test_the_schedule_follows_the_pace_of_the_last_stage(seconds: Seconds) -> No
 
 def test_compilation_time_soon_leaves_the_pace(seconds: Seconds) -> None:
     config, progress = TrainingConfig(num_steps=1_000_000), Progress(1_000_000)
-    clock = RunClock(progress, config, 1_000, 1, 200.0, False)
+    clock = RunClock(progress, config.num_steps, config.last_item_share, 1_000, 1, 200.0, False)
     steps_of(clock, progress, seconds, pace=2.0, max_calls=20)
     assert int(progress.total_steps.numpy()) == pytest.approx(100, abs=1)
     steps_of(clock, progress, seconds, pace=0.1, max_calls=5)
@@ -93,8 +93,10 @@ def test_compilation_time_soon_leaves_the_pace(seconds: Seconds) -> None:
 
 def test_a_resumed_run_stays_in_its_stage(seconds: Seconds) -> None:
     config, progress = TrainingConfig(num_steps=100, last_item_share=0.5), Progress(100)
-    steps_of(RunClock(progress, config, 40, 1, None, False), progress, seconds, pace=0.1)
+    steps_of(
+        RunClock(progress, config.num_steps, config.last_item_share, 40, 1, None, False), progress, seconds, pace=0.1
+    )
     longer = TrainingConfig(num_steps=300, last_item_share=0.5)
-    clock = RunClock(progress, longer, 40, 1, math.inf, False)
+    clock = RunClock(progress, longer.num_steps, longer.last_item_share, 40, 1, math.inf, False)
     assert steps_of(clock, progress, seconds, pace=0.1)[-1] == 300
     assert int(progress.last_stage_from.numpy()) == 50

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints
 from bert4rec_tf.evaluation.user_ranks import UserRanks
+from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.steps import StepSums
 from pipelines.sources.synthetic import MarkovLog
@@ -97,6 +98,28 @@ def test_windows_of_one_item_among_others_are_counted(
     with_three_events = sum(users.count(user) == 3 for user in set(users))
     assert 0 < with_three_events < 30
     assert f"{with_three_events} of these are windows of one item" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("share", "stages"),
+    [(1.0, [(0, 0.3)]), (0.5, [(0, 1.0), (0, 0.3)])],
+    ids=["one stage", "left to right first"],
+)
+def test_random_prefixes_have_their_share_of_the_steps(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch, share: float, stages: list
+) -> None:
+    made: list[tuple[int, float]] = []
+
+    def recorded(*arguments: Any) -> tf.data.Dataset:
+        *_, first_step, _, objective, causal_rows = arguments
+        assert objective == "random_prefix"
+        made.append((first_step, causal_rows))
+        return training_batches(*arguments)
+
+    cheap.setattr(trainer, "training_batches", recorded)
+    training = {"prefix_share": share, "causal_rows": 0.3}
+    train_here(data_dir, tmp_path / "model", model={"attention": "prefix"}, training=training)
+    assert made == stages
 
 
 @pytest.mark.parametrize(
