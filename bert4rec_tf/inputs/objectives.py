@@ -7,8 +7,8 @@ from typing import Literal
 
 import tensorflow as tf
 
+from bert4rec_tf.inputs.instance_draws import draw_length, draw_masks, draw_prefix, max_predictions_of
 from bert4rec_tf.inputs.length_buckets import Bucket
-from bert4rec_tf.inputs.redrawn_masks import draw_length, draw_masks, draw_prefix, max_predictions_of
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.schema import MASKED_WINDOW, parse
 from tfrecords.vocabulary import MASK_ID, PAD_ID

@@ -1,4 +1,4 @@
-"""Masks drawn in the graph equal those that the pipeline draws with the same keys."""
+"""Masks drawn in the graph equal those that the pipeline draws with the same keys; cuts and prefixes are uniform."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits, hashed_uniform
-from bert4rec_tf.inputs.redrawn_masks import draw_length, draw_masks, max_predictions_of
+from bert4rec_tf.inputs.instance_draws import draw_length, draw_masks, draw_prefix, max_predictions_of
 from pipelines.stages import masking
 from tfrecords import hashed_random
 from tfrecords.config import MaskingConfig
@@ -79,6 +79,18 @@ def test_windows_are_cut_to_every_length_from_two(length: int, cuts: set[int]) -
     assert found.keys() == cuts
     mean = 400 / len(cuts)
     assert all(abs(number - mean) <= 4 * mean**0.5 for number in found.values())
+
+
+@pytest.mark.parametrize(("length", "possible"), [(0, {0}), (1, {0, 1}), (6, set(range(7)))])
+def test_prefixes_of_each_length_are_equally_likely(length: int, possible: set[int]) -> None:
+    found = Counter(
+        draw_prefix(tf.constant(length), 0.25, tf.constant(KEYS[row : row + 1])).numpy().item() for row in range(400)
+    )
+    assert found.keys() == possible
+    if length:
+        assert abs(found[0] - 100) <= 4 * (400 * 0.25 * 0.75) ** 0.5
+        mean = 300 / length
+        assert all(abs(found[prefix] - mean) <= 4 * mean**0.5 for prefix in possible - {0})
 
 
 @pytest.mark.parametrize("rates", [(0.0,), (0.1, 0.25), (0.5,), (1.0,)])

@@ -1,7 +1,8 @@
-"""New masks at training time, drawn as in `pipelines.stages.masking`, by a graph over a padded batch.
+"""The random draws of training instances: masks, cuts and prefixes, by graphs over windows.
 
-The random numbers are those of `tfrecords.hashed_random`, bit for bit. The masks of a record are a function of the
-seed, the epoch and the record's file and number; the order in which records are read does not matter.
+The random numbers are those of `tfrecords.hashed_random`, bit for bit, and masks are drawn as in
+`pipelines.stages.masking`. The draws for a record are a function of the seed, the epoch and the record's file and
+number; the order in which records are read does not matter.
 """
 
 import tensorflow as tf
