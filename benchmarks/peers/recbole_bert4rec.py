@@ -3,21 +3,17 @@
 Its only argument is a JSON object of settings (see `training_speed.py`); the last line that it prints is one, too.
 """
 
-import json
 import pathlib
-import sys
 import tempfile
-import time
 
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import BERT4Rec
 from recbole.utils import init_seed
+from timed_steps import print_speed, read_settings, train
 
-if len(sys.argv) != 2:
-    sys.exit(f"error: the only argument must be a JSON object. Received: {sys.argv[1:]}. Fix: run training_speed.py")
-settings = json.loads(sys.argv[1])
+settings = read_settings()
 work = pathlib.Path(tempfile.mkdtemp())
 (work / "log").mkdir()
 log = pathlib.Path(settings["log"]).read_text(encoding="utf-8").split("\n")[:-1]
@@ -51,16 +47,5 @@ dataset = create_dataset(config)
 train_data, _, _ = data_preparation(config, dataset)
 model = BERT4Rec(config, train_data.dataset)
 optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
-ends: list[float] = []
 # The steps of recbole.trainer.Trainer on one device.
-for interaction in train_data:
-    optimizer.zero_grad()
-    loss = model.calculate_loss(interaction)
-    loss.backward()
-    optimizer.step()
-    ends.append(time.perf_counter())
-    if len(ends) == settings["steps"]:
-        break
-warm = settings["warm_up_steps"]
-steps = len(ends) - 1 - warm
-print(json.dumps({"sequences_per_second": steps * settings["batch_size"] / (ends[-1] - ends[warm])}))
+print_speed(train(train_data, model.calculate_loss, optimizer, settings["steps"]), settings)

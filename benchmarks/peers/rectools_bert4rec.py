@@ -3,8 +3,6 @@
 Its only argument is a JSON object of settings (see `training_speed.py`); the last line that it prints is one, too.
 """
 
-import json
-import sys
 import time
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytorch_lightning as lightning
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel
+from timed_steps import print_speed, read_settings
 
 ends: list[float] = []  # of each step; not an attribute of the callback, since RecTools copies trainer and callbacks
 
@@ -25,9 +24,7 @@ class StepTimes(lightning.Callback):
         ends.append(time.perf_counter())
 
 
-if len(sys.argv) != 2:
-    sys.exit(f"error: the only argument must be a JSON object. Received: {sys.argv[1:]}. Fix: run training_speed.py")
-settings = json.loads(sys.argv[1])
+settings = read_settings()
 
 
 def make_trainer() -> lightning.Trainer:
@@ -60,6 +57,4 @@ model = BERT4RecModel(
     get_trainer_func=make_trainer,
 )
 model.fit(Dataset.construct(log))
-warm = settings["warm_up_steps"]
-steps = len(ends) - 1 - warm
-print(json.dumps({"sequences_per_second": steps * settings["batch_size"] / (ends[-1] - ends[warm])}))
+print_speed(ends, settings)

@@ -5,17 +5,14 @@ trainer for plain item ids, so the loop is the shortest one: full softmax, Adam.
 `rectools_bert4rec.py`.
 """
 
-import json
-import sys
-import time
+import itertools
 
 import pandas as pd
 import torch
 from rectools.fast_transformers import FlatSASRecNet, SequenceBatchDataset, build_sequences
+from timed_steps import print_speed, read_settings, train
 
-if len(sys.argv) != 2:
-    sys.exit(f"error: the only argument must be a JSON object. Received: {sys.argv[1:]}. Fix: run training_speed.py")
-settings = json.loads(sys.argv[1])
+settings = read_settings()
 torch.manual_seed(1)
 # The log is in time order for each user, and has no timestamps.
 log = pd.read_csv(settings["log"], sep=" ", names=["user", "item"])
@@ -31,18 +28,12 @@ net = FlatSASRecNet(
 )
 batches = torch.utils.data.DataLoader(SequenceBatchDataset(x, y), settings["batch_size"], shuffle=True, drop_last=True)
 optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
-ends: list[float] = []
-while len(ends) < settings["steps"]:
-    for batch in batches:
-        logits = net(batch)
-        # Class 0 is the first item; padding has item 0, so class -1, which is ignored.
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["y"].flatten() - 1, ignore_index=-1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        ends.append(time.perf_counter())
-        if len(ends) == settings["steps"]:
-            break
-warm = settings["warm_up_steps"]
-steps = len(ends) - 1 - warm
-print(json.dumps({"sequences_per_second": steps * settings["batch_size"] / (ends[-1] - ends[warm])}))
+
+
+def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The mean loss of a batch. Class 0 is the first item; padding has item 0, so class -1, which is ignored."""
+    return torch.nn.functional.cross_entropy(net(batch).flatten(0, 1), batch["y"].flatten() - 1, ignore_index=-1)
+
+
+endless = itertools.chain.from_iterable(itertools.repeat(batches))
+print_speed(train(endless, loss_of, optimizer, settings["steps"]), settings)

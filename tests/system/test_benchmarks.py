@@ -59,6 +59,7 @@ def test_the_peers_scripts_take_one_argument(name: str, arguments: list[str], mo
         monkeypatch.setitem(sys.modules, module, mock.MagicMock())
     monkeypatch.setattr(sys.modules["pytorch_lightning"], "Callback", object)
     script = str(ROOT / "benchmarks" / "peers" / f"{name}.py")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "peers")  # as for a script that is run
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     with pytest.raises(SystemExit, match="the only argument must be a JSON object"):
         runpy.run_path(script)
