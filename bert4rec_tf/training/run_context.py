@@ -70,10 +70,14 @@ class RunContext:
         return training.last_item_share if attention == "bidirectional" else 0.0
 
     @property
+    def is_before_last_stage(self) -> bool:
+        """Whether the run has a last stage that is still to come."""
+        return self.last_stage_share > 0 and not self.progress.in_last_stage
+
+    @property
     def causal_rows(self) -> float:
         """The share of rows with an empty prefix in the stage that the run is in."""
-        before_last_stage = self.last_stage_share > 0 and not self.progress.in_last_stage
-        return 1.0 if before_last_stage else self.config.training.causal_rows
+        return 1.0 if self.is_before_last_stage else self.config.training.causal_rows
 
     @property
     def objective(self) -> Objective:

@@ -95,8 +95,7 @@ class Validation:
         self._progress.validation_ndcg.assign(ndcg)
         self._progress.best_ndcg.assign(max(ndcg, float(self._progress.best_ndcg.numpy())))
         # Early stopping counts only in the last stage: the objective changes there, so the metric may improve again.
-        before_last_stage = self._context.last_stage_share > 0 and not self._progress.in_last_stage
-        reset = better or before_last_stage
+        reset = better or self._context.is_before_last_stage
         self._progress.epochs_since_best.assign(0 if reset else self._progress.epochs_since_best + 1)
         measured["validation_seconds"] = round(time.monotonic() - started, 1)
         self._write(epoch, measured, metrics)
