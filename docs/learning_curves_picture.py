@@ -20,7 +20,7 @@ _COLOURS = {"bert4rec": "#2a6fb0", "cloze": "#c77d1e", "causal": "#777777"}
 
 
 def learning_curves() -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
-    """Dataset -> recipe -> the validations of each seed; runs with replaced settings are left out."""
+    """Dataset -> recipe -> the validations of each seed; runs with `data.validation_share` are left out."""
     found: dict[str, dict[str, list[list[dict[str, Any]]]]] = {}
     for path in sorted((ROOT / "results").glob("*-seed*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))["run"]
