@@ -8,7 +8,7 @@ import pathlib
 import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
-from bert4rec_tf.config import Config
+from bert4rec_tf.config import Config, TrainingConfig
 from bert4rec_tf.inputs.length_buckets import steps_per_pass
 from bert4rec_tf.inputs.objectives import Objective, training_instances
 from bert4rec_tf.inputs.training_batches import objective_buckets
@@ -130,13 +130,15 @@ def _config_with_records(settings: dict[str, dict], manifest: Manifest, data_dir
     passes = config.training.num_passes
     if passes is None:
         return config
-    if settings["training"].get("num_steps") is not None:
+    buckets = objective_buckets(manifest, _FIRST_OBJECTIVES[config.model.attention], config.training.num_length_buckets)
+    # Records without a window are refused later, with a message of their own.
+    steps = max(passes * steps_per_pass(buckets, config.training.batch_size), 1)
+    # A `Config` always has the default, and the config.json of a run has the steps of its passes.
+    if config.training.num_steps not in (TrainingConfig().num_steps, steps):
         raise InputError(
             f"A run takes training.num_steps or training.num_passes. Received: num_steps={config.training.num_steps} "
             f"and num_passes={passes}. Fix: leave one out, or set training.num_passes=null"
         )
-    buckets = objective_buckets(manifest, _FIRST_OBJECTIVES[config.model.attention], config.training.num_length_buckets)
-    steps = passes * steps_per_pass(buckets, config.training.batch_size)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, num_steps=steps))
 
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import tensorflow as tf
 
-from bert4rec_tf.config import Config
+from bert4rec_tf.config import Config, read_settings
 from bert4rec_tf.model_dir import load_model
 from bert4rec_tf.training.trainer import train
 from pipelines.build import build_records
@@ -42,6 +42,9 @@ def test_passes_become_steps(tmp_path: pathlib.Path, attention: str, instances: 
     trained = load_model(tmp_path / "model")
     assert trained.config.training.num_steps == 2 * math.ceil(instances / 8)
     assert len((tmp_path / "model/history.jsonl").read_text().splitlines()) == 2, "one validation a pass"
+    again = read_settings(str(tmp_path / "model/config.json"))
+    for given in (again, Config.from_dict(settings).to_dict() | {"data": again["data"]}):
+        train(str(data_dir), str(tmp_path / "model"), given, tf.distribute.get_strategy())
 
 
 def test_steps_and_passes_together_are_refused(tmp_path: pathlib.Path) -> None:
