@@ -37,7 +37,6 @@ _RECIPE_LOGS = {
     "bert4rec-dense": ("ours", "any log with long histories over few items (films, music, news)"),
     "bert4rec-sparse": ("ours", "any log with short histories over many items (a shop)"),
     "demo": ("ours", "the synthetic log of `make demo`"),
-    "ml-100k": ("ours", "a small log (MovieLens-100K), for a first try on a laptop"),
     "ml-1m": ("paper", "long histories (MovieLens-1M)"),
     "ml-1m-bert4rec": ("ours", "long histories; the best BERT4Rec that was found"),
     "ml-1m-causal": ("ours", "the same, left to right, for comparison"),

@@ -17,7 +17,7 @@ import bert4rec_tf
 from pipelines.sources.synthetic import MarkovLog
 
 # What is left out keeps its default; docs/configuration.md lists all settings. Instead of a dict, every call below also
-# takes the name of a recipe, such as "ml-100k".
+# takes the name of a recipe, such as "bert4rec-dense".
 CONFIG: dict[str, dict[str, Any]] = {
     # The model reads the newest 20 events of a history. Users with fewer than 5 events are dropped.
     "data": {"max_seq_length": 20, "min_user_events": 5},

@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 ML_100K = ROOT.parent / "shared" / "data" / "ml-100k" / "u.data"
 # The recipe of the README, but with a model and a training that take seconds.
-SHORT = {"model": {"hidden_size": 16}, "training": {"num_steps": 20, "steps_per_epoch": 10}}
+SHORT = {"model": {"hidden_size": 16}, "training": {"num_passes": None, "num_steps": 20, "steps_per_epoch": 10}}
 # What stands in for programs that need a network or a container: the download is a zip file that the test made, and
 # curl's request goes to the double of TF Serving.
 STAND_INS = {
@@ -72,10 +72,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for name in ("pipelines", "train.py", "evaluate.py", "export.py"):
         (path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "configs", path / "configs")
-    recipe = json.loads((path / "configs" / "ml-100k.json").read_text())
+    recipe = json.loads((path / "configs" / "bert4rec-dense.json").read_text())
     for section, settings in SHORT.items():
         recipe[section] |= settings
-    (path / "configs" / "ml-100k.json").write_text(json.dumps(recipe))
+    (path / "configs" / "bert4rec-dense.json").write_text(json.dumps(recipe))
     (path / "bin").mkdir()
     programs = {name: f"#!{sys.executable}\n{code}" for name, code in STAND_INS.items()}
     programs["python"] = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'
