@@ -14,6 +14,7 @@ from pipelines.engines.base import Engine, EngineMaker, PreparedLog, Source
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from pipelines.sources.bad_rows import BadRow
+from pipelines.sources.item_features import FeatureTable
 from pipelines.sources.load_events import LoadCounts, timestamp_unit
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.timestamps import format_time, infer_unit
@@ -24,6 +25,7 @@ from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256
 from tfrecords.interruption import raise_if_stopped
+from tfrecords.item_features import ITEM_FEATURES_FILE
 from tfrecords.manifest import BAD_ROWS_FILE, Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
@@ -31,6 +33,7 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
 _MIN_SHARDS = 8
 _EVENTS_PER_SHARD = 1_000_000
+_ITEMS_NAMED = 3
 T = TypeVar("T")
 
 
@@ -45,6 +48,8 @@ class BuildResult:
         bad_rows: the first few rows that could not be read; empty if the log was not read.
         times: the times of the first and the last event as text; None if the log was not read or has no timestamps.
         unit: of the log's numeric timestamps.
+        items_in_no_event: of the table of item features, the first few items that the log does not have, each with
+            its place in the table.
 
     >>> built.written, built.instances, built.times
     (True, 220, ('0', '119'))
@@ -56,6 +61,7 @@ class BuildResult:
     bad_rows: tuple[BadRow, ...] = ()
     times: tuple[str, str] | None = None
     unit: str = "s"
+    items_in_no_event: tuple[str, ...] = ()
 
 
 def build_records(
@@ -68,6 +74,7 @@ def build_records(
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    item_features: FeatureTable | None = None,
 ) -> BuildResult:
     """Builds a data directory from a log. The same source, configuration and seed give the same bytes.
 
@@ -80,9 +87,11 @@ def build_records(
         overwrite: replace the records that `output_dir` holds.
         dry_run: count only, and write nothing to `output_dir`.
         progress: shows progress bars; None shows none.
+        item_features: what is known of the items besides their ids; None: nothing.
 
     Raises:
-        InputError: the log, the output directory, its disk or the engine cannot be used, or the filters leave nothing.
+        InputError: the log, the item features, the output directory, its disk or the engine cannot be used, or the
+            filters leave nothing.
 
     >>> from pipelines.sources.synthetic import MarkovLog
     >>> source = MarkovLog(num_users=30, num_items=12, num_themes=3, min_events=5, max_events=8)
@@ -97,6 +106,9 @@ def build_records(
     config = RecordsConfig(data=config.data, masking=config.masking)
     described = source.description()
     progress = progress or Progress(shown=False)
+    if item_features is not None:
+        described["item_features"] = item_features.description()
+        titles = item_features.titles | titles
     if titles:
         described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
     if not overwrite and not dry_run and is_complete(path, config, described):
@@ -116,17 +128,30 @@ def build_records(
         counted = _count_shards(engine, config, len(prepared.item_ids))
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
+        features = _Features.of(item_features, vocabulary)
         manifest = Manifest(
             config=config,
             source=described,
-            counts=_counts(loaded, prepared, counted, config.data),
+            counts=_counts(loaded, prepared, counted, config.data) | features.counts,
             length_histogram=(),
             vocabulary_sha256=vocabulary.sha256(),
             splits=dict.fromkeys(SPLITS, ()),
+            item_features_sha256=features.sha256,
+        )
+        result = BuildResult(
+            manifest,
+            not dry_run,
+            counted.instances,
+            loaded.first_bad,
+            times if unit else None,
+            unit,
+            features.items_in_no_event,
         )
         if dry_run:
-            return BuildResult(manifest, False, counted.instances, loaded.first_bad, times if unit else None, unit)
+            return result
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
+        if features.content is not None:
+            (building / ITEM_FEATURES_FILE).write_bytes(features.content)
         builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
         with progress.stage("writing", prepared.events) as bar:
             built = _write_shards(engine, builder, bar)
@@ -140,7 +165,33 @@ def build_records(
             splits={split: tuple(shard.files[split] for shard in built) for split in SPLITS},
         )
         write_manifest(building, manifest)
-    return BuildResult(manifest, True, counted.instances, loaded.first_bad, times if unit else None, unit)
+    return dataclasses.replace(result, manifest=manifest)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """The item features of a data directory; all empty if there are none."""
+
+    content: bytes | None = None
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    items_in_no_event: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, table: FeatureTable | None, vocabulary: Vocabulary) -> "_Features":
+        if table is None:
+            return cls()
+        features = table.features_of(vocabulary.item_ids)
+        outside = table.items_outside(vocabulary.item_ids)
+        counts = {
+            "items_with_features": int(features.has_value().sum()),
+            "feature_rows_in_no_event": len(outside),
+        }
+        named = tuple(f"{table.item_ids[row]!r} ({table.places[row]})" for row in outside[:_ITEMS_NAMED])
+        return cls(features.to_bytes(), counts, named)
+
+    @property
+    def sha256(self) -> str | None:
+        return None if self.content is None else hashlib.sha256(self.content).hexdigest()
 
 
 def _count_shards(engine: Engine, config: RecordsConfig, num_items: int) -> ShardCounts:

@@ -28,6 +28,7 @@ from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from pipelines.sources import timestamps
+from pipelines.sources.item_features import FeatureTable, parse_kinds, read_feature_table
 from pipelines.sources.log_source import FORMATS, HEADERS, QUOTES, LogSource
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
@@ -99,6 +100,18 @@ _NULL_VALUES = flags.DEFINE_multi_string(
 _TITLES = flags.DEFINE_string(
     "item_titles", None, "text file with a header and the columns item_id and title; the vocabulary stores the titles"
 )
+_FEATURES = flags.DEFINE_string(
+    "item_features",
+    None,
+    "table with the column item_id and one column a feature: Parquet, CSV, TSV or JSONL; in CSV and TSV, | separates "
+    "several categories",
+)
+_FEATURE_KINDS = flags.DEFINE_multi_string(
+    "item_feature_kinds",
+    [],
+    "kinds of columns of --item_features, NAME:KIND, where the values alone would give another one; categorical, "
+    "numeric or vector; separate several by commas",
+)
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
@@ -165,7 +178,7 @@ def main() -> None:
 
 def _build() -> None:
     """Turns the flags into a configuration, a source and an engine, and calls `build_records`."""
-    for flag in (_INPUT, _TITLES, _CONFIG, _OUTPUT):
+    for flag in (_INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT):
         check_local(flag.name, flag.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
@@ -186,6 +199,7 @@ def _build() -> None:
         overwrite=_OVERWRITE.value,
         dry_run=_DRY_RUN.value,
         progress=Progress(),
+        item_features=_item_features(),
     )
     if isinstance(source, LogSource):
         for remark in source.remarks():
@@ -194,6 +208,16 @@ def _build() -> None:
         _report(built, time.monotonic() - started)
     else:
         print(f"{_OUTPUT.value} is complete: same input, same configuration. Nothing to do.")
+
+
+def _item_features() -> FeatureTable | None:
+    if _FEATURES.value:
+        return read_feature_table(_FEATURES.value, parse_kinds(_FEATURE_KINDS.value))
+    if _FEATURE_KINDS.value:
+        raise InputError(
+            f"--item_feature_kinds needs --item_features. Received: {_FEATURE_KINDS.value[0]}, and no --item_features"
+        )
+    return None
 
 
 def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[Engine]:
@@ -262,6 +286,13 @@ def _report(built: BuildResult, seconds: float) -> None:
                 print(f"{'':>13} all of them: {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
     print(f"{counts['users']:>13,} users, the longest history {counts['longest_history']:,} events")
     print(f"{counts['items']:>13,} items")
+    if features := manifest.source.get("item_features"):
+        kinds = ", ".join(f"{name} ({kind})" for name, kind in features["kinds"].items())
+        print(f"{counts['items_with_features']:>13,} of them with features: {kinds}")
+        if outside := counts["feature_rows_in_no_event"]:
+            print(
+                f"{outside:>13,} items of {features['file']} in no event, such as {', '.join(built.items_in_no_event)}"
+            )
     if built.times:
         first, last = built.times
         unit = f", numbers read in {built.unit}" if built.unit not in ("s", "none") else ""

@@ -12,6 +12,7 @@ from typing import Any
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import file_sha256
+from tfrecords.item_features import ITEM_FEATURES_FILE
 from tfrecords.schema import SCHEMA_VERSION
 from tfrecords.vocabulary import VOCABULARY_FILE
 from tfrecords.writer import FRAME_BYTES, Shard
@@ -52,6 +53,7 @@ class Manifest:
         vocabulary_sha256: hex digest of vocabulary.jsonl.
         splits: the shards of each split.
         bad_rows_sha256: hex digest of bad_rows.jsonl; None if every row of the log could be read.
+        item_features_sha256: hex digest of item_features.parquet; None if the items have no features.
         schema_version: of the record format.
         draws_version: of the random draws; equal settings give equal records only within one version.
 
@@ -69,6 +71,7 @@ class Manifest:
     vocabulary_sha256: str
     splits: dict[str, tuple[Shard, ...]]
     bad_rows_sha256: str | None = None
+    item_features_sha256: str | None = None
     schema_version: int = SCHEMA_VERSION
     draws_version: int = DRAWS_VERSION
 
@@ -117,6 +120,8 @@ class Manifest:
         values = dataclasses.asdict(self) | {"config": config}
         if self.draws_version == 1:  # older manifests do not name it
             del values["draws_version"]
+        if self.item_features_sha256 is None:  # nor this
+            del values["item_features_sha256"]
         return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
 
     def sha256(self) -> str:
@@ -152,6 +157,7 @@ class Manifest:
                     vocabulary_sha256=values["vocabulary_sha256"],
                     splits={name: tuple(Shard(**shard) for shard in rows) for name, rows in values["splits"].items()},
                     bad_rows_sha256=values["bad_rows_sha256"],
+                    item_features_sha256=values.get("item_features_sha256"),
                     schema_version=version,
                     draws_version=values.get("draws_version", 1),
                 )
@@ -225,7 +231,12 @@ def _check_values(manifest: Manifest) -> None:
             )
     for name, value in (counts | {"draws_version": manifest.draws_version}).items():
         check(name, value, _is_count(value), _COUNT)
-    for name, value in (("vocabulary", manifest.vocabulary_sha256), ("bad_rows", manifest.bad_rows_sha256 or "")):
+    digests = {
+        "vocabulary": manifest.vocabulary_sha256,
+        "bad_rows": manifest.bad_rows_sha256 or "",
+        "item_features": manifest.item_features_sha256 or "",
+    }
+    for name, value in digests.items():
         check(f"{name}_sha256", value, isinstance(value, str), "text")
 
 
@@ -251,8 +262,12 @@ def verify(data_dir: str | pathlib.Path, manifest: Manifest) -> None:
     expected = {shard.file: shard.sha256 for shard in shards}
     sizes, records = {shard.file: shard.bytes for shard in shards}, {shard.file: shard.records for shard in shards}
     expected[VOCABULARY_FILE] = manifest.vocabulary_sha256
-    if manifest.bad_rows_sha256:
-        expected[BAD_ROWS_FILE] = manifest.bad_rows_sha256
+    for file, sha256 in (
+        (BAD_ROWS_FILE, manifest.bad_rows_sha256),
+        (ITEM_FEATURES_FILE, manifest.item_features_sha256),
+    ):
+        if sha256:
+            expected[file] = sha256
     faults = []
     for file, sha256 in expected.items():
         path = data_dir / file
@@ -311,7 +326,8 @@ class VerifiedRecords:
     def __init__(self, data_dir: str | pathlib.Path, manifest: Manifest, fix: str):
         self._data_dir, self._manifest, self._fix = pathlib.Path(data_dir), manifest, fix
         shards = [shard.file for split in _SPLITS for shard in manifest.shards(split)]
-        self._files = [MANIFEST_FILE, VOCABULARY_FILE, *shards]
+        features = [ITEM_FEATURES_FILE] if manifest.item_features_sha256 else []
+        self._files = [MANIFEST_FILE, VOCABULARY_FILE, *features, *shards]
         before = self._file_states()  # first, so that a change during the comparison is noticed
         self._check_manifest()
         verify(self._data_dir, manifest)
