@@ -78,6 +78,17 @@ class ModelConfig:
     vector of `hidden_size` numbers that start at this value, so that a [MASK] shows what lies beside it before any
     attention is learned. With attention=prefix and attention=causal, only the item before: the one after is the answer.
     Not in the paper."""
+    item_vectors: Literal["free", "unit"] = _shapes_weights("free")
+    """Length of the items' vectors, at the input and at the output. "free": learned (the paper). "unit": 1, so that a
+    score says how alike the history and the item are in direction, and popularity is left to the output bias (Gupta et
+    al., NISER, 2019, arXiv 1909.04276). It learns faster, and overfits sooner."""
+    item_features: Literal["none", "sum", "gated"] = _shapes_weights("none")
+    """How the features of items (`--item_features` of make_tfrecords.py) enter an item's vector, at the input and at
+    the output. "none": not at all. "sum": an embedding of the features is added to the item's own. "gated": the same,
+    times a learned gate. Not in the paper."""
+    item_id_dropout: float = 0.1
+    """With item features: the share of items that stand for unknown ones in a step of training, with their features
+    alone, so that features learn to describe items without training events."""
     block: Literal["transformer", "gated"] = _shapes_weights("transformer")
     """"transformer": the paper's blocks. "gated": what a sublayer adds is first multiplied by a learned gate,
     sigmoid(LN(x) W + b), as in LiGR (Borisyuk et al., 2025, arXiv 2502.03417); needs layer_norm=pre."""
@@ -117,6 +128,7 @@ class ModelConfig:
         check_field(self, "attention_dropout", 0 <= self.attention_dropout < 1, "at least 0 and below 1")
         check_field(self, "initializer_range", self.initializer_range > 0, "above 0")
         check_field(self, "neighbours", self.neighbours >= 0, "at least 0")
+        check_field(self, "item_id_dropout", 0 <= self.item_id_dropout < 1, "at least 0 and below 1")
         check_field(
             self, "block", self.block != "gated" or self.layer_norm == "pre", "transformer unless layer_norm is pre"
         )

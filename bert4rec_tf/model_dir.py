@@ -1,6 +1,7 @@
 """A model directory: settings, vocabulary, records' manifest and checkpoints of one run.
 
 config.json  vocabulary.jsonl  manifest.json     copies that make the directory self-contained; config.json is last
+item_features.parquet                            of the items, if the model uses their features
 checkpoints/latest/ckpt-400/  …/best/ckpt-200/   TensorFlow checkpoints by step
 history.jsonl  tensorboard/                      one line per validation; scalars
 """
@@ -15,8 +16,11 @@ import tensorflow as tf
 from bert4rec_tf.checkpoints import Progress, restore_best
 from bert4rec_tf.config import Config, fields_with
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from bert4rec_tf.model.folding import fold_item_vectors
+from bert4rec_tf.model.item_features import FeatureArrays
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import write_whole
+from tfrecords.item_features import ITEM_FEATURES_FILE, ItemFeatures
 from tfrecords.manifest import MANIFEST_FILE, Manifest
 from tfrecords.settings import MODEL_NAME, without_model_name
 from tfrecords.vocabulary import VOCABULARY_FILE, Vocabulary
@@ -35,6 +39,7 @@ class TrainedModel:
         config: the settings of the run.
         manifest: the manifest of its records.
         state: step, elapsed seconds and validation metric of that checkpoint.
+        item_features: that the model was trained with; None: with none.
 
     >>> trained.config.model.model_name
     'BERT4Rec, random prefix'
@@ -49,6 +54,7 @@ class TrainedModel:
     config: Config
     manifest: Manifest
     state: dict[str, Any]
+    item_features: ItemFeatures | None = None
 
     def description(self) -> dict[str, Any]:
         """Its name, its settings and the state of its training, as JSON values for metrics and metadata.
@@ -77,8 +83,21 @@ class TrainedModel:
             )
 
 
-def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Manifest, vocabulary: Vocabulary) -> None:
+def open_model_dir(
+    model_dir: str | pathlib.Path,
+    config: Config,
+    manifest: Manifest,
+    vocabulary: Vocabulary,
+    item_features: ItemFeatures | None = None,
+) -> None:
     """Makes a model directory, or checks that an existing one belongs to this run.
+
+    Args:
+        model_dir: where it is.
+        config: of the run.
+        manifest: of its records.
+        vocabulary: of its records.
+        item_features: that the model uses; None: it uses none.
 
     Raises:
         InputError: the directory holds another run (names the first difference), or other files.
@@ -89,7 +108,7 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
         return
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--model_dir must be a directory. Received: {directory}, a file")
-    known = {VOCABULARY_FILE, MANIFEST_FILE, f".{CONFIG_FILE}.tmp"}
+    known = {VOCABULARY_FILE, MANIFEST_FILE, ITEM_FEATURES_FILE, f".{CONFIG_FILE}.tmp"}
     if directory.exists() and any(path.name not in known for path in directory.iterdir()):
         raise InputError(
             f"--model_dir must be new, empty or made by train.py. Received: {directory}, which holds "
@@ -99,14 +118,21 @@ def open_model_dir(model_dir: str | pathlib.Path, config: Config, manifest: Mani
         directory.mkdir(parents=True, exist_ok=True)
         (directory / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         (directory / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+        if item_features is not None:
+            (directory / ITEM_FEATURES_FILE).write_bytes(item_features.to_bytes())
     named = {MODEL_NAME: config.model.model_name} | config.to_dict()
     write_whole(directory / CONFIG_FILE, json.dumps(named, indent=1) + "\n")
 
 
-def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
+def load_model(model_dir: str | pathlib.Path, *, fold: bool = True) -> TrainedModel:
     """Loads the best checkpoint of a model directory (the latest one if there was no validation).
 
     If the best one is damaged, warns on stderr, naming both, and loads another one, see `checkpoints.restore_best`.
+
+    Args:
+        model_dir: the model directory.
+        fold: whether the features of items become part of the item table, see `fold_item_vectors`. The model then
+            ranks and serves as a model without features does.
 
     Raises:
         InputError: there is no trained model, or all checkpoints are damaged.
@@ -118,10 +144,13 @@ def load_model(model_dir: str | pathlib.Path) -> TrainedModel:
     directory = pathlib.Path(model_dir)
     config, vocabulary = _read_config(directory), Vocabulary.load(directory)
     manifest = Manifest.load(directory)
-    model = build_model(config.model, vocabulary.size, config.data.max_seq_length)
+    features = None if config.model.item_features == "none" else ItemFeatures.load(directory)
+    arrays = None if features is None else FeatureArrays.of(features, vocabulary.counts)
+    model = build_model(config.model, vocabulary.size, config.data.max_seq_length, item_features=arrays)
     progress = Progress(0)
     restore_best(directory, tf.train.Checkpoint(model=model, progress=progress))
-    return TrainedModel(model, vocabulary, config, manifest, progress.to_dict())
+    model = fold_item_vectors(model) if fold else model
+    return TrainedModel(model, vocabulary, config, manifest, progress.to_dict(), features)
 
 
 def _read_config(directory: pathlib.Path) -> Config:

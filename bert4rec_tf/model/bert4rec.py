@@ -11,6 +11,7 @@ from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.model.batch import ENCODER_INPUTS, Batch, pack_masked_slots
 from bert4rec_tf.model.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.model.encoder import Encoder
+from bert4rec_tf.model.item_features import FeatureArrays, FeatureShapes
 from bert4rec_tf.model.losses import masked_item_loss
 from bert4rec_tf.model.masked_item_head import MaskedItemHead
 from bert4rec_tf.model.sampled_loss import SampledLoss
@@ -56,6 +57,8 @@ class Bert4Rec(tf.keras.Model):
         max_seq_length: N.
         log_popularity: float32 [V], needed if `config.output_bias` is "log_popularity".
         seed: of the starting weights, which depend on nothing else, and of the dropout in training.
+        item_features: needed if `config.item_features` is not "none": the features, or for a model that is loaded,
+            their sizes alone.
 
     >>> from bert4rec_tf.inputs.length_buckets import choose_buckets
     >>> from bert4rec_tf.inputs.training_batches import training_batches
@@ -83,6 +86,7 @@ class Bert4Rec(tf.keras.Model):
         log_popularity: np.ndarray | None = None,
         seed: int = 1,
         name: str = "bert4rec",
+        item_features: FeatureArrays | FeatureShapes | None = None,
     ):
         super().__init__(name=name)
         self.config = config
@@ -91,12 +95,21 @@ class Bert4Rec(tf.keras.Model):
         self.seed = seed
         self._log_popularity = None if log_popularity is None else np.asarray(log_popularity, np.float32)
         self._compiled: Any = None  # a `_Compiled`
-        self.embedding = ItemAndPositionEmbedding(vocabulary_size, max_seq_length, config, seed, name="embedding")
+        self._feature_shapes = _feature_shapes(config, item_features)
+        self.embedding = ItemAndPositionEmbedding(
+            vocabulary_size, max_seq_length, config, seed, self._feature_shapes, name="embedding"
+        )
         self.encoder = Encoder(config, seed, name="encoder")
         self.head = MaskedItemHead(vocabulary_size, config, seed, log_popularity, name="masked_item_head")
         # Without it, Keras's `export` accepts only the window length of the first call.
         self._set_save_spec({name: _INPUT_SPECS[name] for name in (*_INPUTS, "masked_positions")})
-        self.score_next_item(tf.zeros([1, 1], tf.int32))  # creates the weights
+        # Creates the weights, first those of the items, which all else uses.
+        with tf.name_scope(name):
+            self.embedding(tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool))
+            self.head(tf.zeros([1, 1, config.hidden_size]), self.embedding.item_table)
+        self.score_next_item(tf.zeros([1, 1], tf.int32))
+        if isinstance(item_features, FeatureArrays) and self.embedding.item_features is not None:
+            self.embedding.item_features.assign(item_features)
 
     def build(self, input_shape: Any = None) -> None:
         """Does nothing: the constructor creates the weights, and no input shape affects them.
@@ -120,14 +133,16 @@ class Bert4Rec(tf.keras.Model):
         seed = inputs.get("dropout_seed")
         if training and seed is None:
             seed = tf.concat([tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32), [0]], axis=0)
+        vectors = self.embedding.all_vectors(seed)
         hidden = self.encode(
             inputs["item_ids"],
             inputs["valid_mask"],
             inputs.get("masked_positions"),
             seed,
             prefix_lengths=inputs.get("prefix_lengths"),
+            item_vectors=vectors,
         )
-        return self.head(hidden, self.embedding.item_table)
+        return self.head(hidden, vectors, self._bias_of_all(seed))
 
     def encode(
         self,
@@ -137,13 +152,14 @@ class Bert4Rec(tf.keras.Model):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
         prefix_lengths: tf.Tensor | None = None,
+        item_vectors: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in `EncoderBlock.call`.
+        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in the layers' own `call`.
 
         >>> trained.model.encode(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]), None).shape
         TensorShape([1, 3, 16])
         """
-        hidden = self.embedding(item_ids, valid_mask, dropout_seed)
+        hidden = self.embedding(item_ids, valid_mask, dropout_seed, item_vectors)
         return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths)
 
     def attention_weights(
@@ -287,7 +303,7 @@ class Bert4Rec(tf.keras.Model):
             "log_popularity": None if self._log_popularity is None else self._log_popularity.tolist(),
             "seed": self.seed,
             "name": self.name,
-        }
+        } | ({} if self._feature_shapes is None else {"item_features": dataclasses.asdict(self._feature_shapes)})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "Bert4Rec":  # noqa: ARG003
@@ -298,7 +314,8 @@ class Bert4Rec(tf.keras.Model):
         True
         """
         sizes = Config.from_dict({"model": config["config"]}, "the saved model").model
-        return cls(**config | {"config": sizes})
+        shapes = config.get("item_features")
+        return cls(**config | {"config": sizes, "item_features": None if shapes is None else FeatureShapes(**shapes)})
 
     def save(self, filepath: str | pathlib.Path, **kwargs: Any) -> None:
         """Writes a `.keras` file, which holds weights, arguments, loss and optimizer.
@@ -473,13 +490,36 @@ class Bert4Rec(tf.keras.Model):
 
     def _loss(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """The loss summed over the masked items of a packed batch, and the sum of their weights."""
-        hidden = self.encode(*(batch.get(name) for name in ENCODER_INPUTS))
+        item_ids, valid_mask, positions, seed, packed, prefix = (batch.get(name) for name in ENCODER_INPUTS)
         if self._sampled_loss is None:
-            logits = self.head(hidden, self.embedding.item_table)
+            vectors = self.embedding.all_vectors(seed)
+            hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, vectors)
+            logits = self.head(hidden, vectors, self._bias_of_all(seed))
             return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
-        positive_ids, negative_ids = batch["masked_item_ids"], batch["sampled_item_ids"]
-        logits = self.head.sampled_logits(hidden, self.embedding.item_table, positive_ids, negative_ids)
-        return self._sampled_loss(*logits, batch)
+        hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix)
+        drawn = tf.reshape(batch["masked_item_ids"], [-1]), batch["sampled_item_ids"]
+        items = [(self.embedding.vectors_of(ids, seed), self._bias_of(ids, seed)) for ids in drawn]
+        return self._sampled_loss(*self.head.sampled_logits(hidden, *items), batch)
+
+    def output_bias_of_all(self) -> tf.Tensor:
+        """b^O of equation 7 as it is added to the logits, float32 [V].
+
+        >>> trained.model.output_bias_of_all().shape
+        TensorShape([13])
+        """
+        return tf.convert_to_tensor(self._bias_of(tf.range(self.vocabulary_size)))
+
+    def _bias_of(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """The output biases of the given items, float32 [...]."""
+        own = tf.gather(self.head.output_bias, item_ids)
+        features = self.embedding.item_features
+        return own if features is None else features.combine_bias(own, item_ids, dropout_seed)
+
+    def _bias_of_all(self, dropout_seed: tf.Tensor | None) -> tf.Tensor | None:
+        """What the head adds instead of its own bias, float32 [V]; None: its own."""
+        if self.embedding.item_features is None:
+            return None
+        return self._bias_of(tf.range(self.vocabulary_size), dropout_seed)
 
 
 class _Compiled:
@@ -504,6 +544,18 @@ class _Compiled:
         for mean, number in zip(numbers, (masked_items, items), strict=True):
             mean.update_state(number)
         return {mean.name: mean.result() for mean in self.means}
+
+
+def _feature_shapes(config: ModelConfig, item_features: FeatureArrays | FeatureShapes | None) -> FeatureShapes | None:
+    """The sizes of the features that the model uses; None if it uses none."""
+    if config.item_features == "none":
+        return None
+    _check(
+        item_features is not None,
+        f"model.item_features={config.item_features} needs items with features. Received: none. Fix: build the records "
+        "with --item_features, or set model.item_features=none",
+    )
+    return item_features.shapes() if isinstance(item_features, FeatureArrays) else item_features
 
 
 def _inputs_alone(data: Any) -> Any:
@@ -560,6 +612,7 @@ def build_model(
     max_seq_length: int,
     log_popularity: np.ndarray | None = None,
     seed: int = 1,
+    item_features: FeatureArrays | None = None,
 ) -> Bert4Rec:
     """A new `Bert4Rec`; see there for the arguments."""
-    return Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed)
+    return Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed, item_features=item_features)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import bert4rec_tf.legacy_keras  # noqa: F401, a check
 
 # Every dropout layer of a model has a salt of its own.
-EMBEDDING_SALT = 1
+ITEM_ID_SALT, EMBEDDING_SALT = 0, 1
 _FIRST_BLOCK_SALT, _SALTS_PER_BLOCK = 2, 10
 
 
@@ -57,21 +57,24 @@ class SeededDropout(tf.keras.layers.Layer):
         """
         if dropout_seed is None or self.rate == 0:
             return inputs
-        # Each layer takes its own two numbers of one stream: no layer shares its keys with a layer under another seed.
-        keys = tf.random.stateless_uniform(
-            [self.salt + 1, 2], dropout_seed[:2], minval=None, maxval=None, dtype=tf.uint32
-        )[-1]
         size = tf.size(inputs)
         if slot_index is None:
             element_index = dropout_seed[2] * (size // tf.maximum(tf.shape(inputs)[0], 1)) + tf.range(size)
         else:
             element_index = slot_index[:, None] * tf.shape(inputs)[-1] + tf.range(tf.shape(inputs)[-1])
-        draws = _hashed(tf.cast(element_index, tf.uint32), keys[0], keys[1])
-        kept = draws >= tf.constant(round(self.rate * 2**32), tf.uint32)
+        kept = kept_elements(element_index, self.rate, self.salt, dropout_seed)
         return inputs * tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype) * (1 / (1 - self.rate))
 
     def get_config(self) -> dict:
         return super().get_config() | {"rate": self.rate, "salt": self.salt}
+
+
+def kept_elements(element_index: tf.Tensor, rate: float, salt: int, dropout_seed: tf.Tensor) -> tf.Tensor:
+    """Which elements are not dropped: bool of the shape of `element_index`, int32; other arguments as above."""
+    # Each layer takes its own two numbers of one stream: no layer shares its keys with a layer under another seed.
+    keys = tf.random.stateless_uniform([salt + 1, 2], dropout_seed[:2], minval=None, maxval=None, dtype=tf.uint32)[-1]
+    draws = _hashed(tf.cast(element_index, tf.uint32), keys[0], keys[1])
+    return draws >= tf.constant(round(rate * 2**32), tf.uint32)
 
 
 def _hashed(element_index: tf.Tensor, first_key: tf.Tensor, second_key: tf.Tensor) -> tf.Tensor:

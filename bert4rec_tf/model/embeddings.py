@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.dropout import EMBEDDING_SALT, SeededDropout
+from bert4rec_tf.model.item_features import FeatureShapes, ItemFeatureEmbedding
 from bert4rec_tf.model.layers import derived_seed, layer_norm, paper_initializer
 
 
@@ -14,21 +15,36 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
     Departures from the paper's text: dropout follows the sum, as in the authors' code. With
     `config.embedding_layer_norm` a layer norm comes between the two. Positions may count from the newest item, and
-    `config.neighbours` mixes in the items beside a slot.
+    `config.neighbours` mixes in the items beside a slot. With `config.item_features` v_i also holds the item's
+    features, and with `config.item_vectors` "unit" it has the length 1.
 
     Args:
         vocabulary_size: V.
         max_seq_length: N; positions count from 0 to N - 1, starting at the item that `config.positions` names.
         config: sizes, dropout and initialisation.
         seed: of the starting weights.
+        feature_shapes: of the items' features; None: they have none.
     """
 
-    def __init__(self, vocabulary_size: int, max_seq_length: int, config: ModelConfig, seed: int, **kwargs: Any):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        max_seq_length: int,
+        config: ModelConfig,
+        seed: int,
+        feature_shapes: FeatureShapes | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length
         self.config = config
         self._seed = derived_seed(seed, self.name)
+        self.item_features = None
+        if feature_shapes is not None:
+            self.item_features = ItemFeatureEmbedding(
+                vocabulary_size, feature_shapes, config, self._seed, name="item_features"
+            )
         self.norm = layer_norm(config, "layer_norm") if config.embedding_layer_norm else None
         self.dropout = SeededDropout(config.dropout, EMBEDDING_SALT, name="dropout")
 
@@ -44,18 +60,28 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
                 self.weight_after = self.add_weight("neighbour_after", [size], initializer=start)
         super().build(input_shape)
 
-    def call(self, item_ids: tf.Tensor, valid_mask: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self,
+        item_ids: tf.Tensor,
+        valid_mask: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
+        item_vectors: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Embeds windows.
 
         Args:
             item_ids: int32 [B, L], L <= N.
             valid_mask: bool [B, L], True = a real item or [MASK]; these come first.
             dropout_seed: see `SeededDropout`.
+            item_vectors: float32 [V, D], all of them, if they were computed already.
 
         Returns:
             float32 [B, L, D].
         """
-        embedded = tf.gather(self.item_table, item_ids)
+        if item_vectors is None:
+            embedded = self.vectors_of(item_ids, dropout_seed)
+        else:
+            embedded = tf.gather(item_vectors, item_ids)
         if self.config.neighbours:
             embedded = self._with_neighbours(embedded, valid_mask)
         slot_index = tf.range(tf.shape(item_ids)[1])
@@ -65,6 +91,23 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             newest = tf.reduce_sum(tf.cast(valid_mask, tf.int32), axis=1, keepdims=True) - 1
             embedded += tf.gather(self.position_table, tf.maximum(newest - slot_index, 0))
         return self.dropout(embedded if self.norm is None else self.norm(embedded), dropout_seed)
+
+    def vectors_of(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """v_i of the given items, float32 [..., D]; `item_ids`: int32 [...]."""
+        vectors = tf.gather(self.item_table, item_ids)
+        if self.item_features is not None:
+            vectors = self.item_features(vectors, item_ids, dropout_seed)
+        return self._scaled(vectors)
+
+    def all_vectors(self, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """v_i of all items, float32 [V, D], at the input and at the output."""
+        vectors = self.item_table
+        if self.item_features is not None:
+            vectors = self.item_features(vectors, tf.range(self.vocabulary_size), dropout_seed)
+        return self._scaled(vectors)
+
+    def _scaled(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.math.l2_normalize(vectors, axis=-1) if self.config.item_vectors == "unit" else vectors
 
     def _with_neighbours(self, embedded: tf.Tensor, valid_mask: tf.Tensor) -> tf.Tensor:
         """Adds what `config.neighbours` describes. Padding shows nothing to its neighbours."""

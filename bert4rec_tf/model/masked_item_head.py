@@ -46,34 +46,40 @@ class MaskedItemHead(tf.keras.layers.Layer):
         self.output_bias = self.add_weight("output_bias", [self.vocabulary_size], initializer=self._bias_start)
         super().build(input_shape)
 
-    def call(self, hidden: tf.Tensor, item_table: tf.Tensor) -> tf.Tensor:
-        """`hidden`: float32 [B, P, D]; `item_table`: float32 [V, D], the input embedding. Returns logits [B, P, V]."""
+    def call(self, hidden: tf.Tensor, item_vectors: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+        """Logits of all items.
+
+        Args:
+            hidden: float32 [B, P, D].
+            item_vectors: float32 [V, D], those of the input.
+            bias: float32 [V], if it is another one than this layer's.
+
+        Returns:
+            float32 [B, P, V].
+        """
         special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
-        bias = tf.where(special, _SPECIAL_SCORE, self.output_bias)
-        logits = tf.matmul(self.project(hidden), item_table, transpose_b=True) + bias
+        bias = tf.where(special, _SPECIAL_SCORE, self.output_bias if bias is None else bias)
+        logits = tf.matmul(self.project(hidden), item_vectors, transpose_b=True) + bias
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 
     def sampled_logits(
-        self, hidden: tf.Tensor, item_table: tf.Tensor, positive_ids: tf.Tensor, negative_ids: tf.Tensor
+        self, hidden: tf.Tensor, positives: tuple[tf.Tensor, tf.Tensor], negatives: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits of the given items; their gradient touches only the rows of these items.
 
         Args:
             hidden: float32 [B, P, D].
-            item_table: float32 [V, D], the input embedding.
-            positive_ids: int32 [B, P], the item of each slot.
-            negative_ids: int32 [S], items that all slots share.
+            positives: vectors float32 [B x P, D] and biases float32 [B x P] of the item of each slot.
+            negatives: vectors float32 [S, D] and biases float32 [S] of items that all slots share.
 
         Returns:
             The logits of the positive items, float32 [B x P], and of the negative items, float32 [B x P, S].
         """
-        projected, positive_ids = self.project(hidden), tf.reshape(positive_ids, [-1])
-        positive = tf.reduce_sum(projected * tf.gather(item_table, positive_ids), axis=1)
-        negative = tf.matmul(projected, tf.gather(item_table, negative_ids), transpose_b=True)
-        return (
-            positive + tf.gather(self.output_bias, positive_ids),
-            negative + tf.gather(self.output_bias, negative_ids),
-        )
+        projected = self.project(hidden)
+        (positive_vectors, positive_bias), (negative_vectors, negative_bias) = positives, negatives
+        positive = tf.reduce_sum(projected * positive_vectors, axis=1)
+        negative = tf.matmul(projected, negative_vectors, transpose_b=True)
+        return positive + positive_bias, negative + negative_bias
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
         """GELU(h W^P + b^P), or h without a projection.

@@ -11,7 +11,11 @@ import bert4rec_tf.legacy_keras  # noqa: F401, a check
 from bert4rec_tf.config import Config, TrainingConfig
 
 _UNDECAYED = ("bias", "layer_norm")
-_TABLES = ("item_table", "position_table")  # a step with a sampled loss touches only some of their rows
+_TABLES = (
+    "item_table",
+    "position_table",
+    "category_table",
+)  # a step with a sampled loss touches only some of their rows
 
 
 @tf.keras.utils.register_keras_serializable("bert4rec_tf")

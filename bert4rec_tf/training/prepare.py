@@ -13,6 +13,7 @@ from bert4rec_tf.inputs.length_buckets import steps_per_pass
 from bert4rec_tf.inputs.objectives import Objective, training_instances
 from bert4rec_tf.inputs.training_batches import objective_buckets
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from bert4rec_tf.model.item_features import FeatureArrays
 from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
 from bert4rec_tf.training.coordination import Coordinator, is_chief
@@ -20,8 +21,9 @@ from bert4rec_tf.training.optimizer import make_optimizer
 from bert4rec_tf.training.run_context import RunContext
 from bert4rec_tf.training.strategy import on_parameter_servers
 from bert4rec_tf.training.validation import is_validated
-from bert4rec_tf.training.warm_start import check_compatible, warm_start
+from bert4rec_tf.training.warm_start import check_compatible, check_same_features, warm_start
 from tfrecords.errors import InputError
+from tfrecords.item_features import ItemFeatures
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.settings import check_settings_match
 from tfrecords.vocabulary import Vocabulary
@@ -67,17 +69,18 @@ def prepare(
     first_objective = _FIRST_OBJECTIVES[config.model.attention]
     _check_something_to_predict(data_dir, manifest, first_objective)
     records = VerifiedRecords(data_dir, manifest, _FIX_CHANGED_RECORDS)
-    vocabulary = Vocabulary.load(data_dir)
+    vocabulary, features = Vocabulary.load(data_dir), _item_features(config, data_dir)
     records.check()
 
     chief, old_model = is_chief(strategy), None
     if chief:
         print(f"training {config.model.model_name}")
         if warm_start_from is not None and not has_checkpoint(model_dir):
-            old_model = load_model(warm_start_from)
+            old_model = load_model(warm_start_from, fold=False)
             check_compatible(config, old_model.config)
-        open_model_dir(model_dir, config, manifest, vocabulary)
-    model, optimizer, progress = _make_model(config, vocabulary, strategy)
+            check_same_features(features, old_model.item_features)
+        open_model_dir(model_dir, config, manifest, vocabulary, features)
+    model, optimizer, progress = _make_model(config, vocabulary, features, strategy)
     tracked = {"model": model, "optimizer": optimizer, "progress": progress}
     checkpoints = Checkpoints(model_dir, tracked, config.training.checkpoints_to_keep)
     steps_are_done = finished = False
@@ -88,7 +91,7 @@ def prepare(
         finished = steps_are_done and is_validated(pathlib.Path(model_dir), progress)
         _report_resumed(model_dir, progress, finished)
     elif chief and old_model is not None:
-        _start_warm(model, vocabulary, old_model)
+        _start_warm(model, vocabulary, features, old_model)
         checkpoints.save(best=False)  # from here on the other model is not needed
 
     coordinator = Coordinator(strategy, chief)
@@ -188,15 +191,34 @@ def _check_something_to_predict(data_dir: str, manifest: Manifest, objective: Ob
     )
 
 
+def _item_features(config: Config, data_dir: str) -> ItemFeatures | None:
+    """The features of the records' items, if the model uses any.
+
+    Raises:
+        InputError: the records have none.
+    """
+    if config.model.item_features == "none":
+        return None
+    features = ItemFeatures.load(data_dir)
+    if features is None:
+        raise InputError(
+            f"model.item_features={config.model.item_features} needs items with features. Received: {data_dir}, whose "
+            "items have none. Fix: build the records with --item_features, or set model.item_features=none"
+        )
+    return features
+
+
 def _make_model(
-    config: Config, vocabulary: Vocabulary, strategy: tf.distribute.Strategy
+    config: Config, vocabulary: Vocabulary, features: ItemFeatures | None, strategy: tf.distribute.Strategy
 ) -> tuple[Bert4Rec, tf.keras.optimizers.Optimizer, Progress]:
     """A compiled model with fresh weights, its optimizer, and a progress of zero steps."""
     training, log_popularity = config.training, vocabulary.log_popularity()
     tf.keras.utils.set_random_seed(training.seed)
     with strategy.scope():
         progress = Progress(training.num_steps)
-        model = build_model(config.model, vocabulary.size, config.data.max_seq_length, log_popularity, training.seed)
+        arrays = None if features is None else FeatureArrays.of(features, vocabulary.counts)
+        sizes = vocabulary.size, config.data.max_seq_length
+        model = build_model(config.model, *sizes, log_popularity, training.seed, arrays)
         # XLA cannot read weights that are on another machine.
         jit_compile = training.jit_compile and not on_parameter_servers(strategy)
         optimizer = make_optimizer(training, progress.total_steps)
@@ -226,8 +248,10 @@ def _report_resumed(model_dir: str, progress: Progress, finished: bool) -> None:
         print(f"resuming {model_dir} from step {int(progress.step.numpy()):,}")
 
 
-def _start_warm(model: Bert4Rec, vocabulary: Vocabulary, old_model: TrainedModel) -> None:
-    carried = warm_start(model, vocabulary, old_model)
+def _start_warm(
+    model: Bert4Rec, vocabulary: Vocabulary, features: ItemFeatures | None, old_model: TrainedModel
+) -> None:
+    carried = warm_start(model, vocabulary, old_model, features)
     print(
         f"starting from a trained model: {carried.shared_items:,} items carried over, {carried.new_items:,} "
         f"new, {carried.forgotten_items:,} no longer there"

@@ -101,8 +101,8 @@ def _train(context: RunContext) -> None:
         if monitor is not None:
             monitor.close()
     if context.is_chief and not context.is_finished:
-        item_table = context.model.embedding.item_table.numpy()
-        write_projector(context.model_dir / "tensorboard", item_table, context.vocabulary)
+        vectors = tf.convert_to_tensor(context.model.embedding.all_vectors()).numpy()
+        write_projector(context.model_dir / "tensorboard", vectors, context.vocabulary)
 
 
 def _steps_class(context: RunContext) -> type[ParameterServerSteps] | type[SynchronousSteps]:

@@ -3,14 +3,15 @@
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from bert4rec_tf.config import Config, ModelConfig, fields_with
 from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.item_features import OWN_CATEGORIES, category_rows
 from bert4rec_tf.model_dir import TrainedModel
 from tfrecords.errors import InputError
+from tfrecords.item_features import ItemFeatures
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
-
-_ONE_ROW_AN_ITEM = ("item_table", "output_bias")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,9 @@ class WarmStart:
     forgotten_items: int
 
 
-def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> WarmStart:
+def warm_start(
+    model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel, features: ItemFeatures | None = None
+) -> WarmStart:
     """Gives a new model the weights of an old one (not in the paper).
 
     All weights that do not belong to an item are copied. So are the embeddings and biases of special ids and shared
@@ -39,7 +42,8 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
     Args:
         model: newly built for `vocabulary`.
         vocabulary: the vocabulary of the new records.
-        old: the model to start from; `check_compatible` must have passed.
+        old: the model to start from, with its features not folded; `check_compatible` must have passed.
+        features: the items' features, if the model uses any. Shared categories keep their embeddings too.
 
     Raises:
         InputError: no item is shared.
@@ -62,10 +66,31 @@ def warm_start(model: Bert4Rec, vocabulary: Vocabulary, old: TrainedModel) -> Wa
         values = fresh + moved.mean(axis=0, dtype=np.float64).astype(fresh.dtype)
         values[shared] = carried
         new_weight.assign(values)
-    for new_weight, old_weight in zip(model.weights, old.model.weights, strict=True):
-        if not any(name in new_weight.name for name in _ONE_ROW_AN_ITEM):
+    by_row = {id(weight) for weight in (model.embedding.item_table, model.head.output_bias)}
+    if features is not None and old.item_features is not None:
+        by_row |= {id(weight) for weight in _carry_categories(model, features, old.model, old.item_features)}
+    for new_weight, old_weight in zip(model.trainable_weights, old.model.trainable_weights, strict=True):
+        if id(new_weight) not in by_row:
             new_weight.assign(old_weight)
     return WarmStart(items, len(vocabulary.item_ids) - items, len(old.vocabulary.item_ids) - items)
+
+
+def _carry_categories(
+    model: Bert4Rec, features: ItemFeatures, old_model: Bert4Rec, old_features: ItemFeatures
+) -> list[tf.Variable]:
+    """Copies the embeddings of shared categories, and returns the tables, of which no row is left to copy."""
+    layer, old_layer = model.embedding.item_features, old_model.embedding.item_features
+    tables = [] if layer is None else layer.category_tables
+    old_tables = [] if old_layer is None else old_layer.category_tables
+    pairs = zip(features.categorical(), old_features.categorical(), strict=True)
+    for table, old_table, (feature, old_feature) in zip(tables, old_tables, pairs, strict=True):
+        rows, old_rows = category_rows(feature), category_rows(old_feature)
+        shared = [category for category in rows if category in old_rows]
+        values, old_values = table.numpy(), old_table.numpy()
+        values[:OWN_CATEGORIES] = old_values[:OWN_CATEGORIES]
+        values[[rows[category] for category in shared]] = old_values[[old_rows[category] for category in shared]]
+        table.assign(values)
+    return tables
 
 
 def check_compatible(new: Config, old: Config) -> None:
@@ -83,3 +108,17 @@ def check_compatible(new: Config, old: Config) -> None:
                 f"`{name}` must equal that of the model to start from. Received: {received!r}, that model's value is "
                 f"{old_value!r}. Fix: set {name}={old_value!r}, or start without --warm_start_from"
             )
+
+
+def check_same_features(new: ItemFeatures | None, old: ItemFeatures | None) -> None:
+    """Checks that the items' features have the names, kinds and sizes of those of the model to start from.
+
+    Raises:
+        InputError: they differ.
+    """
+    if new is not None and old is not None and new.description() != old.description():
+        raise InputError(
+            f"The records' item features must be those of the model to start from. Received: {new.description()}; "
+            f"that model has {old.description()}. Fix: build the records with the same columns, or start without "
+            "--warm_start_from"
+        )

@@ -25,6 +25,7 @@ EMBEDDING_NORM = dataclasses.replace(CAUSAL_DISTANCES, positions="none", embeddi
 PREFIX = dataclasses.replace(DISTANCES, attention="prefix", neighbours=0.3)
 NEIGHBOURS = dataclasses.replace(DISTANCES, neighbours=0.5, embedding_layer_norm=True)
 GATED = dataclasses.replace(PRE, block="gated", num_layers=2)
+UNIT = dataclasses.replace(NEIGHBOURS, item_vectors="unit", head_projection=False)
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
 
 
@@ -47,7 +48,7 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     }
     heads, size = model.config.num_heads, model.config.hidden_size
     weights = {
-        "E": named["embedding/item_table"],
+        "E": _vectors(named["embedding/item_table"], model.config),
         "b_O": named["masked_item_head/output_bias"],
     }
     if model.config.head_projection:
@@ -86,6 +87,10 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
     if model.config.layer_norm == "pre":
         weights["final_norm"] = _scale_and_shift(named, "encoder/final_layer_norm")
     return weights
+
+
+def _vectors(table: np.ndarray, config: ModelConfig) -> np.ndarray:
+    return table / np.linalg.norm(table, axis=1, keepdims=True) if config.item_vectors == "unit" else table
 
 
 def _scale_and_shift(named: Weights, layer: str) -> np.ndarray:

@@ -29,6 +29,7 @@ from tests.support.small_models import (
     PREFIX,
     SMALL,
     TWO_LAYERS,
+    UNIT,
     VOCABULARY_SIZE,
     example_batch,
     inputs_of,
@@ -64,6 +65,8 @@ GOLDEN_FILE = ROOT / "tests" / "golden" / "logits.json"
         dataclasses.replace(NEIGHBOURS, attention="causal"),
         GATED,
         dataclasses.replace(GATED, attention="causal", feed_forward=False),
+        UNIT,
+        dataclasses.replace(PREFIX, item_vectors="unit"),
     ],
     ids=[
         "one block",
@@ -83,6 +86,8 @@ GOLDEN_FILE = ROOT / "tests" / "golden" / "logits.json"
         "causal, neighbour before",
         "gated",
         "gated, causal, without feed-forward",
+        "unit vectors",
+        "prefix, unit vectors",
     ],
 )
 def test_logits_equal_the_papers_equations(config: ModelConfig) -> None:
@@ -168,8 +173,8 @@ def test_logits_equal_the_stored_ones() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES, PREFIX, NEIGHBOURS, GATED],
-    ids=["post", "pre", "from newest", "causal", "both", "distances", "prefix", "neighbours", "gated"],
+    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES, PREFIX, NEIGHBOURS, GATED, UNIT],
+    ids=["post", "pre", "from newest", "causal", "both", "distances", "prefix", "neighbours", "gated", "unit"],
 )
 def test_padding_never_changes_an_output(config: ModelConfig) -> None:
     model, batch = random_model(config), inputs_of(example_batch())
@@ -313,8 +318,9 @@ def updates_of_one_step(
         (CAUSAL, example_batch()),
         (dataclasses.replace(PREFIX, num_layers=1, block="gated"), prefix_batch()),
         pytest.param(NEIGHBOURS, example_batch(), marks=pytest.mark.slow),
+        (dataclasses.replace(UNIT, num_layers=1), example_batch()),
     ],
-    ids=["post", "pre", "causal", "prefix, gated", "neighbours"],
+    ids=["post", "pre", "causal", "prefix, gated", "neighbours", "unit"],
 )
 def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig, batch: dict[str, np.ndarray]) -> None:
     # The oracle's gradient along a random direction of each weight, by central differences in float64.

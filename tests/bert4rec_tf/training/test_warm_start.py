@@ -47,7 +47,7 @@ def old() -> TrainedModel:
         {},
         {"embedding_layer_norm": True, "head_projection": False},
         {"positions": "none", "relative_distances": 4, "attention": "causal", "layer_norm": "pre"},
-        {"attention": "prefix", "neighbours": 0.3, "layer_norm": "pre", "block": "gated"},
+        {"attention": "prefix", "neighbours": 0.3, "layer_norm": "pre", "block": "gated", "item_vectors": "unit"},
     ],
 )
 def test_shared_items_score_as_before(changes: dict[str, Any]) -> None:
@@ -61,7 +61,9 @@ def test_shared_items_score_as_before(changes: dict[str, Any]) -> None:
             scored.score_next_item(tf.constant([names.ids_of(history)])).numpy()[0, names.ids_of(shared)]
             for scored, names in ((old.model, OLD), (model, NEW))
         ]
-        np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6)
+        # The order in which a vector's squares are summed depends on the size of the table.
+        rounding = 1e-6 if config.model.item_vectors == "unit" else 0
+        np.testing.assert_allclose(scores[1], scores[0], rtol=1e-6, atol=rounding)
     np.testing.assert_array_equal(
         model.embedding.item_table[:NUM_SPECIAL_IDS], old.model.embedding.item_table[:NUM_SPECIAL_IDS]
     )
