@@ -94,9 +94,11 @@ class Recommender:
         vocabulary: Vocabulary,
         item_vectors: np.ndarray,
         max_k: int,
+        categorical: Sequence[str],
         kept_alive: object,
     ):
-        """Used by `load`. `kept_alive` owns the graphs of the signatures."""
+        """Used by `load`. `kept_alive` owns the graphs of the signatures; `categorical` names the items' features."""
+        self._categorical = tuple(categorical)
         self._signatures, self._vocabulary, self._kept_alive = signatures, vocabulary, kept_alive
         self._item_vectors, self._max_k = item_vectors, max_k
         pairs = zip(vocabulary.item_ids, vocabulary.titles, strict=True)
@@ -117,9 +119,11 @@ class Recommender:
         path = pathlib.Path(directory)
         if (path / CONFIG_FILE).is_file():
             trained = load_model(path)
-            module = recommender.Recommender(trained.model, trained.vocabulary, top_k=10)
+            features = trained.item_features
+            module = recommender.Recommender(trained.model, trained.vocabulary, top_k=10, item_features=features)
             vectors = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
-            return cls(module.signatures(), trained.vocabulary, vectors, module.max_k, module)
+            names = [] if features is None else [feature.name for feature in features.categorical()]
+            return cls(module.signatures(), trained.vocabulary, vectors, module.max_k, names, module)
         exported = list_versions(path) if path.is_dir() else []
         version = exported[-1] if exported else path
         if not (version / "saved_model.pb").is_file():
@@ -130,8 +134,9 @@ class Recommender:
         loaded = tf.saved_model.load(str(version))
         table = pq.read_table(version / _VECTORS_FILE)
         vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False))
-        max_k = _metadata(version).get("max_k", recommender.DEFAULT_MAX_K)
-        return cls(loaded.signatures, Vocabulary.load(version / "assets.extra"), vectors, max_k, loaded)
+        metadata, vocabulary = _metadata(version), Vocabulary.load(version / "assets.extra")
+        max_k, names = metadata.get("max_k", recommender.DEFAULT_MAX_K), metadata.get("categorical_features", [])
+        return cls(loaded.signatures, vocabulary, vectors, max_k, names, loaded)
 
     def recommend(
         self,
@@ -141,6 +146,8 @@ class Recommender:
         exclude: Sequence[str] | Sequence[Sequence[str]] | None = None,
         allow: Sequence[str] | Sequence[Sequence[str]] | None = None,
         drop_seen: bool = True,
+        allow_values: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        exclude_values: Sequence[str] | Sequence[Sequence[str]] | None = None,
     ) -> Recommendations:
         """The best items for each history.
 
@@ -150,12 +157,16 @@ class Recommender:
             exclude: ids that are never recommended: one list for all histories, or one for each.
             allow: the only ids that may be recommended: one list for all histories, or one for each. None: all.
             drop_seen: whether items of the history are left out.
+            allow_values: categories of the items' features, such as "genres=Drama": of each feature that is named, a
+                recommended item has one of the named categories. One list for all histories, or one for each.
+            exclude_values: categories that no recommended item has.
 
         Returns:
             At most `k` items for each history; fewer if fewer may be recommended.
 
         Raises:
-            InputError: `k` is out of range, or `exclude` or `allow` has neither one list nor one for each history.
+            InputError: `k` is out of range, a list is neither one for all histories nor one for each, or the model has
+                no such feature.
 
         >>> recommender.recommend([["1", "2", "3"], ["8", "9"]], k=1).item_ids
         [['4'], ['10']]
@@ -168,6 +179,7 @@ class Recommender:
             raise InputError(f"`k` must be from 1 to {self._max_k}, the limit of the export. Received: {k}")
         rows = _rows(histories)
         excluded, allowed = _lists("exclude", exclude, len(rows)), _lists("allow", allow, len(rows))
+        filters = self._filters(allow_values, exclude_values, len(rows))
         answers = [
             self._signatures["recommend"](
                 item_ids=_rectangle(rows[part]),
@@ -175,6 +187,7 @@ class Recommender:
                 drop_seen=tf.constant([drop_seen]),
                 excluded_item_ids=_rectangle(excluded if len(excluded) == 1 else excluded[part]),
                 allowed_item_ids=_rectangle(allowed if len(allowed) == 1 else allowed[part]),
+                **{name: _rectangle(values if len(values) == 1 else values[part]) for name, values in filters.items()},
             )
             for part in _parts(len(rows))
         ]
@@ -246,6 +259,24 @@ class Recommender:
             best = np.argsort(-cosines, kind="stable")[: min(k, len(names) - 1)]
             found.append((names[best], cosines[best]))
         return self._recommendations(found)
+
+    def _filters(self, allow: Any, exclude: Any, rows: int) -> dict[str, list[list[str]]]:
+        """The filters as inputs of the signature; empty if the model's items have no categories.
+
+        Raises:
+            InputError: a filter, but no categories, or no such feature.
+        """
+        lists = {
+            "allowed_values": _lists("allow_values", allow, rows),
+            "excluded_values": _lists("exclude_values", exclude, rows),
+        }
+        for value in (value for rows_of_list in lists.values() for row in rows_of_list for value in row):
+            if value.partition("=")[0] not in self._categorical or "=" not in value:
+                raise InputError(
+                    "A filter must be written feature=category, with a categorical feature of the items: "
+                    f"{', '.join(self._categorical) or 'this model has none'}. Received: {value!r}"
+                )
+        return lists if self._categorical else {}
 
     def _recommendations(self, found: Iterable[tuple[np.ndarray, np.ndarray]]) -> Recommendations:
         item_ids, scores = [], []

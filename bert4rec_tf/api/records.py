@@ -16,11 +16,12 @@ from pipelines import build
 from pipelines.build import BuildResult
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
+from pipelines.sources.item_features import FeatureTable, read_feature_table
 from pipelines.sources.log_source import LogSource
 from tfrecords.errors import InputError
 
 Path: TypeAlias = str | pathlib.Path
-_TABLE_FILE = "table.parquet"
+_TABLE_FILE, _FEATURES_FILE = "table.parquet", "item_features.parquet"
 
 
 def build_records(
@@ -34,6 +35,8 @@ def build_records(
     rating_column: str = "",
     timestamp_unit: str = "auto",
     titles: Mapping[str, str] | None = None,
+    item_features: Any = None,
+    item_feature_kinds: Mapping[str, str] | None = None,
     num_workers: int = 1,
     overwrite: bool = False,
     show_progress: bool = False,
@@ -55,6 +58,10 @@ def build_records(
         rating_column: name of the column that `data.min_rating` looks at; "": there is none.
         timestamp_unit: of timestamps that are numbers: "s", "ms", "us", "ns" or "auto", which goes by their size.
         titles: of items, by id; they appear beside recommendations.
+        item_features: what is known of the items besides their ids: the path of a table, or a frame, with the column
+            `item_id` and one column a feature, see `pipelines.sources.item_features.read_feature_table`.
+        item_feature_kinds: "categorical", "numeric" or "vector" by column name, where the values alone would give
+            another kind.
         num_workers: processes that write shards. More than one needs `if __name__ == "__main__":` in a script.
         overwrite: replaces the records that `output_dir` holds.
         show_progress: prints progress to stderr.
@@ -86,6 +93,9 @@ def build_records(
             rating_column=rating_column,
             timestamp_unit=timestamp_unit,
         )
+        features = None
+        if item_features is not None:
+            features = _feature_table(item_features, pathlib.Path(directory) / _FEATURES_FILE, item_feature_kinds)
         return build.build_records(
             source,
             dict(titles or {}),
@@ -94,7 +104,19 @@ def build_records(
             lambda spill_dir: DuckDBEngine(spill_dir, num_workers),
             overwrite=overwrite,
             progress=Progress(shown=None if show_progress else False),
+            item_features=features,
         )
+
+
+def _feature_table(table: Any, path: pathlib.Path, kinds: Mapping[str, str] | None) -> FeatureTable:
+    if _is_path(table):
+        return read_feature_table(os.fspath(table), kinds)
+    columns = _reader(table).read_all().combine_chunks()
+    if not columns.num_rows:
+        raise InputError("`item_features` must have at least one item. Received: a table without rows")
+    plain = [_plain(column.chunk(0)) for column in columns.columns]
+    pq.write_table(pa.Table.from_arrays(plain, columns.schema.names), path)
+    return read_feature_table(str(path), kinds)
 
 
 def _is_path(log: Any) -> bool:

@@ -12,7 +12,9 @@ from bert4rec_tf.commands.entry_point import run_main
 from bert4rec_tf.serving.export import ExportOptions, export
 from bert4rec_tf.serving.recommender import DEFAULT_MAX_K
 from bert4rec_tf.serving.versions import rollback
+from pipelines.sources.item_features import read_feature_table
 from tfrecords.errors import InputError, check_local
+from tfrecords.manifest import Manifest
 
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _EXPORT = flags.DEFINE_string(
@@ -24,6 +26,12 @@ _EXPORT = flags.DEFINE_string(
 _TOP_K = flags.DEFINE_integer("top_k", 10, "number of items in an answer, unless a request sets `k`")
 _MAX_K = flags.DEFINE_integer(
     "max_k", None, f"largest `k` that a request may have; default: {DEFAULT_MAX_K:,}, or --top_k if that is larger"
+)
+_FEATURES = flags.DEFINE_string(
+    "item_features",
+    None,
+    "table of items with the features that the model was trained with; its items that came after the training are "
+    "recommended too, by their features alone",
 )
 _INDEX = flags.DEFINE_enum(
     "index",
@@ -62,7 +70,7 @@ _POLL = flags.DEFINE_float(
 @command
 def main() -> None:
     """Exports a model."""
-    for flag in (_MODEL, _EXPORT, _DATA):
+    for flag in (_MODEL, _EXPORT, _DATA, _FEATURES):
         check_local(flag.name, flag.value)
     if _MODEL.value is None:
         raise InputError(
@@ -78,7 +86,11 @@ def main() -> None:
         keep_versions=_KEEP.value,
         poll_seconds=_POLL.value,
     )
-    print(f"wrote {export(_MODEL.value, _EXPORT.value, options)}")
+    table = None
+    if _FEATURES.value:
+        trained_kinds = Manifest.load(_MODEL.value).source.get("item_features", {}).get("kinds", {})
+        table = read_feature_table(_FEATURES.value, usual_kinds=trained_kinds)
+    print(f"wrote {export(_MODEL.value, _EXPORT.value, options, table)}")
 
 
 @command

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from bert4rec_tf.model_dir import TrainedModel, load_model
+from bert4rec_tf.serving.cold_items import ItemTable, with_new_items
 from bert4rec_tf.serving.exact_index import ExactIndex
 from bert4rec_tf.serving.item_scores import item_scores
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
@@ -88,7 +89,10 @@ class ExportOptions:
 
 
 def export(
-    model_dir: str | pathlib.Path, export_dir: str | pathlib.Path, options: ExportOptions | None = None
+    model_dir: str | pathlib.Path,
+    export_dir: str | pathlib.Path,
+    options: ExportOptions | None = None,
+    new_items: ItemTable | None = None,
 ) -> pathlib.Path:
     """Writes the best checkpoint of `model_dir` as the next version below `export_dir`, by rename.
 
@@ -99,6 +103,7 @@ def export(
         model_dir: the directory of a trained model.
         export_dir: the directory of all versions, which is made if it does not exist.
         options: None: `ExportOptions()`.
+        new_items: a table whose items are recommended too, by their features alone if they came after the training.
 
     Returns:
         The version's directory. Its name is an integer, larger than those of all other versions.
@@ -117,7 +122,9 @@ def export(
     """
     check_local("export_dir", export_dir)
     options = options or ExportOptions()
-    trained = load_model(model_dir)
+    trained = load_model(model_dir, fold=new_items is None)
+    if new_items is not None:
+        trained = with_new_items(trained, new_items)
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
     with publishing_lock(root):
@@ -159,7 +166,8 @@ def _building_directory(version: pathlib.Path) -> Iterator[pathlib.Path]:
 def _write_version(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
     """Writes all files of a version except its metadata, which it returns."""
     index, index_description = _make_index(trained, options)
-    recommender = Recommender(trained.model, trained.vocabulary, options.top_k, index, options.max_k)
+    sizes, features = (options.top_k, index, options.max_k), trained.item_features
+    recommender = Recommender(trained.model, trained.vocabulary, *sizes, features)
     # No options except the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
     tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
     extra = building / "assets.extra"
@@ -172,6 +180,9 @@ def _write_version(trained: TrainedModel, building: pathlib.Path, options: Expor
         "top_k": options.top_k,
         "max_k": recommender.max_k,
         "index": index_description,
+        "items": len(trained.vocabulary.item_ids),
+        "cold_items": int((trained.vocabulary.counts == 0).sum()),
+        "categorical_features": [feature.name for feature in features.categorical()] if features else [],
         **trained.description(),
     }
 

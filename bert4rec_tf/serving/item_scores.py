@@ -41,6 +41,11 @@ class ItemScores(tf.Module):
         scores = tf.linalg.matvec(tf.gather(self.item_table, ids), query) + tf.gather(self.output_bias, ids)
         return tf.where(known[:, None], scores, tf.gather(self.log_popularity, ids))
 
+    def score_all(self, query: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+        """Scores every item: query float32 [B, D] and known bool [B], as in `score`. Returns float32 [B, V]."""
+        scores = tf.matmul(query, self.item_table, transpose_b=True) + self.output_bias
+        return tf.where(known[:, None], scores, self.log_popularity)
+
 
 def top_candidates(
     candidates: tf.Tensor, query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, scores: ItemScores

@@ -7,10 +7,13 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.serving.category_filters import CategoryFilters, top_unhidden
 from bert4rec_tf.serving.exact_index import ExactIndex
+from bert4rec_tf.serving.id_table import NumbersInVariable
 from bert4rec_tf.serving.item_scores import MISSING_SCORE, has_known_item, item_scores, top_candidates
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
 from bert4rec_tf.serving.row_blocks import compute_in_blocks
+from tfrecords.item_features import ItemFeatures
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID, UNK_ID, Vocabulary
 
 Answer = dict[str, tf.Tensor]
@@ -36,6 +39,7 @@ class Recommender(tf.Module):
         top_k: K of `serving_default` and `examples`, and the default `k` of `recommend`.
         index: searches the items; None: an exact index.
         max_k: the largest `k` that `recommend` takes; None: `DEFAULT_MAX_K`, or `top_k` if that is larger.
+        item_features: of the items of the vocabulary; with categorical ones, `recommend` takes filters too.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Recommender(tf.Module):
         top_k: int,
         index: ExactIndex | InvertedFileIndex | None = None,
         max_k: int | None = None,
+        item_features: ItemFeatures | None = None,
     ):
         super().__init__(name="recommender")
         # Tracks only the weights: a tracked Keras model would save graphs of its own, as large as the signatures.
@@ -59,13 +64,14 @@ class Recommender(tf.Module):
         self._hidden_size = config.hidden_size
         self.top_k, self.max_k = top_k, max_k or max(top_k, DEFAULT_MAX_K)
         self._num_items = len(vocabulary.item_ids)
-        # A variable, since constants are stored in the graph, which cannot exceed 2 GiB. Not an asset file, since ids
-        # may hold tabs and line ends.
         raw_ids = [""] * NUM_SPECIAL_IDS + list(vocabulary.item_ids)
         self._raw_ids = tf.Variable(tf.constant(raw_ids), trainable=False, name="raw_ids")
-        self._table = tf.lookup.StaticHashTable(_IdsInVariable(self._raw_ids), UNK_ID)
+        self._table = tf.lookup.StaticHashTable(NumbersInVariable(self._raw_ids, NUM_SPECIAL_IDS), UNK_ID)
         self.scores = item_scores(model, vocabulary)
         self.index = index or ExactIndex(self.scores)
+        self._filters = None
+        if item_features is not None and item_features.categorical():
+            self._filters = CategoryFilters(item_features)
 
     def signatures(self) -> dict[str, Callable]:
         """The functions to save, by the name of their signature.
@@ -79,15 +85,15 @@ class Recommender(tf.Module):
             """The K best items that are not in the history: item_ids, string [B, K], and scores, float32 [B, K]."""
             return self._with_fixed_k(self._ids_of(item_ids), None, None)
 
-        @tf.function(
-            input_signature=[
-                _IDS("item_ids"),
-                tf.TensorSpec(None, tf.int32, "k"),
-                tf.TensorSpec(None, tf.bool, "drop_seen"),
-                _IDS("excluded_item_ids"),
-                _IDS("allowed_item_ids"),
-            ]
-        )
+        lists = [
+            _IDS("item_ids"),
+            tf.TensorSpec(None, tf.int32, "k"),
+            tf.TensorSpec(None, tf.bool, "drop_seen"),
+            _IDS("excluded_item_ids"),
+            _IDS("allowed_item_ids"),
+        ]
+
+        @tf.function(input_signature=lists)
         def recommend(
             item_ids: tf.Tensor,
             k: tf.Tensor = tf.constant([self.top_k]),  # noqa: B008, saved as the signature's default
@@ -96,6 +102,19 @@ class Recommender(tf.Module):
             allowed_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
         ) -> Answer:
             return self.recommend(item_ids, k, drop_seen, excluded_item_ids, allowed_item_ids)
+
+        @tf.function(input_signature=[*lists, _IDS("allowed_values"), _IDS("excluded_values")])
+        def recommend_filtered(
+            item_ids: tf.Tensor,
+            k: tf.Tensor = tf.constant([self.top_k]),  # noqa: B008
+            drop_seen: tf.Tensor = tf.constant([True]),  # noqa: B008
+            excluded_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
+            allowed_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
+            allowed_values: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
+            excluded_values: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
+        ) -> Answer:
+            values = allowed_values, excluded_values
+            return self.recommend(item_ids, k, drop_seen, excluded_item_ids, allowed_item_ids, *values)
 
         @tf.function(input_signature=[_IDS("item_ids"), _IDS("candidate_item_ids")])
         def rank(item_ids: tf.Tensor, candidate_item_ids: tf.Tensor) -> Answer:
@@ -116,8 +135,8 @@ class Recommender(tf.Module):
             """`vectors`, float32 [B, D]: an item's score is the inner product with its vector, plus its bias."""
             return self.encode(item_ids)
 
-        functions = (serving_default, recommend, rank, examples, encode)
-        return {function.__name__: function for function in functions}
+        functions = {function.__name__: function for function in (serving_default, recommend, rank, examples, encode)}
+        return functions if self._filters is None else functions | {"recommend": recommend_filtered}
 
     def recommend(
         self,
@@ -126,6 +145,8 @@ class Recommender(tf.Module):
         drop_seen: tf.Tensor,
         excluded_item_ids: tf.Tensor,
         allowed_item_ids: tf.Tensor,
+        allowed_values: tf.Tensor | None = None,
+        excluded_values: tf.Tensor | None = None,
     ) -> Answer:
         """The best of the items that each row may be answered with.
 
@@ -136,6 +157,9 @@ class Recommender(tf.Module):
             drop_seen: bool, one, or one for each row: whether items of the history are left out.
             excluded_item_ids: string [B, E] or [1, E], items to leave out.
             allowed_item_ids: string [B, A] or [1, A]. A row with an id is answered with its allowed items only.
+            allowed_values: string [B, F] or [1, F], "feature=category": of each feature that is named, an answered item
+                has one of the named categories. Only for items with categories, like `excluded_values`.
+            excluded_values: string [B, G] or [1, G], "feature=category": no answered item has one of them.
 
         Returns:
             item_ids: string [B, max k], best first.
@@ -159,6 +183,7 @@ class Recommender(tf.Module):
             self._ids_of_lists(allowed_item_ids, "allowed_item_ids", rows),
             tf.where(tf.size(k) > 0, tf.reduce_max(k), 1),  # an empty batch has no maximum k
             row_k,
+            self._checked_values(allowed_values, excluded_values, rows),
         )
         within_k = tf.range(tf.shape(answer["item_ids"])[1])[None, :] < row_k[:, None]
         return {
@@ -225,6 +250,7 @@ class Recommender(tf.Module):
         allowed: Ids | None,
         k: tf.Tensor,
         row_k: tf.Tensor | None = None,
+        values: tuple[tf.Tensor, tf.Tensor] | None = None,
     ) -> Answer:
         """The k best items of each row.
 
@@ -235,6 +261,7 @@ class Recommender(tf.Module):
             allowed: int32 [B, A] or [1, A]; None: all items.
             k: int32.
             row_k: int32 [B], how many of the k items each row needs; None: all.
+            values: allowed and excluded values, string [B, F] or [1, F] each; None: there are no filters.
         """
 
         def search_rows(first: tf.Tensor, last: tf.Tensor) -> ScoresAndIds:
@@ -259,9 +286,23 @@ class Recommender(tf.Module):
                 scores, ids = (tf.where(restricted[:, None], *pair) for pair in zip(found, search_all(), strict=True))
                 return scores, ids
 
-            return tf.cond(tf.reduce_any(restricted), search_allowed, search_all)
+            def search_unfiltered() -> ScoresAndIds:
+                return tf.cond(tf.reduce_any(restricted), search_allowed, search_all)
+
+            if values is None or self._filters is None:
+                return search_unfiltered()
+            filters, block_values = self._filters, [_select_or_repeat_rows(each, first, last) for each in values]
+
+            def search_filtered() -> ScoresAndIds:
+                hidden = filters.hidden(*block_values)
+                return top_unhidden(self.scores.score_all(query, known), hidden, dropped, candidates, k)
+
+            has_filter = tf.reduce_any(tf.concat(block_values, axis=1) != "")
+            return tf.cond(has_filter, search_filtered, search_unfiltered)
 
         floats = self._floats_per_row(histories, excluded, allowed) + self.index.floats_per_row
+        if values is not None and self._filters is not None:
+            floats += self._filters.floats_per_row
         specs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.int32))
         scores, ids = compute_in_blocks(search_rows, _num_rows(histories), floats, specs)
         scores = _make_finite(scores)
@@ -273,13 +314,20 @@ class Recommender(tf.Module):
             return item_ids.with_values(self._ids_of(item_ids.values))
         return tf.where(item_ids == "", PAD_ID, self._table.lookup(item_ids))
 
+    def _checked_values(
+        self, allowed: tf.Tensor | None, excluded: tf.Tensor | None, rows: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor] | None:
+        """The filters of a request, with their number of rows checked; None if the items have no categories."""
+        if self._filters is None or allowed is None or excluded is None:
+            return None
+        with tf.control_dependencies(
+            [_check_rows(allowed, "allowed_values", rows), _check_rows(excluded, "excluded_values", rows)]
+        ):
+            return tf.identity(allowed), tf.identity(excluded)
+
     def _ids_of_lists(self, item_ids: tf.Tensor, name: str, rows: tf.Tensor) -> tf.Tensor:
         """`_ids_of` for [B, E] or [1, E]; checks the number of rows."""
-        num_rows = tf.shape(item_ids)[0]
-        rows_fit = tf.debugging.assert_equal(
-            (num_rows == 1) | (num_rows == rows), True, f"`{name}` must have one row, or as many as `item_ids`"
-        )
-        with tf.control_dependencies([rows_fit]):
+        with tf.control_dependencies([_check_rows(item_ids, name, rows)]):
             return self._ids_of(tf.identity(item_ids))
 
     def _floats_per_row(self, *lists: Ids | None) -> tf.Tensor | int:
@@ -289,21 +337,10 @@ class Recommender(tf.Module):
         return self._encoder_floats + sum(_FLOATS_PER_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
 
 
-class _IdsInVariable(tf.lookup.KeyValueTensorInitializer):
-    """Fills the table from raw ids to integer ids from a variable, which loaders restore before they fill tables.
-
-    Args:
-        raw_ids: string [V], in the order of their integer ids.
-    """
-
-    def __init__(self, raw_ids: tf.Variable):
-        super().__init__(tf.constant([], tf.string), tf.constant([], tf.int32))
-        self._raw_ids = raw_ids
-
-    def initialize(self, table: tf.lookup.StaticHashTable) -> tf.Operation:
-        keys = self._raw_ids[NUM_SPECIAL_IDS:]
-        values = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.size(keys))
-        return tf.raw_ops.LookupTableImportV2(table_handle=table.resource_handle, keys=keys, values=values)
+def _check_rows(lists: tf.Tensor, name: str, rows: tf.Tensor) -> tf.Operation:
+    num_rows = tf.shape(lists)[0]
+    fit = (num_rows == 1) | (num_rows == rows)
+    return tf.debugging.assert_equal(fit, True, f"`{name}` must have one row, or as many as `item_ids`")
 
 
 def _is_ragged(ids: Ids) -> bool:

@@ -52,6 +52,27 @@ def test_a_polars_frame_with_categories(tmp_path: pathlib.Path) -> None:
     assert found.splits == built(LOG, tmp_path / "table").manifest.splits
 
 
+def test_item_features_of_a_frame_are_those_of_a_file(tmp_path: pathlib.Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "item_id": ["item-0001", "item-0002", "99"],
+            "brand": pandas.Categorical(["x", "y", "x"]),
+            "price": [1.5, None, 3.0],
+        }
+    )
+    frame.to_csv(tmp_path / "items.csv", index=False)
+    found = {}
+    for name, table in (("frame", frame), ("file", tmp_path / "items.csv"), ("arrow", pa.Table.from_pandas(frame))):
+        result = bert4rec_tf.build_records(LOG, tmp_path / name, CONFIG, timestamp_unit="s", item_features=table)
+        found[name] = result.manifest.item_features_sha256
+        assert result.manifest.counts["items_with_features"] == 2
+        assert result.items_in_no_event == (f"'99' ({'line 4' if name == 'file' else 'row 3'})",)
+    assert found["frame"] == found["file"] == found["arrow"] is not None
+    with pytest.raises(InputError, match="at least one item"):
+        bert4rec_tf.build_records(LOG, tmp_path / "empty", CONFIG, item_features=frame.iloc[:0])
+
+
 def test_the_same_table_again_builds_nothing(tmp_path: pathlib.Path) -> None:
     assert built(LOG, tmp_path / "data").written
     assert not built(LOG, tmp_path / "data").written
