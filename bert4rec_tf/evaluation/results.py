@@ -90,6 +90,13 @@ def _print_slices(metrics: dict[str, Any]) -> None:
             f"user's own history {rule} (evaluation.drop_seen={str(metrics['drop_seen']).lower()})"
         )
         _print_repeats(metrics["slices"]["repeats"])
+    cold = [group for group in metrics["slices"]["cold_targets"] if group["cold"]]
+    for group in cold:
+        full, users = group["full"], group["users"]
+        print(
+            f"cold targets, {users:,} of {metrics['users']:,} users: hr@10 {full['hr@10']:.4f}  "
+            f"ndcg@10 {full['ndcg@10']:.4f} over all items; no training event has such a target"
+        )
     for name, label in (("history_length", "items of history"), ("target_popularity", "training events of the target")):
         written = "  ".join(
             f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} {group['full']['ndcg@10']:.4f}"

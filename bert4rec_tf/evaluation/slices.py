@@ -1,4 +1,4 @@
-"""Metrics by group of users: by length of the history, popularity of the target, and whether it is a repeat."""
+"""Metrics by group of users: by length of the history, by popularity of the target, by repeats and by cold targets."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ POPULARITY_GROUPS = len(POPULARITY_NAMES)
 
 
 def slices(ranks: UserRanks, counts: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Metrics by history length, by the target's popularity, and by repeats; groups without a user are left out.
+    """Metrics by history length, the target's popularity, repeats and cold targets; groups without a user are left out.
 
     Five groups of items, from the most to the least popular, hold a fifth of the training events each: an item belongs
     to the fifth that holds its first event. Items without a training event belong to the last group.
@@ -28,6 +28,7 @@ def slices(ranks: UserRanks, counts: np.ndarray) -> dict[str, list[dict[str, Any
         "target_popularity": "items", their number; "from" and "to", the fewest and the most training events of an item;
         the most popular group first.
         "repeats": "repeat", whether the target is in the user's own history; the group without repeats first.
+        "cold_targets": "cold", whether the target has no training event; the group of the other targets first.
     """
     return {
         "history_length": _by_history_length(ranks),
@@ -36,6 +37,7 @@ def slices(ranks: UserRanks, counts: np.ndarray) -> dict[str, list[dict[str, Any
             {"repeat": repeat, **ranks.select(ranks.repeats == repeat).metrics()}
             for repeat in np.unique(ranks.repeats).tolist()
         ],
+        "cold_targets": _by_cold_target(ranks, counts),
     }
 
 
@@ -57,6 +59,11 @@ def _by_history_length(ranks: UserRanks) -> list[dict[str, Any]]:
         {"from": HISTORY_LENGTHS[group], "to": ends[group], **ranks.select(groups == group).metrics()}
         for group in np.unique(groups).tolist()
     ]
+
+
+def _by_cold_target(ranks: UserRanks, counts: np.ndarray) -> list[dict[str, Any]]:
+    cold = counts[ranks.targets - NUM_SPECIAL_IDS] == 0
+    return [{"cold": value, **ranks.select(cold == value).metrics()} for value in np.unique(cold).tolist()]
 
 
 def _by_target_popularity(ranks: UserRanks, counts: np.ndarray) -> list[dict[str, Any]]:

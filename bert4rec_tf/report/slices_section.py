@@ -13,6 +13,7 @@ _SUBJECTS = {
     "history_length": "length of the history",
     "target_popularity": "the target's popularity",
     "repeats": "whether the target is in the history",
+    "cold_targets": "whether a training event has the target",
 }
 
 
@@ -22,6 +23,8 @@ def slices_content(evaluation: Evaluation) -> dict[str, Any]:
     popularity_names = [POPULARITY_NAMES[group] for group in target_groups(evaluation.ranks, counts)]
     charts = []
     for name, subject in _SUBJECTS.items():
+        if name == "cold_targets" and not any(group["cold"] for group in slices[name]):
+            continue
         names = popularity_names if name == "target_popularity" else [""] * len(slices[name])
         for key, candidates in evaluation.protocols().items():
             rows = [
@@ -71,5 +74,7 @@ def _label(name: str, group: dict[str, Any], protocol: str, popularity_name: str
         return f"{group['from']}{'+' if group['to'] is None else '-' + str(group['to'])} items · {users}"
     if name == "repeats":
         return f"{'repeat' if group['repeat'] else 'no repeat'} · {users}"
+    if name == "cold_targets":
+        return f"{'no training event' if group['cold'] else 'in training'} · {users}"
     events = f"{grouped_number(group['from'])}-{grouped_number(group['to'])}"
     return f"{popularity_name} · {counted(group['items'], 'item')} of {events} events · {users}"

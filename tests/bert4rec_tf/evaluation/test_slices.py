@@ -83,7 +83,16 @@ def test_slices_equal_those_by_hand(data: st.DataObject, counts: list[int]) -> N
         users = [user for user in range(number) if repeats[user] == repeat]
         by_repeat += [row({"repeat": repeat}, users)] if users else []
     found = slices(ranks, np.array(counts, np.int64))
-    assert found == {"history_length": by_length, "target_popularity": by_popularity, "repeats": by_repeat}
+    by_cold = []
+    for cold in (False, True):
+        users = [user for user in range(number) if (counts[targets[user] - NUM_SPECIAL_IDS] == 0) == cold]
+        by_cold += [row({"cold": cold}, users)] if users else []
+    assert found == {
+        "history_length": by_length,
+        "target_popularity": by_popularity,
+        "repeats": by_repeat,
+        "cold_targets": by_cold,
+    }
 
 
 @given(st.data(), falling_counts)
