@@ -140,8 +140,9 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
             self._add_trained(f"category_table_{index}", [table_rows, size])
             for index, (table_rows, _) in enumerate(self.shapes.categories)
         ]
-        self.number_table = self._add_trained("number_table", [self.shapes.numbers, size])
-        self.missing_number_table = self._add_trained("missing_number_table", [self.shapes.numbers, size])
+        if self.shapes.numbers:
+            self.number_table = self._add_trained("number_table", [self.shapes.numbers, size])
+            self.missing_number_table = self._add_trained("missing_number_table", [self.shapes.numbers, size])
         self.vector_projections = [
             # The features' embedding starts as large as an item's own: a vector has the length √size.
             self._add_trained(f"vector_projection_{index}", [length, size], length**-0.5)

@@ -181,6 +181,27 @@ def test_replicas_and_compilation_change_nothing() -> None:
         np.testing.assert_allclose(compiled, plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+@pytest.mark.parametrize("index", range(4))
+def test_a_single_feature_of_any_kind_is_trained(index: int, loss: str) -> None:
+    features = dataclasses.replace(made_up_features(), features=made_up_features().features[index : index + 1])
+    config = dataclasses.replace(SMALL, item_features="sum")
+    arrays = FeatureArrays.of(features, COUNTS)
+    model = build_model(config, ITEMS + NUM_SPECIAL_IDS, MAX_SEQ_LENGTH, item_features=arrays)
+    sampled = None
+    if loss != "softmax":
+        popularity = np.full(ITEMS + NUM_SPECIAL_IDS, -2.0, np.float32)
+        sampled = SampledLoss(TrainingConfig(loss=loss, sampled_items=6), popularity)
+    model.compile(tf.keras.optimizers.SGD(1.0), sampled_loss=sampled)
+    before = [weight.numpy() for weight in model.embedding.item_features.trainable_weights]
+    batch = {name: tf.constant(value) for name, value in example_batch().items()}
+    batch["masked_item_ids"] = tf.constant([[7, 11], [3, 6], [8, 0], [0, 0]])
+    for _ in range(20):
+        model.update_weights(batch)
+    after = [weight.numpy() for weight in model.embedding.item_features.trainable_weights]
+    assert all((old != new).any() for old, new in zip(before, after, strict=True))
+
+
 def test_a_saved_model_keeps_its_features(tmp_path: Any) -> None:
     model = model_with_features(SMALL, "gated")
     model.save(tmp_path / "model.keras")
