@@ -79,9 +79,9 @@ class ModelConfig:
     attention is learned. With attention=prefix and attention=causal, only the item before: the one after is the answer.
     Not in the paper."""
     item_vectors: Literal["free", "unit"] = _shapes_weights("free")
-    """Length of the items' vectors, at the input and at the output. "free": learned (the paper). "unit": 1, so that a
-    score says how alike the history and the item are in direction, and popularity is left to the output bias (Gupta et
-    al., NISER, 2019, arXiv 1909.04276). It learns faster, and overfits sooner."""
+    """Length of the items' vectors, at the input and at the output. "free": learned (the paper). "unit": 1. A score
+    then depends on the direction of an item's vector, and the output bias models popularity (Gupta et al., NISER, 2019,
+    arXiv 1909.04276). Such a model learns faster, and overfits sooner."""
     item_features: Literal["none", "sum", "gated"] = _shapes_weights("none")
     """How the features of items (`--item_features` of make_tfrecords.py) enter an item's vector, at the input and at
     the output. "none": not at all. "sum": an embedding of the features is added to the item's own. "gated": the same,

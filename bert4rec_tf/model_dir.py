@@ -20,8 +20,8 @@ from bert4rec_tf.model.folding import fold_item_vectors
 from bert4rec_tf.model.item_features import FeatureArrays
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import write_whole
-from tfrecords.item_features import ITEM_FEATURES_FILE, ItemFeatures
-from tfrecords.manifest import MANIFEST_FILE, Manifest
+from tfrecords.item_features import ItemFeatures
+from tfrecords.manifest import ITEM_FEATURES_FILE, MANIFEST_FILE, Manifest
 from tfrecords.settings import MODEL_NAME, without_model_name
 from tfrecords.vocabulary import VOCABULARY_FILE, Vocabulary
 

@@ -25,8 +25,7 @@ from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256
 from tfrecords.interruption import raise_if_stopped
-from tfrecords.item_features import ITEM_FEATURES_FILE
-from tfrecords.manifest import BAD_ROWS_FILE, Manifest
+from tfrecords.manifest import BAD_ROWS_FILE, ITEM_FEATURES_FILE, Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
 # The counts of rows that were read and did not become events.

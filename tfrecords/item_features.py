@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tfrecords.errors import InputError
+from tfrecords.manifest import ITEM_FEATURES_FILE
 from tfrecords.ragged import Ragged
 
-ITEM_FEATURES_FILE = "item_features.parquet"
 Kind = Literal["categorical", "numeric", "vector"]
 KINDS: tuple[Kind, ...] = ("categorical", "numeric", "vector")
 _METADATA = b"item_features"

@@ -12,13 +12,13 @@ from typing import Any
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import file_sha256
-from tfrecords.item_features import ITEM_FEATURES_FILE
 from tfrecords.schema import SCHEMA_VERSION
 from tfrecords.vocabulary import VOCABULARY_FILE
 from tfrecords.writer import FRAME_BYTES, Shard
 
 MANIFEST_FILE = "manifest.json"
 BAD_ROWS_FILE = "bad_rows.jsonl"
+ITEM_FEATURES_FILE = "item_features.parquet"
 _SPLITS = ("train", "validation", "test")
 _COUNT = "an integer, at least 0"
 DRAWS_VERSION = 2  # 1: test negatives were the validation negatives of the next seed, and could be low-rated items

@@ -15,7 +15,7 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _NO_CATEGORY, _RARE_CATEGORY = 0, 1
 OWN_CATEGORIES = 2  # the first row of a category's own embedding
-_MIN_CATEGORY_ITEMS = 2  # a category of one item says nothing about another one
+_MIN_CATEGORY_ITEMS = 2  # a category of a single item teaches nothing about other items
 _MAX_CATEGORIES = 32  # of one item; the most common ones count
 _EXCLUDED_BIAS = -1e9
 
@@ -45,7 +45,7 @@ class FeatureArrays:
         numbers: float32 [V, numeric features], standardised, 0 if missing.
         numbers_present: float32 of the same shape, 1 if present.
         vectors: for each vector feature float32 [V, size], 0 if missing.
-        cold: bool [V], items without a training event: their id says nothing.
+        cold: bool [V], items without a training event; their own embeddings are untrained.
     """
 
     categories: tuple[np.ndarray, ...]
@@ -106,8 +106,8 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
     feature its linear projection. With `config.item_features` "sum" an item's vector is v + f, with "gated" it is
     v + sigmoid([v; f] W + b) * f.
 
-    In training `config.item_id_dropout` of the items, drawn anew in each step, stand for items that are not known: v is
-    then a learned vector that all of them share, and the output bias a learned number. Cold items, those without a
+    Each training step draws a share of the items, `config.item_id_dropout`, and treats them as unknown: they share one
+    learned vector v and one learned output bias. Cold items, those without a
     training event, have these always, and no share in the training loss. Special ids have no features.
 
     Args:

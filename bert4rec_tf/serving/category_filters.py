@@ -28,14 +28,12 @@ class CategoryFilters(tf.Module):
         self._size = len(features.item_ids) + NUM_SPECIAL_IDS
         self._features = len(categorical)
         values = [f"{feature.name}={category}" for feature in categorical for category in feature.categories]
-        owners = np.repeat(np.arange(len(categorical)), [len(feature.categories) for feature in categorical])
         items = [_items_of_categories(feature.values, len(feature.categories)) for feature in categorical]
         lengths = np.concatenate([np.zeros(2, np.int64), *(each.lengths for each in items)])  # number 0: padding
         self._values = tf.Variable(tf.constant(["", *values]), trainable=False, name="values")
         self._numbers = tf.lookup.StaticHashTable(NumbersInVariable(self._values, 1), _UNKNOWN)
         self._names = tf.Variable(tf.constant([f.name for f in categorical], tf.string), trainable=False, name="names")
         self._features_by_name = tf.lookup.StaticHashTable(NumbersInVariable(self._names, 0), _UNKNOWN)
-        self._owners = tf.Variable(np.concatenate([[-1], owners]).astype(np.int32), trainable=False, name="owners")
         self._starts = tf.Variable(np.cumsum(lengths).astype(np.int32), trainable=False, name="starts")
         ids = np.concatenate([np.zeros(0, np.int64), *(each.values for each in items)]) + NUM_SPECIAL_IDS
         self._items = tf.Variable(ids.astype(np.int32), trainable=False, name="items")
@@ -59,8 +57,9 @@ class CategoryFilters(tf.Module):
         Raises:
             tf.errors.InvalidArgumentError: a value that does not begin with the name of a categorical feature and "=".
         """
-        hidden = self._have(excluded)
         owners = self._owners_of(allowed)
+        with tf.control_dependencies([self._owners_of(excluded)]):  # checks the values
+            hidden = self._have(tf.identity(excluded))
         for feature in range(self._features):
             of_feature = owners == feature
             named = tf.reduce_any(of_feature, axis=1)
@@ -69,8 +68,7 @@ class CategoryFilters(tf.Module):
 
     def _have(self, values: tf.Tensor) -> tf.Tensor:
         """Which items have one of the categories of a row: string [B, F] -> bool [B, V]."""
-        with tf.control_dependencies([self._owners_of(values)]):  # checks the values
-            numbers = tf.reshape(tf.maximum(self._numbers.lookup(tf.identity(values)), _PADDING), [-1])
+        numbers = tf.reshape(tf.maximum(self._numbers.lookup(values), _PADDING), [-1])
         rows = tf.repeat(tf.range(tf.shape(values)[0]), tf.shape(values)[1])
         starts, ends = tf.gather(self._starts, numbers), tf.gather(self._starts, numbers + 1)
         places = tf.ragged.range(starts, ends)

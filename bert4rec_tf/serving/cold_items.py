@@ -63,10 +63,10 @@ def with_new_items(trained: TrainedModel, table: ItemTable) -> TrainedModel:
     new = new.rows(np.flatnonzero(new.has_value()))
     counts = np.concatenate([vocabulary.counts, np.zeros(len(new.item_ids), np.int64)])
     titles = (*vocabulary.titles, *(table.titles.get(item_id) for item_id in new.item_ids))
-    arrays = FeatureArrays.of(features.followed_by(new), counts, features)
+    extended = features.followed_by(new)
     return dataclasses.replace(
         trained,
-        model=fold_item_vectors(trained.model, arrays),
+        model=fold_item_vectors(trained.model, FeatureArrays.of(extended, counts, features)),
         vocabulary=Vocabulary(vocabulary.item_ids + new.item_ids, counts, titles),
-        item_features=features.followed_by(new),
+        item_features=extended,
     )

@@ -57,7 +57,7 @@ class FeatureTable:
     titles: dict[str, str]
 
     def description(self) -> dict[str, Any]:
-        """What the manifest says of the file."""
+        """The manifest's entry for the file, as JSON values."""
         path = pathlib.Path(self.path)
         return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path), "kinds": self.kinds}
 

@@ -140,11 +140,12 @@ def test_new_items_are_recommended_after_an_export(folder: pathlib.Path) -> None
 
 
 def test_the_commands_take_features(tmp_path: pathlib.Path, folder: pathlib.Path) -> None:
-    printed = run(
+    build = (
         "pipelines/make_tfrecords.py", f"--input={folder}/log.csv", f"--item_features={folder}/new.csv",
         "--item_feature_kinds=price:categorical", f"--output_dir={tmp_path}/data", "--set=data.num_negatives=5",
         "--set=data.max_seq_length=14",
     )  # fmt: skip
+    printed = run(*build)
     assert "of them with features: kind (categorical), price (categorical)" in printed
     assert " items of new.csv in no event, such as '1600' (line 7), '1601' (line 8), '1602' (line 9)" in printed
     manifest, features = Manifest.load(tmp_path / "data"), ItemFeatures.load(tmp_path / "data")
@@ -152,11 +153,7 @@ def test_the_commands_take_features(tmp_path: pathlib.Path, folder: pathlib.Path
     assert features is not None
     assert features.item_ids == Vocabulary.load(tmp_path / "data").item_ids
     assert manifest.counts["items_with_features"] == int(features.has_value().sum()) <= 5
-    again = run(
-        "pipelines/make_tfrecords.py", f"--input={folder}/log.csv", f"--item_features={folder}/new.csv",
-        "--item_feature_kinds=price:categorical", f"--output_dir={tmp_path}/data", "--set=data.num_negatives=5",
-        "--set=data.max_seq_length=14",
-    )  # fmt: skip
+    again = run(*build)
     assert "Nothing to do" in again
     (tmp_path / "data/item_features.parquet").write_bytes(b"damaged")
     refused = run("evaluate.py", "--baseline=popularity", f"--data_dir={tmp_path}/data", code=2)
