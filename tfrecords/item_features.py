@@ -239,7 +239,7 @@ class ItemFeatures:
         >>> ItemFeatures(("1",), (VectorFeature("text", np.ones([1, 4], np.float32)),)).description()
         'text (vector of 4)'
         """
-        return ", ".join(f"{feature.name} ({feature.kind}{_size_text(feature)})" for feature in self.features)
+        return ", ".join(f"{feature.name} ({kind_and_size(feature.kind, feature.values)})" for feature in self.features)
 
     def has_value(self) -> np.ndarray:
         """Whether an item has a value of any feature, bool [items]."""
@@ -257,8 +257,13 @@ def _rows(values: Ragged | np.ndarray, indices: np.ndarray) -> Any:
     return values.rows(indices) if isinstance(values, Ragged) else values[indices]
 
 
-def _size_text(feature: ItemFeature) -> str:
-    return f" of {feature.values.shape[1]}" if isinstance(feature, VectorFeature) else ""
+def kind_and_size(kind: str, values: Any) -> str:
+    """What must be equal for one model to read two features of the same name.
+
+    >>> kind_and_size("vector", np.ones([1, 4]))
+    'vector of 4'
+    """
+    return f"vector of {values.shape[1]}" if kind == "vector" else kind
 
 
 def _has_value(feature: ItemFeature) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Splits the lines of CSV, TSV and similar files into records. A malformed record affects no line but its own."""
 
+import contextlib
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -134,3 +135,36 @@ def split_header(line: str, dialect: Dialect) -> list[str]:
         return next(csv.reader([line], delimiter=dialect.delimiter), [])
     except csv.Error as error:
         raise ValueError(str(error)) from None
+
+
+def read_table(lines: Iterable[Line], accepts: Callable[[list[str]], bool]) -> tuple[list[str], Iterator[Record]] | str:
+    """Reads a table of items whose header tells the delimiter: a comma, a semicolon, a pipe or a tab.
+
+    Quotes are as in RFC 4180; with tabs they are text.
+
+    Args:
+        lines: of the file.
+        accepts: whether the column names are those of the table; it tells the right delimiter from the others.
+
+    Returns:
+        The column names and the rows, where a row with another number of fields has a fault; or the first line, if no
+        delimiter gives a header that is accepted.
+    """
+    source = iter(lines)
+    first = next(source, Line(1, "", None))
+    for delimiter in ",;|\t":
+        dialect = Dialect(delimiter, quoted=delimiter != "\t")
+        with contextlib.suppress(ValueError):
+            header = split_header(first.text, dialect)
+            if accepts(header) and not first.fault:
+                return header, _checked_widths(read_records(source, dialect), len(header))
+    return first.text.rstrip()[:200]
+
+
+def _checked_widths(records: Iterable[Record], width: int) -> Iterator[Record]:
+    for record in records:
+        if record.fault is None and len(record.fields) != width:
+            fault = f"must have {width} fields, as line 1 has, not {len(record.fields)}"
+            yield record._replace(fault=fault)
+        else:
+            yield record

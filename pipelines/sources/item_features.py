@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.delimited import Dialect, Line, read_records, split_header
+from pipelines.sources.delimited import read_table
 from pipelines.sources.line_reader import read_lines
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import file_sha256
@@ -24,6 +24,7 @@ from tfrecords.item_features import (
     ItemFeatures,
     NumericFeature,
     VectorFeature,
+    kind_and_size,
 )
 
 ITEM_ID, TITLE = "item_id", "title"
@@ -113,8 +114,8 @@ class FeatureTable:
         return VectorFeature(name, np.where(found[:, None], cells[rows], np.float32(np.nan)))
 
     def _check_same_features(self, known: ItemFeatures) -> None:
-        expected = {feature.name: _shape(feature.kind, feature.values) for feature in known.features}
-        received = {name: _shape(self.kinds[name], column) for name, column in self.columns.items()}
+        expected = {feature.name: kind_and_size(feature.kind, feature.values) for feature in known.features}
+        received = {name: kind_and_size(self.kinds[name], column) for name, column in self.columns.items()}
         if {name: received.get(name) for name in expected} != expected:
             raise InputError(
                 f"Item features must have the columns that the model was trained with: {_listed(expected)}. "
@@ -363,12 +364,15 @@ def _read_json(path: str) -> tuple[list[str], dict[str, Any], Sequence[str]]:
 
 
 def _read_text(path: str) -> tuple[list[str], dict[str, Any], Sequence[str]]:
-    lines = read_lines(pathlib.Path(path))
-    names, dialect = _text_header(path, next(lines, Line(1, "", None)))
+    table = read_table(read_lines(pathlib.Path(path)), lambda names: ITEM_ID in names and len(names) > 1)
+    if isinstance(table, str):
+        raise InputError(
+            "--item_features must have a header with item_id and the names of the features, separated by tabs, commas, "
+            f"semicolons or pipes. Received: {path}: {table!r}"
+        )
+    names, records = table
     rows, places = [], []
-    for line, fields, fault, text in read_records(lines, dialect):
-        if fault is None and len(fields) != len(names):
-            fault = f"must have {len(names)} fields, as line 1 has, not {len(fields)}"
+    for line, fields, fault, text in records:
         if fault:
             raise InputError(
                 f"Each row of item features must have a field for each column. Received: {path}, line {line} {fault} "
@@ -377,19 +381,6 @@ def _read_text(path: str) -> tuple[list[str], dict[str, Any], Sequence[str]]:
         rows.append(fields)
         places.append(f"line {line}")
     return names, {name: [row[index] for row in rows] for index, name in enumerate(names)}, places
-
-
-def _text_header(path: str, line: Line) -> tuple[list[str], Dialect]:
-    for delimiter in "\t,;|":
-        dialect = Dialect(delimiter, quoted=delimiter != "\t")
-        with contextlib.suppress(ValueError):
-            header = split_header(line.text, dialect)
-            if ITEM_ID in header and len(header) > 1 and not line.fault:
-                return header, dialect
-    raise InputError(
-        f"--item_features must have a header with item_id and the names of the features, separated by tabs, commas, "
-        f"semicolons or pipes. Received: {path}: {line.text.rstrip()[:200]!r}"
-    )
 
 
 def _check_columns(path: str, names: list[str], kinds: Mapping[str, str]) -> None:
@@ -451,10 +442,6 @@ def _category(value: Cell) -> str:
 
 def _pylist(column: Any) -> Iterator[Cell]:
     return iter(column.to_pylist() if isinstance(column, pa.ChunkedArray) else column)
-
-
-def _shape(kind: str, values: Any) -> str:
-    return f"vector of {values.shape[1]}" if kind == "vector" else kind
 
 
 def _listed(shapes: Mapping[str, str]) -> str:

@@ -1,9 +1,8 @@
 """Reads optional titles of items: the vocabulary stores them, and nothing else depends on them."""
 
-import contextlib
 import pathlib
 
-from pipelines.sources.delimited import Dialect, Line, read_records, split_header
+from pipelines.sources.delimited import read_table
 from pipelines.sources.line_reader import read_lines
 from tfrecords.errors import InputError, check_local
 
@@ -25,12 +24,15 @@ def read_titles(path: str | None) -> dict[str, str]:
         return {}
     check_local("item_titles", path)
     try:
-        lines = read_lines(pathlib.Path(path))
-        header, dialect = _header(path, next(lines, Line(1, "", None)))
+        table = read_table(read_lines(pathlib.Path(path)), lambda names: set(_COLUMNS) <= set(names))
+        if isinstance(table, str):
+            raise InputError(
+                "--item_titles must have the columns item_id and title, separated by commas, semicolons, pipes or "
+                f"tabs. Received: {path}: {table!r}"
+            )
+        header, records = table
         titles = {}
-        for line, fields, fault, text in read_records(lines, dialect):
-            if fault is None and len(fields) != len(header):
-                fault = f"must have {len(header)} fields, as line 1 has, not {len(fields)}"
+        for line, fields, fault, text in records:
             row = dict(zip(header, fields, strict=False))
             if fault is None and not row["item_id"]:
                 fault = "has no item_id"
@@ -41,16 +43,3 @@ def read_titles(path: str | None) -> dict[str, str]:
         return titles
     except OSError as error:
         raise InputError(f"--item_titles must be a readable text file. Received: {path} ({error})") from None
-
-
-def _header(path: str, line: Line) -> tuple[list[str], Dialect]:
-    for delimiter in ",;|\t":
-        dialect = Dialect(delimiter, quoted=delimiter != "\t")
-        with contextlib.suppress(ValueError):
-            header = split_header(line.text, dialect)
-            if set(_COLUMNS) <= set(header) and not line.fault:
-                return header, dialect
-    raise InputError(
-        f"--item_titles must have the columns item_id and title, separated by commas, semicolons, pipes or tabs. "
-        f"Received: {path}: {line.text.rstrip()[:200]!r}"
-    )
