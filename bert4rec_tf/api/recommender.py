@@ -185,9 +185,9 @@ class Recommender:
                 item_ids=_rectangle(rows[part]),
                 k=tf.constant([k]),
                 drop_seen=tf.constant([drop_seen]),
-                excluded_item_ids=_rectangle(excluded if len(excluded) == 1 else excluded[part]),
-                allowed_item_ids=_rectangle(allowed if len(allowed) == 1 else allowed[part]),
-                **{name: _rectangle(values if len(values) == 1 else values[part]) for name, values in filters.items()},
+                excluded_item_ids=_rectangle(_of_part(excluded, part)),
+                allowed_item_ids=_rectangle(_of_part(allowed, part)),
+                **{name: _rectangle(_of_part(values, part)) for name, values in filters.items()},
             )
             for part in _parts(len(rows))
         ]
@@ -211,8 +211,7 @@ class Recommender:
         candidates = _lists("item_ids", item_ids, len(rows))
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for part in _parts(len(rows)):
-            some = candidates if len(candidates) == 1 else candidates[part]
-            ids = _rectangle(some)
+            ids = _rectangle(_of_part(candidates, part))
             answer = self._signatures["rank"](item_ids=_rectangle(rows[part]), candidate_item_ids=ids)
             known, scores = answer["known"].numpy(), answer["scores"].numpy()
             names = np.broadcast_to(ids.numpy(), scores.shape)
@@ -327,6 +326,11 @@ def _lists(name: str, given: Any, rows: int) -> list[list[str]]:
     if len(lists) not in (1, rows):
         raise InputError(f"`{name}` must be one list, or one for each of {rows} histories. Received: {len(lists)}")
     return lists
+
+
+def _of_part(lists: list[list[str]], part: slice) -> list[list[str]]:
+    """The lists of a part of the histories: theirs, or the one list for all."""
+    return lists if len(lists) == 1 else lists[part]
 
 
 def _rectangle(rows: Sequence[Sequence[str]]) -> tf.Tensor:

@@ -142,7 +142,7 @@ class Bert4Rec(tf.keras.Model):
             prefix_lengths=inputs.get("prefix_lengths"),
             item_vectors=vectors,
         )
-        return self.head(hidden, vectors, self._bias_of_all(seed))
+        return self.head(hidden, vectors, self.all_biases(seed))
 
     def encode(
         self,
@@ -494,32 +494,29 @@ class Bert4Rec(tf.keras.Model):
         if self._sampled_loss is None:
             vectors = self.embedding.all_vectors(seed)
             hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, vectors)
-            logits = self.head(hidden, vectors, self._bias_of_all(seed))
+            logits = self.head(hidden, vectors, self.all_biases(seed))
             return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
         hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix)
         drawn = tf.reshape(batch["masked_item_ids"], [-1]), batch["sampled_item_ids"]
         items = [(self.embedding.vectors_of(ids, seed), self._bias_of(ids, seed)) for ids in drawn]
         return self._sampled_loss(*self.head.sampled_logits(hidden, *items), batch)
 
-    def output_bias_of_all(self) -> tf.Tensor:
-        """b^O of equation 7 as it is added to the logits, float32 [V].
+    def all_biases(self, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """The output biases of all items (b^O of equation 7), float32 [V]; `dropout_seed`: see `SeededDropout`.
 
-        >>> trained.model.output_bias_of_all().shape
+        >>> trained.model.all_biases().shape
         TensorShape([13])
         """
-        return tf.convert_to_tensor(self._bias_of(tf.range(self.vocabulary_size)))
+        features = self.embedding.item_features
+        if features is None:
+            return self.head.output_bias
+        return features.combine_bias(self.head.output_bias, tf.range(self.vocabulary_size), dropout_seed)
 
     def _bias_of(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
         """The output biases of the given items, float32 [...]."""
         own = tf.gather(self.head.output_bias, item_ids)
         features = self.embedding.item_features
         return own if features is None else features.combine_bias(own, item_ids, dropout_seed)
-
-    def _bias_of_all(self, dropout_seed: tf.Tensor | None) -> tf.Tensor | None:
-        """What the head adds instead of its own bias, float32 [V]; None: its own."""
-        if self.embedding.item_features is None:
-            return None
-        return self._bias_of(tf.range(self.vocabulary_size), dropout_seed)
 
 
 class _Compiled:

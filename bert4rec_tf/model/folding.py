@@ -26,18 +26,17 @@ def fold_item_vectors(model: Bert4Rec, new_items: FeatureArrays | None = None) -
     plain = Bert4Rec(config, model.vocabulary_size, model.max_seq_length)
     _copy_weights_without_features(model, plain)
     plain.embedding.item_table.assign(model.embedding.all_vectors())
-    plain.head.output_bias.assign(model.output_bias_of_all())
+    plain.head.output_bias.assign(model.all_biases())
     return plain
 
 
 def _extended(model: Bert4Rec, new_items: FeatureArrays) -> Bert4Rec:
     """The same model over more items; own embeddings of the further ones are not used, since they are cold."""
     extended = Bert4Rec(model.config, len(new_items.cold), model.max_seq_length, item_features=new_items)
-    own_weights = {id(weight) for weight in _weights_of_items(model)}
-    pairs = zip(model.trainable_weights, extended.trainable_weights, strict=True)
-    for old, new in pairs:
+    one_row_an_item = {id(model.embedding.item_table), id(model.head.output_bias)}
+    for old, new in zip(model.trainable_weights, extended.trainable_weights, strict=True):
         values = old.numpy()
-        if id(old) in own_weights:
+        if id(old) in one_row_an_item:
             values = np.concatenate([values, np.zeros([new.shape[0] - old.shape[0], *values.shape[1:]], values.dtype)])
         new.assign(values)
     return extended
@@ -49,7 +48,3 @@ def _copy_weights_without_features(model: Bert4Rec, plain: Bert4Rec) -> None:
     kept = [weight for weight in model.weights if id(weight) not in of_features]
     for new, old in zip(plain.weights, kept, strict=True):
         new.assign(old)
-
-
-def _weights_of_items(model: Bert4Rec) -> tuple:
-    return model.embedding.item_table, model.head.output_bias

@@ -7,7 +7,7 @@ import numpy as np
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model.item_features import FeatureArrays
-from tests.support.small_models import MAX_SEQ_LENGTH
+from tests.support.small_models import MAX_SEQ_LENGTH, with_random_weights
 from tfrecords.item_features import CategoricalFeature, ItemFeatures, NumericFeature, VectorFeature
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
@@ -37,11 +37,7 @@ def model_with_features(config: ModelConfig, kind: str = "sum", seed: int = 1, *
     config = dataclasses.replace(config, item_features=kind, **changes)
     arrays = FeatureArrays.of(made_up_features(), COUNTS)
     model = build_model(config, ITEMS + NUM_SPECIAL_IDS, MAX_SEQ_LENGTH, item_features=arrays)
-    generator = np.random.default_rng(seed)
-    for variable in model.trainable_variables:
-        centre = 1.0 if "gamma" in variable.name else 0.0
-        variable.assign(centre + generator.uniform(-0.6, 0.6, variable.shape))
-    return model
+    return with_random_weights(model, seed)
 
 
 def vectors_by_hand(model: Bert4Rec, unknown: np.ndarray) -> np.ndarray:

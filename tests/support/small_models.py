@@ -30,8 +30,12 @@ DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, at
 
 
 def random_model(config: ModelConfig, seed: int = 1) -> Bert4Rec:
-    """Every weight, in the order of `trainable_variables`, from one generator: none keeps its starting value."""
-    model = build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH)
+    """A model of which no weight keeps its starting value."""
+    return with_random_weights(build_model(config, VOCABULARY_SIZE, MAX_SEQ_LENGTH), seed)
+
+
+def with_random_weights(model: Bert4Rec, seed: int) -> Bert4Rec:
+    """The model, with every weight, in the order of `trainable_variables`, from one generator."""
     generator = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         centre = 1.0 if "gamma" in variable.name else 0.0

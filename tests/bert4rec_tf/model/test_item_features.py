@@ -51,7 +51,7 @@ def test_in_training_dropped_items_are_known_by_their_features_alone(kind: str) 
         np.testing.assert_allclose(row, np.where(gone[:, None], unknown, known), atol=1e-5)
     assert not dropped[:, :NUM_SPECIAL_IDS].any(), "special ids are never dropped"
     np.testing.assert_allclose(dropped[:, NUM_SPECIAL_IDS:-2].mean(axis=0), 0.5, atol=0.12)
-    bias = model.output_bias_of_all().numpy()
+    bias = model.all_biases().numpy()
     np.testing.assert_allclose(bias, np.where(COLD, layer.unknown_bias, model.head.output_bias), rtol=1e-6)
 
 
