@@ -343,7 +343,7 @@ def test_evaluate_writes_the_contract(model_dir: pathlib.Path, data_dir: pathlib
             assert metrics[protocol].keys() == names | {"ci95"} | counts
             assert metrics[protocol]["ci95"].keys() == names
         assert metrics["sampled"]["users"] + metrics["sampled"]["users_left_out"] == metrics["users"]
-        assert set(metrics["slices"]) == {"history_length", "target_popularity", "repeats"}
+        assert set(metrics["slices"]) == {"history_length", "target_popularity", "cold_targets", "repeats"}
         assert 0 < metrics["catalogue"]["coverage@10"] <= 1
         assert read_users(users_file(files[name])).num_rows == metrics["users"]
         scores[name] = metrics["full"]["ndcg@10"]
