@@ -510,13 +510,14 @@ class Bert4Rec(tf.keras.Model):
         features = self.embedding.item_features
         if features is None:
             return self.head.output_bias
-        return features.combine_bias(self.head.output_bias, tf.range(self.vocabulary_size), dropout_seed)
+        return features.biases_of(self.head.output_bias, tf.range(self.vocabulary_size), dropout_seed)
 
     def _bias_of(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
         """The output biases of the given items, float32 [...]."""
-        own = tf.gather(self.head.output_bias, item_ids)
         features = self.embedding.item_features
-        return own if features is None else features.combine_bias(own, item_ids, dropout_seed)
+        if features is None:
+            return tf.gather(self.head.output_bias, item_ids)
+        return features.biases_of(self.head.output_bias, item_ids, dropout_seed)
 
 
 class _Compiled:

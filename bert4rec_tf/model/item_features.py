@@ -18,6 +18,7 @@ OWN_CATEGORIES = 2  # the first row of a category's own embedding
 _MIN_CATEGORY_ITEMS = 2  # a category of a single item teaches nothing about other items
 _MAX_CATEGORIES = 32  # of one item; the most common ones count
 _EXCLUDED_BIAS = -1e9
+_RARE_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +108,8 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
     v + sigmoid([v; f] W + b) * f.
 
     Each training step draws a share of the items, `config.item_id_dropout`, and treats them as unknown: they share one
-    learned vector v and one learned output bias. Cold items, those without a
-    training event, have these always, and no share in the training loss. Special ids have no features.
+    learned vector v. Cold items, those without a training event, have it always, and no share in the training loss.
+    Their output bias is the mean of the rarest tenth of the trained items. Special ids have no features.
 
     Args:
         vocabulary_size: V.
@@ -149,7 +150,6 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
             for index, length in enumerate(self.shapes.vectors)
         ]
         self.unknown_item = self._add_trained("unknown_item", [size])
-        self.unknown_bias = self.add_weight("unknown_bias", [], initializer="zeros")
         if self.config.item_features == "gated":
             glorot = tf.keras.initializers.GlorotUniform(derived_seed(self._seed, "gate"))
             self.gate = self.add_weight("gate", [2 * size, size], initializer=glorot)
@@ -202,12 +202,16 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
             added += _product(tf.gather(values, item_ids), projection)
         return tf.where((item_ids >= NUM_SPECIAL_IDS)[..., None], added, 0.0)
 
-    def combine_bias(self, own: tf.Tensor, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
-        """The output biases of items, float32 [...], given their own; in training cold items are left out."""
-        bias = tf.where(self._is_known(item_ids, dropout_seed), own, self.unknown_bias)
-        if dropout_seed is None:
-            return bias
-        return tf.where(tf.gather(self.cold, item_ids), _EXCLUDED_BIAS, bias)
+    def biases_of(self, output_bias: tf.Tensor, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
+        """The output biases of items, float32 [...], of `output_bias`, [V]; in training cold items are left out."""
+        of_cold_items = _EXCLUDED_BIAS if dropout_seed is not None else self._bias_of_rare_items(output_bias)
+        return tf.where(tf.gather(self.cold, item_ids), of_cold_items, tf.gather(output_bias, item_ids))
+
+    def _bias_of_rare_items(self, output_bias: tf.Tensor) -> tf.Tensor:
+        """The mean over the rarest tenth of the trained items, a scalar. Ids fall in popularity."""
+        trained = tf.boolean_mask(output_bias[NUM_SPECIAL_IDS:], ~self.cold[NUM_SPECIAL_IDS:])
+        number = tf.cast(tf.math.ceil(_RARE_SHARE * tf.cast(tf.size(trained), tf.float32)), tf.int32)
+        return tf.reduce_mean(trained[-number:])
 
     def _is_known(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
         known = ~tf.gather(self.cold, item_ids)

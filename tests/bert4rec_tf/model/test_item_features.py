@@ -43,7 +43,6 @@ def test_vectors_are_those_of_a_loop_over_items(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["sum", "gated"])
 def test_in_training_dropped_items_are_known_by_their_features_alone(kind: str) -> None:
     model = model_with_features(SMALL, kind, item_id_dropout=0.5)
-    layer = model.embedding.item_features
     vectors = [model.embedding.all_vectors(tf.constant([4, step, 0])).numpy() for step in range(200)]
     known, unknown = vectors_by_hand(model, COLD), vectors_by_hand(model, np.arange(ITEMS + NUM_SPECIAL_IDS) >= 3)
     dropped = np.array([np.abs(row - known).max(axis=1) > 1e-3 for row in vectors])
@@ -51,8 +50,16 @@ def test_in_training_dropped_items_are_known_by_their_features_alone(kind: str) 
         np.testing.assert_allclose(row, np.where(gone[:, None], unknown, known), atol=1e-5)
     assert not dropped[:, :NUM_SPECIAL_IDS].any(), "special ids are never dropped"
     np.testing.assert_allclose(dropped[:, NUM_SPECIAL_IDS:-2].mean(axis=0), 0.5, atol=0.12)
-    bias = model.all_biases().numpy()
-    np.testing.assert_allclose(bias, np.where(COLD, layer.unknown_bias, model.head.output_bias), rtol=1e-6)
+    np.testing.assert_array_equal(model.all_biases(SEED)[: -COLD.sum()], model.head.output_bias[: -COLD.sum()])
+
+
+def test_cold_items_are_as_popular_as_the_rarest_trained_ones() -> None:
+    model = model_with_features(SMALL)
+    own = np.arange(ITEMS + NUM_SPECIAL_IDS, dtype=np.float32) ** 2
+    model.head.output_bias.assign(own)
+    assert ITEMS - COLD.sum() <= 10, "so the rarest tenth is one item"
+    np.testing.assert_array_equal(model.all_biases(), np.where(COLD, own[~COLD][-1], own))
+    np.testing.assert_array_equal(model._bias_of(tf.constant([13, 3])), model.all_biases().numpy()[[13, 3]])
 
 
 def test_an_item_is_dropped_everywhere_in_a_step() -> None:
@@ -153,7 +160,7 @@ def test_gradients_are_those_of_finite_differences(kind: str, loss: str) -> None
     layer = model.embedding.item_features
     variables = [*layer.trainable_weights, model.embedding.item_table]
     gradients = tape.gradient(value, variables)
-    assert len(variables) == {"sum": 8, "gated": 10}[kind]
+    assert len(variables) == {"sum": 7, "gated": 9}[kind]
     generator = np.random.default_rng(5)
     for variable, gradient in zip(variables, gradients, strict=True):
         direction = generator.choice([-1.0, 1.0], variable.shape).astype(np.float32)
