@@ -12,7 +12,7 @@ from typing import Any
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import file_sha256
-from tfrecords.schema import SCHEMA_VERSION
+from tfrecords.schema import READABLE_VERSIONS, SCHEMA_VERSION
 from tfrecords.vocabulary import VOCABULARY_FILE
 from tfrecords.writer import FRAME_BYTES, Shard
 
@@ -106,6 +106,15 @@ class Manifest:
         """
         return sum(row.instances for row in self.length_histogram)
 
+    @property
+    def has_times(self) -> bool:
+        """Whether the records hold the times of events; those of earlier versions do not.
+
+        >>> built.manifest.has_times
+        True
+        """
+        return self.schema_version >= 3
+
     def to_bytes(self) -> bytes:
         """The file's content; equal records give equal bytes.
 
@@ -148,7 +157,7 @@ class Manifest:
         try:
             values = json.loads(content)
             version = values["schema_version"]
-            if version == SCHEMA_VERSION:
+            if version in READABLE_VERSIONS and not isinstance(version, bool):
                 manifest = cls(
                     config=RecordsConfig.from_dict(values["config"], origin),
                     source=values["source"],
@@ -171,7 +180,7 @@ class Manifest:
                 f"Received: {error!r}. Fix: rebuild the directory"
             ) from None
         raise InputError(
-            f"`schema_version` must be {SCHEMA_VERSION}. Received: {version!r} ({origin}). "
+            f"`schema_version` must be one of {READABLE_VERSIONS}. Received: {version!r} ({origin}). "
             "Fix: rebuild the directory with pipelines/make_tfrecords.py --overwrite"
         )
 

@@ -1,6 +1,7 @@
 """The feature table: it encodes the records that the pipeline writes and parses those that the model reads.
 
-A record is a `tf.train.Example` whose features are int64 lists of any length (no padding) or one bytes value.
+A record is a `tf.train.Example` whose features are int64 lists of any length (no padding) or one bytes value. Times are
+stored as gaps, which take fewer bytes.
 Encoding needs no TensorFlow, so that the pipeline starts fast and its workers need little memory. The bytes are those
 of the protocol buffer with the features sorted by name (the tests compare them with `tf.train.Example`).
 """
@@ -16,19 +17,23 @@ if TYPE_CHECKING:
     import tensorflow as tf
 from tfrecords.ragged import Ragged
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # records of version 2 have no times
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One feature of a record: `ids` is an int64 list of any length, `id` one int64, `text` one UTF-8 string.
+    """One feature of a record.
+
+    `ids` is an int64 list of any length, `id` one int64, `text` one UTF-8 string, and `times` an int64 list of any
+    length: the first event's time, then the seconds from each event to the next.
 
     >>> [f"{feature.name}: {feature.kind}" for feature in EVALUATION_USER]
-    ['item_ids: ids', 'negative_item_ids: ids', 'target_item_id: id', 'trained_items: id', 'user_id: text']
+    ['item_ids: ids', 'negative_item_ids: ids', 'target_item_id: id', 'times: times', 'trained_items: id', 'user_id: text']
     """
 
     name: str
-    kind: Literal["ids", "id", "text"]
+    kind: Literal["ids", "id", "text", "times"]
     description: str
 
 
@@ -42,11 +47,13 @@ MASKED_WINDOW = (
         "the masked slots of all instances, concatenated; rising in each, counted from 0",
     ),
     Feature("shown_item_ids", "ids", "the ids that the masked slots show; empty if all show [MASK]"),
+    Feature("times", "times", "the times of the window's events, in seconds"),
 )
 EVALUATION_USER = (
     Feature("item_ids", "ids", "the user's whole history before the target, oldest first"),
     Feature("negative_item_ids", "ids", "distinct items that the user never interacted with, drawn by popularity"),
     Feature("target_item_id", "id", "the item to be predicted"),
+    Feature("times", "times", "the times of the history's events and of the target, in seconds"),
     Feature("trained_items", "id", "how many items the user's training sequence has"),
     Feature("user_id", "text", "the user's id in the log"),
 )
@@ -59,7 +66,8 @@ def encode(schema: Schema, columns: dict[str, Column]) -> list[bytes]:
 
     Args:
         schema: the feature table.
-        columns: by feature name: `ids` a `Ragged`, `id` an integer array [rows], `text` a list of str.
+        columns: by feature name: `ids` and `times` a `Ragged`, `id` an integer array [rows], `text` a list of str.
+            Times are given in seconds, and `encode` takes the gaps.
 
     Returns:
         One serialised tf.train.Example per row.
@@ -81,7 +89,8 @@ def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
     """Parses one serialised record.
 
     Returns:
-        By feature name: `ids` an int32 [any length], `id` an int32 scalar, `text` a string scalar.
+        By feature name: `ids` an int32 [any length], `id` an int32 scalar, `text` a string scalar, `times` an int64
+        [any length], in seconds; empty if the record has none.
 
     >>> import tensorflow as tf
     >>> record = next(iter(tf.data.TFRecordDataset("data/test/00000-of-00001.tfrecord")))
@@ -93,11 +102,17 @@ def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
 
     kinds = {
         "ids": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
+        "times": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
         "id": tf.io.FixedLenFeature([], tf.int64),
         "text": tf.io.FixedLenFeature([], tf.string),
     }
     parsed = tf.io.parse_single_example(serialized, {feature.name: kinds[feature.kind] for feature in schema})
-    return {name: value if value.dtype == tf.string else tf.cast(value, tf.int32) for name, value in parsed.items()}
+    for feature in schema:
+        if feature.kind == "times":
+            parsed[feature.name] = tf.cumsum(parsed[feature.name])
+        elif feature.kind != "text":
+            parsed[feature.name] = tf.cast(parsed[feature.name], tf.int32)
+    return parsed
 
 
 def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
@@ -106,12 +121,22 @@ def _encode_feature(feature: Feature, column: Column) -> list[bytes]:
         texts = [text.encode("utf-8") for text in column]
         return [_entry_prefix(feature.name, 1, len(text)) + text for text in texts]
     rows = column if isinstance(column, Ragged) else Ragged(np.asarray(column), np.arange(len(column) + 1))
+    if feature.kind == "times":
+        rows = _gaps(rows)
     packed, ends = _varints(rows.values)
     bounds = np.concatenate([[0], ends])[rows.offsets].tolist()
     payload = packed.tobytes()
     return [
         _entry_prefix(feature.name, 3, end - start) + payload[start:end] for start, end in itertools.pairwise(bounds)
     ]
+
+
+def _gaps(times: Ragged) -> Ragged:
+    """The first time of each row, then the differences."""
+    gaps = np.diff(times.values, prepend=0)
+    first = times.offsets[:-1][times.lengths > 0]
+    gaps[first] = times.values[first]
+    return Ragged(gaps, times.offsets)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # few sizes recur
@@ -133,7 +158,7 @@ def _varint(value: int) -> bytes:
 
 
 def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Protocol buffer varints of non-negative integers: their bytes, and where each value ends."""
+    """Protocol buffer varints of int64 values: their bytes, and where each value ends. Negative ones take 10 bytes."""
     values = values.astype(np.uint64)
     sizes = np.ones(len(values), np.int64)
     for bits in range(7, 64, 7):

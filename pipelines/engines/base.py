@@ -21,6 +21,9 @@ from tfrecords.ragged import Ragged
 Source = LogSource | MarkovLog | TfdsLog
 T = TypeVar("T")
 MAX_TIME = 1e29  # the range of DECIMAL(38, 9); no event is later
+# SQL for the time of an event in seconds. Times so large that they are no seconds are cut off.
+_LARGEST_SECONDS = "CAST('9000000000000000' AS DECIMAL(38, 9))"
+SQL_SECONDS = f"CAST(floor(greatest(least(time, {_LARGEST_SECONDS}), -{_LARGEST_SECONDS})) AS BIGINT)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,7 @@ class ShardSequences:
         user_ids: raw ids.
         user_keys: uint64 [users], hashes of the user ids that do not depend on machine or engine.
         sequences: the items of each user, oldest first, as indices into the list of all item ids.
+        times: int64 [events], the time of each event of `sequences` in seconds, rounded down; see `SQL_SECONDS`.
         early_events: int64 [users], number of events before `data.split_time`.
         old_events: int64 [users], number of events before `data.train_since`; 0 if it is not set.
         also_met: the items of each user's dropped low-rated events, as indices into the same list; an item may be in
@@ -42,6 +46,7 @@ class ShardSequences:
     user_ids: list[str]
     user_keys: np.ndarray
     sequences: Ragged
+    times: np.ndarray
     early_events: np.ndarray
     old_events: np.ndarray
     also_met: Ragged

@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.engines.base import PreparedLog, ShardSequences, nothing_left, sql_before
+from pipelines.engines.base import SQL_SECONDS, PreparedLog, ShardSequences, nothing_left, sql_before
 from tfrecords.config import DataConfig
 from tfrecords.hashed_random import TIES, hashed_bits, hashed_bits_sql, portable_key_sql
 from tfrecords.ragged import Ragged
@@ -161,12 +161,13 @@ def stream_shards(connection: duckdb.DuckDBPyConnection, num_shards: int) -> Ite
             [shard],
         ).to_arrow_table()
         lengths = users["events"].to_numpy()
-        values = dense[rows(int(lengths.sum()))]
+        items, times = rows(int(lengths.sum()))
         yield ShardSequences(
             shard,
             users["user_id"].to_pylist(),
             users["key"].to_numpy().astype(np.uint64),
-            Ragged.from_lengths(values, lengths),
+            Ragged.from_lengths(dense[items], lengths),
+            times,
             users["early_events"].to_numpy(),
             users["old_events"].to_numpy(),
             _also_met(connection, users["user_index"].to_numpy(), dense),
@@ -185,27 +186,28 @@ def _also_met(connection: duckdb.DuckDBPyConnection, users: np.ndarray, dense: n
     return Ragged.from_lengths(dense[met["item_index"].to_numpy()], lengths)
 
 
-def _stream_rows(connection: duckdb.DuckDBPyConnection) -> Callable[[int], np.ndarray]:
-    """Returns a function that reads the next n item indices of the sorted table."""
+def _stream_rows(connection: duckdb.DuckDBPyConnection) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Returns a function that reads the item indices and the times of the next n rows of the sorted table."""
     # It has its own cursor, because the caller queries the users while this stream is open. It uses a relation, not
     # execute(), and preserves the insertion order: otherwise two threads may return chunks out of order.
     cursor = connection.cursor()
-    reader = cursor.sql("SELECT user_index, item_index FROM sequences").to_arrow_reader(_BATCH_ROWS)
-    waiting: list[np.ndarray] = []
+    query = f"SELECT user_index, item_index, {SQL_SECONDS} AS seconds FROM sequences"
+    reader = cursor.sql(query).to_arrow_reader(_BATCH_ROWS)
+    waiting = [(np.zeros(0, np.int32), np.zeros(0, np.int64))]
     last_user = -1
 
-    def take(number: int) -> np.ndarray:
+    def take(number: int) -> tuple[np.ndarray, np.ndarray]:
         nonlocal waiting, last_user
-        while sum(map(len, waiting)) < number:
+        while sum(len(items) for items, _ in waiting) < number:
             batch: pa.RecordBatch = reader.read_next_batch()
             users = batch.column(0).to_numpy()
             if len(users):
                 if users[0] < last_user or np.any(np.diff(users) < 0):
                     raise RuntimeError("the engine returned sequences out of order")
                 last_user = users[-1]
-                waiting.append(batch.column(1).to_numpy())
-        values = np.concatenate(waiting) if waiting else np.zeros(0, np.int32)
-        waiting = [values[number:]]
-        return values[:number]
+                waiting.append((batch.column(1).to_numpy(), batch.column(2).to_numpy()))
+        items, times = map(np.concatenate, zip(*waiting, strict=True))
+        waiting = [(items[number:], times[number:])]
+        return items[:number], times[:number]
 
     return take

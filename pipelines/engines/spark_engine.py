@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.engines.base import PreparedLog, ShardSequences, Source, nothing_left, sql_before
+from pipelines.engines.base import SQL_SECONDS, PreparedLog, ShardSequences, Source, nothing_left, sql_before
 from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.progress import Progress
 from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches, load_file
@@ -146,6 +146,7 @@ class SparkEngine:
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
             .withColumn("early", F.expr(sql_before(data.split_time)))
             .withColumn("old", F.expr(sql_before(data.train_since)))
+            .withColumn("seconds", F.expr(SQL_SECONDS))
             .withColumn("met", F.lit(False))
         )
         if data.tie_order == "hash":
@@ -169,7 +170,7 @@ class SparkEngine:
         results = (
             self._sequences.repartition(min(self._num_shards, 4096), "shard")
             .sortWithinPartitions(*self._order)
-            .select("shard", "user_id", "key", "item_id", "early", "old", "met")
+            .select("shard", "user_id", "key", "item_id", "seconds", "early", "old", "met")
             .mapInArrow(functools.partial(_map_batches, function, item_ids), "shard int, result binary")
         )
         found = {row.shard: row.result for row in results.collect()}
@@ -179,7 +180,8 @@ class SparkEngine:
             if shard in found:
                 yield pickle.loads(found[shard])
             else:
-                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), nobody, nothing, nothing, nobody))
+                nobodys_events = nobody, nothing, nothing, nothing
+                yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), *nobodys_events, nobody))
 
     def _written(self, events: "DataFrame") -> "DataFrame":
         """Writes the events to files, which survive the loss of a machine, and reads them back."""
@@ -351,6 +353,7 @@ def _shard_of(events: pa.Table, item_ids: pa.Array) -> ShardSequences:
         user_ids.to_pylist(),
         events["key"].to_numpy()[starts].astype(np.uint64),
         Ragged.from_lengths(items, lengths),
+        events["seconds"].to_numpy(),
         early,
         old,
         Ragged.from_lengths(met_items, np.bincount(met_users, minlength=len(user_ids))),

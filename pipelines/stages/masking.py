@@ -23,6 +23,7 @@ class MaskedWindows:
     """Windows and their masked instances; see `tfrecords.schema.MASKED_WINDOW`.
 
     Attributes:
+        windows: int64 [windows], their indices.
         keys: uint64 [windows], random and distinct: sorting by them shuffles.
         item_ids: the windows' items.
         masked_counts: int64 [windows, instances per window], number of masked slots of each instance.
@@ -30,6 +31,7 @@ class MaskedWindows:
         shown_item_ids: the ids that these slots show; a row is empty if all of its slots show [MASK].
     """
 
+    windows: np.ndarray
     keys: np.ndarray
     item_ids: Ragged
     masked_counts: np.ndarray
@@ -68,6 +70,7 @@ def mask_windows(
         counts = np.bincount(masks.rows, minlength=len(keys)).reshape(-1, copies)
         masked_per_window = counts.sum(axis=1)
         yield MaskedWindows(
+            chunk,
             window_keys[chunk],
             item_ids,
             counts,

@@ -92,18 +92,24 @@ class ShardBuilder:
 
     def build(self, users: ShardSequences) -> "BuiltShard":
         """Writes the shard's three files."""
-        sequences = Ragged(self.ids[users.sequences.values], users.sequences.offsets)
-        split = split_sequences(sequences, users.early_events, users.user_keys, self.config.data)
-        met = joined(sequences, Ragged(self.ids[users.also_met.values], users.also_met.offsets))
-        records, histogram = self._mask(split, users)
+        items = self.ids[users.sequences.values]
+        events = Ragged(np.arange(len(items)), users.sequences.offsets)
+        split = split_sequences(events, users.early_events, users.user_keys, self.config.data)
+        met = joined(Ragged(items, events.offsets), Ragged(self.ids[users.also_met.values], users.also_met.offsets))
+        records, histogram = self._mask(split, items, users)
         files, few_negatives = {"train": self._write("train", users.shard, records)}, {}
         for name, targets in (("validation", split.validation), ("test", split.test)):
-            files[name], few_negatives[name] = self._write_targets(name, users, met, split, targets)
-        return BuiltShard(files, histogram, len(sequences.values), few_negatives)
+            files[name], few_negatives[name] = self._write_targets(name, users, items, met, split, targets)
+        return BuiltShard(files, histogram, len(items), few_negatives)
 
-    def _mask(self, split: Split, users: ShardSequences) -> tuple[ShuffledRecords, list[LengthCount]]:
+    def _mask(
+        self, split: Split, items: np.ndarray, users: ShardSequences
+    ) -> tuple[ShuffledRecords, list[LengthCount]]:
+        """Masks the windows of the training events; `items`: int32 [events], as integer ids."""
         data, vocabulary_size = self.config.data, len(self.counts) + NUM_SPECIAL_IDS
-        windows = cut_windows(split.training, data.max_seq_length, data.sliding_window).reaching(users.old_events)
+        training = Ragged(items[split.training.values], split.training.offsets)
+        times = users.times[split.training.values]
+        windows = cut_windows(training, data.max_seq_length, data.sliding_window).reaching(users.old_events)
         records = ShuffledRecords(self.data_dir)
         histogram: Counter[int] = Counter()
         max_masked: Counter[int] = Counter()
@@ -114,6 +120,7 @@ class ShardBuilder:
                 "masked_counts": Ragged.from_lengths(chunk.masked_counts.ravel(), np.full(number, copies)),
                 "masked_positions": chunk.masked_positions,
                 "shown_item_ids": chunk.shown_item_ids,
+                "times": windows.slices(times, chunk.windows),
             }
             records.add(chunk.keys, encode(MASKED_WINDOW, columns))
             max_of_window = chunk.masked_counts.max(axis=1).tolist()
@@ -123,7 +130,7 @@ class ShardBuilder:
         return records, [LengthCount(length, number, max_masked[length]) for length, number in histogram.items()]
 
     def _write_targets(
-        self, name: str, users: ShardSequences, met: Ragged, split: Split, targets: Targets
+        self, name: str, users: ShardSequences, items: np.ndarray, met: Ragged, split: Split, targets: Targets
     ) -> tuple[Shard, int]:
         """Writes the evaluation users of a split; also returns how many have too few negatives."""
         data, few = self.config.data, 0
@@ -135,10 +142,13 @@ class ShardBuilder:
                 keys = users.user_keys[some.users]
                 negatives = draw_negatives(met.rows(some.users), keys, self.counts, data.num_negatives, data.seed, name)
                 few += int(np.sum(negatives.lengths < data.num_negatives))
+                histories, ends = some.histories, some.histories.offsets[1:]
+                times = np.insert(users.times[histories.values], ends, users.times[some.targets])
                 columns: dict[str, Column] = {
-                    "item_ids": some.histories,
+                    "item_ids": Ragged(items[histories.values], histories.offsets),
                     "negative_item_ids": negatives,
-                    "target_item_id": some.item_ids,
+                    "target_item_id": items[some.targets],
+                    "times": Ragged.from_lengths(times, histories.lengths + 1),
                     "trained_items": split.training.lengths[some.users],
                     "user_id": [users.user_ids[user] for user in some.users],
                 }

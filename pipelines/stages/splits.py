@@ -14,27 +14,30 @@ _VALIDATED = 2**40  # separates the draws of validated users from those of windo
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """The targets of one split: predict `item_ids[i]` from row i of `histories`.
+    """The targets of one split: predict `targets[i]` from row i of `histories`.
 
     Attributes:
         users: int64 [rows], the row of the sequences that each target belongs to.
-        histories: all of the user's items before the target, oldest first.
-        item_ids: int64 [rows].
+        histories: all of the user's events before the target, oldest first.
+        targets: int64 [rows].
     """
 
     users: np.ndarray
     histories: Ragged
-    item_ids: np.ndarray
+    targets: np.ndarray
 
     def rows(self, first: int, last: int) -> "Targets":
         """The rows from `first` (inclusive) to `last` (exclusive)."""
         indices = np.arange(first, min(last, len(self.users)))
-        return Targets(self.users[indices], self.histories.rows(indices), self.item_ids[indices])
+        return Targets(self.users[indices], self.histories.rows(indices), self.targets[indices])
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """User sequences split into training sequences (one per user) and two sets of targets."""
+    """User sequences split into training sequences (one per user) and two sets of targets.
+
+    The values are those of the sequences that were split: items, or numbers of events.
+    """
 
     training: Ragged
     validation: Targets
@@ -45,7 +48,7 @@ def split_sequences(sequences: Ragged, early_events: np.ndarray, user_keys: np.n
     """Splits by `data.split`; draws the users who are validated.
 
     Args:
-        sequences: items of each user, oldest first.
+        sequences: events of each user, oldest first.
         early_events: int64 [users], number of events before `data.split_time`.
         user_keys: uint64 [users].
         data: of the pipeline.
@@ -91,6 +94,6 @@ def temporal(sequences: Ragged, early_events: np.ndarray, drawn: np.ndarray) -> 
 
 
 def _targets(sequences: Ragged, users: np.ndarray, offsets: np.ndarray) -> Targets:
-    """For each user, the item at an offset of the sequence as the target, and all items before it as the history."""
+    """For each user, the event at an offset of the sequence as the target, and all events before it as the history."""
     starts = sequences.offsets[users]
     return Targets(users, take_slices(sequences.values, starts, offsets), sequences.values[starts + offsets])

@@ -25,8 +25,12 @@ class Windows:
 
     def item_ids(self, windows: np.ndarray) -> Ragged:
         """The items of the windows at some indices."""
+        return self.slices(self.training.values, windows)
+
+    def slices(self, values: np.ndarray, windows: np.ndarray) -> Ragged:
+        """The rows of the windows at some indices, of values that run parallel to those of `training`."""
         starts = self.training.offsets[self.sequences[windows]] + self.starts[windows]
-        return take_slices(self.training.values, starts, self.lengths[windows])
+        return take_slices(values, starts, self.lengths[windows])
 
     def reaching(self, offsets: np.ndarray) -> "Windows":
         """The windows with an item at or after an offset of their sequence; `offsets` is int64 [sequences]."""

@@ -1,10 +1,12 @@
 """A data directory from a log: what is counted, how items are numbered, and what is refused."""
 
 import dataclasses
+import math
 import pathlib
 from collections import Counter
 
 import pytest
+import tensorflow as tf
 
 from pipelines.build import DROPPED, BuildResult, build_records
 from pipelines.sources.log_source import LogSource
@@ -12,6 +14,7 @@ from pipelines.sources.synthetic import MarkovLog
 from tfrecords.config import DataConfig, MaskingConfig, RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest, verify
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Schema, parse
 from tfrecords.vocabulary import Vocabulary
 
 DATA = DataConfig(max_seq_length=4, min_user_events=2, min_item_events=2, num_negatives=1, num_shards=2)
@@ -119,6 +122,40 @@ def test_leave_one_out_needs_a_user_of_three_events(tmp_path: pathlib.Path) -> N
     log = MarkovLog(num_users=5, num_items=4, num_themes=2, min_events=2, max_events=2)
     with pytest.raises(InputError, match="needs a user with at least 3 events"):
         build_records(log, {}, CONFIG, str(tmp_path / "data"))
+
+
+def test_records_hold_the_times_of_their_events(tmp_path: pathlib.Path) -> None:
+    days = 86_400
+    times = {"ann": [0.5, 3, 3.999, 4, 2 * days, 2 * days, 9 * days], "bob": [-days, -0.5, 5, 1e12, 1e12 + 1]}  # no times of the calendar
+    log = tmp_path / "log.csv"
+    rows = [f"{user},{number},{time}\n" for user, row in times.items() for number, time in enumerate(row)]
+    log.write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    source = LogSource(
+        [str(log)], user_column="user_id", item_column="item_id", timestamp_column="timestamp", timestamp_unit="none"
+    )
+    data = dataclasses.replace(DATA, min_item_events=1, sliding_window=0.5, tie_order="input")
+    build_records(source, {}, RecordsConfig(data), str(tmp_path / "data"))
+    vocabulary = Vocabulary.load(tmp_path / "data")
+
+    def records(split: str, schema: Schema) -> list[dict]:
+        files = sorted(map(str, (tmp_path / "data" / split).iterdir()))
+        return [parse(schema, record) for record in tf.data.TFRecordDataset(files)]
+
+    def expected(user: str, items: list[int], target: int | None = None) -> list[int]:
+        numbers = [int(vocabulary.item_ids[item - 3]) for item in [*items, *([] if target is None else [target])]]
+        return [math.floor(times[user][number]) for number in numbers]
+
+    for split in ("validation", "test"):
+        users = records(split, EVALUATION_USER)
+        assert {user["user_id"].numpy().decode() for user in users} == times.keys()
+        for user in users:
+            items, target = user["item_ids"].numpy().tolist(), int(user["target_item_id"])
+            assert user["times"].numpy().tolist() == expected(user["user_id"].numpy().decode(), items, target)
+    windows = records("train", MASKED_WINDOW)
+    assert [len(window["item_ids"]) for window in windows].count(4) == 2, "two windows of ann's"
+    for window in windows:
+        user = "ann" if len(window["item_ids"]) == 4 else "bob"
+        assert window["times"].numpy().tolist() == expected(user, window["item_ids"].numpy().tolist())
 
 
 def test_training_counts_are_those_of_the_log(tmp_path: pathlib.Path) -> None:

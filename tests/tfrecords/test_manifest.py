@@ -105,6 +105,15 @@ def test_another_schema_version_is_refused(data_dir: pathlib.Path) -> None:
         Manifest.load(data_dir)
 
 
+def test_records_of_the_version_without_times_are_read(data_dir: pathlib.Path) -> None:
+    content = (data_dir / MANIFEST_FILE).read_bytes()
+    assert Manifest.from_bytes(content, "now").has_times
+    values = json.loads(content) | {"schema_version": 2}
+    earlier = Manifest.from_bytes(json.dumps(values).encode(), "before")
+    assert not earlier.has_times
+    assert json.loads(earlier.to_bytes()) == values
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null", b"{}", b'{"schema_version": 2}'])
 def test_content_that_is_no_manifest_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / MANIFEST_FILE).write_bytes(content)

@@ -1,5 +1,7 @@
 """The record encoder against tf.train.Example, and the parser against the encoder."""
 
+from itertools import pairwise
+
 import numpy as np
 import tensorflow as tf
 from hypothesis import example, given, settings
@@ -13,12 +15,13 @@ Row = dict[str, list[int] | int | str]
 
 def rows_of(schema: Schema, largest: int) -> st.SearchStrategy[list[Row]]:
     ids = st.integers(0, largest) | st.sampled_from([0, 127, 128, 16_383, 16_384, largest])
-    kinds = {"ids": st.lists(ids, max_size=8), "id": ids, "text": st.text(max_size=8)}
+    times = st.lists(st.integers(-(10**15), 10**15), max_size=8).map(sorted)
+    kinds = {"ids": st.lists(ids, max_size=8), "id": ids, "text": st.text(max_size=8), "times": times}
     return st.lists(st.fixed_dictionaries({feature.name: kinds[feature.kind] for feature in schema}), max_size=5)
 
 
 def columns_of(schema: Schema, rows: list[Row]) -> dict[str, Column]:
-    arrays = {"ids": ragged, "id": lambda values: np.array(values, np.int64), "text": list}
+    arrays = {"ids": ragged, "times": ragged, "id": lambda values: np.array(values, np.int64), "text": list}
     return {feature.name: arrays[feature.kind]([row[feature.name] for row in rows]) for feature in schema}
 
 
@@ -29,7 +32,9 @@ def example_of(schema: Schema, row: Row) -> bytes:
         if feature.kind == "text":
             features[feature.name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
         else:
-            values = value if feature.kind == "ids" else [value]
+            values = [value] if feature.kind == "id" else value
+            if feature.kind == "times":
+                values = value[:1] + [later - earlier for earlier, later in pairwise(value)]
             features[feature.name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
@@ -38,10 +43,11 @@ LONG = {
     "item_ids": list(range(3, 300)),
     "negative_item_ids": [2**40] * 90,
     "target_item_id": 0,
+    "times": [-7, -7, 0, 2**31, 2**40],
     "trained_items": 150,
     "user_id": "Zoë 😀" * 40,
 }
-EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "trained_items": 0, "user_id": ""}
+EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "times": [], "trained_items": 0, "user_id": ""}
 
 
 @given(rows_of(EVALUATION_USER, 2**40))
@@ -61,7 +67,7 @@ def test_masked_windows_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) ->
 
 @given(rows_of(EVALUATION_USER, 2**31 - 1))
 @example(
-    [{"item_ids": [], "negative_item_ids": [7], "target_item_id": 2**31 - 1, "trained_items": 0, "user_id": "Zoë\t😀"}]
+    [EMPTY | {"negative_item_ids": [7], "target_item_id": 2**31 - 1, "times": [-(2**40), 5], "user_id": "Zoë\t😀"}]
 )
 @settings(max_examples=30)
 def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
@@ -71,6 +77,17 @@ def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
         for name in ("item_ids", "negative_item_ids", "target_item_id"):
             assert parsed[name].dtype == tf.int32
             assert parsed[name].numpy().tolist() == row[name]
+        assert parsed["times"].dtype == tf.int64
+        assert parsed["times"].numpy().tolist() == row["times"]
+
+
+def test_records_without_times_are_read() -> None:
+    earlier = tuple(feature for feature in MASKED_WINDOW if feature.kind != "times")
+    row = {"item_ids": [3, 4], "masked_counts": [1], "masked_positions": [0], "shown_item_ids": []}
+    (record,) = encode(earlier, columns_of(earlier, [row]))
+    parsed = parse(MASKED_WINDOW, tf.constant(record))
+    assert parsed["item_ids"].numpy().tolist() == [3, 4]
+    assert parsed["times"].numpy().tolist() == []
 
 
 def test_features_are_sorted_by_name() -> None:

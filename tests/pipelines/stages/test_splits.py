@@ -24,7 +24,7 @@ def test_leave_one_out_equals_slices_of_lists(users: list[tuple[list[int], bool]
     for targets, expected_users, cut in ((split.validation, validated, 2), (split.test, tested, 1)):
         assert isinstance(targets, Targets)
         assert targets.users.tolist() == expected_users
-        assert targets.item_ids.tolist() == [sequences[user][-cut] for user in expected_users]
+        assert targets.targets.tolist() == [sequences[user][-cut] for user in expected_users]
         assert lists(targets.histories) == [sequences[user][:-cut] for user in expected_users]
 
 
@@ -46,11 +46,11 @@ def test_temporal_split_equals_slices_of_lists(users: list[tuple[list[int], int,
         items[: number - (user in validated)] for user, (items, number) in enumerate(pairs)
     ]
     assert split.validation.users.tolist() == validated
-    assert split.validation.item_ids.tolist() == [sequences[user][early[user] - 1] for user in validated]
+    assert split.validation.targets.tolist() == [sequences[user][early[user] - 1] for user in validated]
     assert lists(split.validation.histories) == [sequences[user][: early[user] - 1] for user in validated]
     tested = [user for user, (items, number) in enumerate(pairs) if number < len(items) > 1]
     assert split.test.users.tolist() == tested
-    assert split.test.item_ids.tolist() == [sequences[user][-1] for user in tested]
+    assert split.test.targets.tolist() == [sequences[user][-1] for user in tested]
     assert lists(split.test.histories) == [sequences[user][:-1] for user in tested]
 
 
