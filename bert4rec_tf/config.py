@@ -89,6 +89,16 @@ class ModelConfig:
     item_id_dropout: float = 0.1
     """With item features: the share of items that stand for unknown ones in a step of training, with their features
     alone, so that features learn to describe items without training events."""
+    time_bias: bool = _shapes_weights(False)
+    """Whether each head adds a learned bias to an attention score, one for each of 72 buckets of the logarithm of the
+    time between the two events, as in HSTU (Zhai et al., ICML 2024), and one if a time is unknown. Not in the paper."""
+    request_time: float = _shapes_weights(0.0)
+    """Above 0: the model takes the time of the request. The slot that predicts an item gets an embedding of the time
+    since the event before it, from the same buckets. In training, this share of the slots know the time of the item to
+    predict; the others learn to predict without. Not in the paper."""
+    time_dropout: float = 0.1
+    """With time_bias or request_time: the share of the training rows whose times are hidden, so that the model also
+    answers requests without times."""
     block: Literal["transformer", "gated"] = _shapes_weights("transformer")
     """"transformer": the paper's blocks. "gated": what a sublayer adds is first multiplied by a learned gate,
     sigmoid(LN(x) W + b), as in LiGR (Borisyuk et al., 2025, arXiv 2502.03417); needs layer_norm=pre."""
@@ -128,10 +138,21 @@ class ModelConfig:
         check_field(self, "attention_dropout", 0 <= self.attention_dropout < 1, "at least 0 and below 1")
         check_field(self, "initializer_range", self.initializer_range > 0, "above 0")
         check_field(self, "neighbours", self.neighbours >= 0, "at least 0")
+        check_field(self, "request_time", 0 <= self.request_time < 1, "at least 0 and below 1")
+        check_field(self, "time_dropout", 0 <= self.time_dropout < 1, "at least 0 and below 1")
         check_field(self, "item_id_dropout", 0 <= self.item_id_dropout < 1, "at least 0 and below 1")
         check_field(
             self, "block", self.block != "gated" or self.layer_norm == "pre", "transformer unless layer_norm is pre"
         )
+
+    @property
+    def uses_times(self) -> bool:
+        """Whether the model takes the times of events.
+
+        >>> ModelConfig().uses_times, ModelConfig(time_bias=True).uses_times
+        (False, True)
+        """
+        return self.time_bias or self.request_time > 0
 
     @property
     def predicts_next_items(self) -> bool:
@@ -257,6 +278,10 @@ class EvaluationConfig:
     drop_seen: bool = True
     """True: items of the user's history are not ranked, as by default at serving. A target that is in the history then
     counts as missed. False: they are ranked, as by `recommend` with drop_seen=false."""
+    target_time: bool = False
+    """Whether a model with model.request_time is told the time of the target, as a server knows the time of a request.
+    A target's time is that of the event itself, so this is a little more than a server knows. Some published figures
+    use it."""
 
 
 @dataclasses.dataclass(frozen=True)

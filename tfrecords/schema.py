@@ -28,8 +28,8 @@ class Feature:
     `ids` is an int64 list of any length, `id` one int64, `text` one UTF-8 string, and `times` an int64 list of any
     length: the first event's time, then the seconds from each event to the next.
 
-    >>> [f"{feature.name}: {feature.kind}" for feature in EVALUATION_USER]
-    ['item_ids: ids', 'negative_item_ids: ids', 'target_item_id: id', 'times: times', 'trained_items: id', 'user_id: text']
+    >>> {feature.name: feature.kind for feature in MASKED_WINDOW[2:]}
+    {'masked_positions': 'ids', 'shown_item_ids': 'ids', 'times': 'times'}
     """
 
     name: str

@@ -5,8 +5,9 @@ import os
 import pathlib
 from typing import Any
 
+from bert4rec_tf.config import EvaluationConfig
 from bert4rec_tf.evaluation.baselines import baseline_scorer
-from bert4rec_tf.evaluation.evaluate import Scorer, evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import Scorer, choose_times, evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import TOP_K
 from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.evaluation.user_ranks import UserRanks
@@ -56,28 +57,35 @@ class EvaluationRecords:
         trained.check_vocabulary(self.vocabulary, f"{os.fspath(model_dir)} and {self.data_dir}")
         return trained
 
-    def evaluate(self, system: TrainedModel | str, split: str, drop_seen: bool) -> tuple[UserRanks, dict[str, Any]]:
+    def evaluate(
+        self, system: TrainedModel | str, split: str, rules: EvaluationConfig
+    ) -> tuple[UserRanks, dict[str, Any]]:
         """Ranks the held-out item of each user.
 
         Args:
             system: a model with this vocabulary, or the name of a baseline.
             split: "test" or "validation".
-            drop_seen: whether items of the history are left out of the ranking.
+            rules: how targets are ranked.
 
         Returns:
             The ranks of all users, and the content of metrics.json without "hardware".
 
         Raises:
-            InputError: the records changed, or "optimum" on a log whose optimum is unknown.
+            InputError: the records changed or lack times, "optimum" on a log whose optimum is unknown, or
+                `evaluation.target_time` with a system that takes no request time.
         """
         scorer: Scorer
         if isinstance(system, TrainedModel):
             scorer, description = system.model.score_next_item, system.description()
-            max_items = system.config.data.max_seq_length - 1
+            max_items, model = system.config.data.max_seq_length - 1, system.config.model
+            takes = model.uses_times, model.request_time > 0
         else:
             scorer = baseline_scorer(system, self.vocabulary, lambda: MarkovLog.from_description(self.manifest.source))
             description, max_items = {"baseline": system}, 1  # no baseline reads more than the last item
+            takes = False, False
+        times = choose_times(*takes, self.manifest.has_times, rules.target_time)
         with self.verified.unchanged():
-            ranker = make_ranker(scorer, TOP_K, drop_seen)
+            ranker = make_ranker(scorer, TOP_K, rules.drop_seen, times)
             ranks = evaluate(ranker, self.data_dir, self.manifest, split, max_items=max_items)
-        return ranks, metrics_json(ranks, description, self.manifest, self.vocabulary, split, drop_seen)
+        choices = rules.drop_seen, rules.target_time
+        return ranks, metrics_json(ranks, description, self.manifest, self.vocabulary, split, *choices)

@@ -129,8 +129,8 @@ def evaluate(
         system = "popularity"
     else:
         system = records.load_model(model)
-    if drop_seen is None:
-        settings = system.config.evaluation if isinstance(system, TrainedModel) else EvaluationConfig()
-        drop_seen = settings.drop_seen
-    ranks, metrics = records.evaluate(system, split, drop_seen)
+    rules = system.config.evaluation if isinstance(system, TrainedModel) else EvaluationConfig()
+    if drop_seen is not None:
+        rules = dataclasses.replace(rules, drop_seen=drop_seen)
+    ranks, metrics = records.evaluate(system, split, rules)
     return Evaluation(metrics, users_table(ranks, records.vocabulary))

@@ -76,9 +76,9 @@ def main() -> None:
     records = EvaluationRecords.open(str(_DATA.value), "run the same command again when the records are complete")
     item_groups = read_item_groups(_GROUPS.value, records.vocabulary) if _GROUPS.value else None
     trained = records.load_model(_MODEL.value) if _MODEL.value else None
-    drop_seen = _evaluation_config(trained).drop_seen
-    second_run = _second_run(records.manifest, drop_seen)
-    ranks, metrics = records.evaluate(trained or str(_BASELINE.value), _SPLIT.value, drop_seen)
+    rules = _evaluation_config(trained)
+    second_run = _second_run(records.manifest, rules.drop_seen)
+    ranks, metrics = records.evaluate(trained or str(_BASELINE.value), _SPLIT.value, rules)
     metrics["hardware"] = hardware()
     if _OUTPUT.value:
         write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, records.vocabulary)

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -15,19 +15,24 @@ from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import PAD_ID
 
-Scorer = Callable[[tf.Tensor], tf.Tensor]  # histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]
+# Histories int32 [B, L], padded with PAD_ID -> scores float32 [B, V]. With times it also takes those of the histories,
+# int64 [B, L], and those of the targets, int64 [B] or None.
+Scorer = Callable[..., tf.Tensor]
+# The times that a scorer gets: none; those of the history; also the target's own, which no server knows before it asks.
+Times = Literal["none", "history", "target"]
 Ranker = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 _MAX_BATCH_USERS = 256
 _MAX_BATCH_SCORES = 1 << 26  # users times items, so a large catalogue gets smaller batches
 
 
-def make_ranker(scorer: Scorer, top_k: int = 0, drop_seen: bool = True) -> Ranker:
+def make_ranker(scorer: Scorer, top_k: int = 0, drop_seen: bool = True, times: Times = "none") -> Ranker:
     """Builds the graph that ranks a batch of users. Build it once and call it for every batch.
 
     Args:
         scorer: scores all items after each history.
         top_k: K, the number of best items to compute; with 0, as in training, that step is left out.
         drop_seen: `evaluation.drop_seen`: whether items of the history are left out, as serving leaves them out.
+        times: which times the scorer is called with, besides the histories.
 
     Returns:
         A function from a batch to "finite", bool: whether all scores are; "full" and "sampled", int32 [B], the ranks;
@@ -36,7 +41,9 @@ def make_ranker(scorer: Scorer, top_k: int = 0, drop_seen: bool = True) -> Ranke
 
     @tf.function(input_signature=[dict(EVALUATION_BATCH)])
     def rank(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        scores, seen, targets = scorer(batch["item_ids"]), batch["seen_item_ids"], batch["target_item_id"]
+        seen, targets = batch["seen_item_ids"], batch["target_item_id"]
+        with_times = () if times == "none" else (batch["times"], batch["target_time"] if times == "target" else None)
+        scores = scorer(batch["item_ids"], *with_times)
         repeats = tf.reduce_any(seen == targets[:, None], axis=1)
         dropped = seen if drop_seen else seen[:, :0]
         missed = repeats & drop_seen
@@ -94,6 +101,34 @@ def evaluate(
         columns_of_batch = (found["full"], sampled, *from_records, found["repeats"], found["recommended"])
         columns.append([values.numpy() for values in columns_of_batch])
     return UserRanks(user_ids, *map(np.concatenate, zip(*columns, strict=True)))
+
+
+def choose_times(uses_times: bool, takes_request_time: bool, records_have_times: bool, target_time: bool) -> Times:
+    """Which times a ranker needs.
+
+    Args:
+        uses_times: whether the model does.
+        takes_request_time: whether it was trained to use the time of a request.
+        records_have_times: whether the records hold the times of events.
+        target_time: `evaluation.target_time`.
+
+    Raises:
+        InputError: the records have no times, or the model does not take the target's.
+    """
+    if target_time and not takes_request_time:
+        raise InputError(
+            "evaluation.target_time=true needs a model that takes the time of a request. Received: one that does not. "
+            "Fix: train with model.request_time above 0, or set evaluation.target_time=false"
+        )
+    if not uses_times:
+        return "none"
+    if not records_have_times:
+        raise InputError(
+            "A model with model.time_bias or model.request_time needs records with the times of events. Received: "
+            "records of an earlier version, which have none. Fix: rebuild them with pipelines/make_tfrecords.py "
+            "--overwrite, or leave these settings out"
+        )
+    return "target" if target_time else "history"
 
 
 def merge_evaluation_settings(trained: dict[str, Any], overrides: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -23,10 +23,12 @@ def metrics_json(
     vocabulary: Vocabulary,
     split: str,
     drop_seen: bool = True,
+    target_time: bool = False,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
-    `repeats` counts the users whose target is in their own history; `drop_seen` is the rule that ranked them. The key
+    `repeats` counts the users whose target is in their own history; `drop_seen` is the rule that ranked them.
+    `target_time` tells whether the model was told the time of the target. The key
     `unseen_users`, for users without a trained item, exists only if there are any; `catalogue` exists only if the best
     items were computed.
     """
@@ -34,6 +36,7 @@ def metrics_json(
     return {
         "split": split,
         "drop_seen": drop_seen,
+        "target_time": target_time,
         **ranks.metrics(),
         "repeats": {"users": int(ranks.repeats.sum()), "share": float(ranks.repeats.mean())},
         **({"unseen_users": unseen.metrics()} if unseen.user_ids else {}),
@@ -63,6 +66,8 @@ def _as_json(content: dict[str, Any]) -> str:
 
 def print_results(metrics: dict[str, Any], manifest: Manifest) -> None:
     """Prints the metrics of all users, of users unseen in training, and of groups of users."""
+    if metrics["target_time"]:
+        print("The model was told the time of each target (evaluation.target_time=true).")
     _print_metrics(metrics["split"], metrics, manifest)
     if "unseen_users" in metrics:
         _print_metrics(f"{metrics['split']}, unseen in training", metrics["unseen_users"], manifest)

@@ -15,6 +15,8 @@ EVALUATION_BATCH = {
     "negative_item_ids": tf.TensorSpec([None, None], tf.int32),
     "seen_item_ids": tf.TensorSpec([None, None], tf.int32),
     "target_item_id": tf.TensorSpec([None], tf.int32),
+    "target_time": tf.TensorSpec([None], tf.int64),
+    "times": tf.TensorSpec([None, None], tf.int64),
     "trained_items": tf.TensorSpec([None], tf.int32),
     "user_id": tf.TensorSpec([None], tf.string),
 }
@@ -45,14 +47,22 @@ def evaluation_batches(
     Returns:
         Dicts of item_ids int32 [B, L], the histories, and seen_item_ids int32 [B, S], each item of the whole history
         once, both padded with PAD_ID; history_length int32 [B], of the whole history; target_item_id int32 [B];
-        negative_item_ids int32 [B, M] padded with PAD_ID; trained_items int32 [B]; user_id string [B].
+        times int64 [B, L] and target_time int64 [B], in seconds since the user's first event, -1 if the records have no
+        times; negative_item_ids int32 [B, M] padded with PAD_ID; trained_items int32 [B]; user_id string [B].
     """
 
     def read_user(record: tf.Tensor) -> dict[str, tf.Tensor]:
         user = parse(EVALUATION_USER, record)
         history = user["item_ids"]
+        if manifest.has_times:
+            times = user["times"] - user["times"][0]
+        else:
+            times = tf.fill([tf.size(history) + 1], tf.constant(-1, tf.int64))
+        newest = slice(None if max_items is None else -max_items, None)
         return user | {
-            "item_ids": history if max_items is None else history[-max_items:],
+            "item_ids": history[newest],
+            "times": times[:-1][newest],
+            "target_time": times[-1],
             "seen_item_ids": tf.unique(history).y,
             "history_length": tf.size(history),
         }

@@ -23,6 +23,8 @@ DrawKeys = Callable[[tf.Tensor], tf.Tensor]  # instance ids -> uint64 [...], key
 # An instance id is turn * IDS_PER_TURN + file * IDS_PER_FILE + record, each counted from 0.
 IDS_PER_FILE = 1 << 30
 IDS_PER_TURN = IDS_PER_FILE << 17  # more files than a data directory can have
+_ITEMS = tuple(feature for feature in MASKED_WINDOW if feature.name == "item_ids")
+_ITEMS_AND_TIMES = tuple(feature for feature in MASKED_WINDOW if feature.name in ("item_ids", "times"))
 
 
 class TrainingInstances(abc.ABC):
@@ -32,11 +34,13 @@ class TrainingInstances(abc.ABC):
 
     Args:
         manifest: of the records.
+        with_times: whether instances have the times of their events.
     """
 
-    def __init__(self, manifest: Manifest):
+    def __init__(self, manifest: Manifest, with_times: bool = False):
         self._manifest = manifest
         self._masking = manifest.config.masking
+        self._with_times = with_times
 
     @abc.abstractmethod
     def length_histogram(self) -> Sequence[LengthCount]:
@@ -57,7 +61,9 @@ class TrainingInstances(abc.ABC):
 
         Returns:
             item_ids int32 [any]; masked_item_ids int32 [any], the items to predict; masked_positions int32 [any], their
-            slots, unless all slots are predicted. What `mask` adds to a batch may be missing.
+            slots, unless all slots are predicted. What `mask` adds to a batch may be missing. With times also times
+            int32 [any], of the events that the slots stand for, in seconds since the window's first; where slots
+            predict next items, then that of the last item to predict.
         """
 
     def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
@@ -81,6 +87,18 @@ class TrainingInstances(abc.ABC):
             int32 [B, P].
         """
         return batch
+
+    def _window(self, record: tf.Tensor) -> tuple[tf.Tensor, Instances]:
+        """The items of a window, int32 [any], and its `_times`."""
+        window = parse(_ITEMS_AND_TIMES if self._with_times else _ITEMS, record)
+        return window["item_ids"], self._times(window)
+
+    def _times(self, window: Instances) -> Instances:
+        """Times for the instances of a parsed record, int32 [any], as a dict; empty without times."""
+        if not self._with_times:
+            return {}
+        times = tf.minimum(window["times"] - window["times"][:1], tf.int32.max - 1)
+        return {"times": tf.cast(tf.reshape(times, tf.shape(window["item_ids"])), tf.int32)}
 
 
 class StoredMaskInstances(TrainingInstances):
@@ -109,7 +127,7 @@ class StoredMaskInstances(TrainingInstances):
         }
         if self._masking.random_item_rate or self._masking.kept_item_rate:
             instance["shown_item_ids"] = window["shown_item_ids"][first : first + number]
-        return instance
+        return instance | self._times(window)
 
     def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
         masked = tf.where(batch["masked_item_ids"] != PAD_ID)
@@ -126,22 +144,24 @@ class RedrawnMaskInstances(StoredMaskInstances):
     Args:
         manifest: of the records; their stored masks are not used.
         vocabulary_size: V, for random replacement items.
+        with_times: whether instances have the times of their events.
     """
 
-    def __init__(self, manifest: Manifest, vocabulary_size: int):
-        super().__init__(manifest)
+    def __init__(self, manifest: Manifest, vocabulary_size: int, with_times: bool = False):
+        super().__init__(manifest, with_times)
         self._vocabulary_size = vocabulary_size
 
     def max_predictions(self, bucket: Bucket) -> int:
         return max_predictions_of(bucket.length, self._masking)
 
     def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        return {"item_ids": _window_items(record), "instance_id": instance_id}
+        item_ids, times = self._window(record)
+        return {"item_ids": item_ids, "instance_id": instance_id} | times
 
     def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        keys = draw_keys(batch["instance_id"])
+        keys = draw_keys(batch.pop("instance_id"))
         predictions = tf.cast(predictions, tf.int32)
-        return draw_masks(batch["item_ids"], keys, self._masking, self._vocabulary_size, predictions)
+        return batch | draw_masks(batch["item_ids"], keys, self._masking, self._vocabulary_size, predictions)
 
 
 class NextItemInstances(TrainingInstances):
@@ -165,8 +185,8 @@ class NextItemInstances(TrainingInstances):
         return 1
 
     def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        item_ids = _window_items(record)
-        return {"item_ids": item_ids[:-1], "masked_item_ids": item_ids[1:]}
+        item_ids, times = self._window(record)
+        return {"item_ids": item_ids[:-1], "masked_item_ids": item_ids[1:]} | times
 
     def _windows(self, row: LengthCount) -> int:
         return row.instances // self._masking.instances_per_window
@@ -182,10 +202,11 @@ class RandomPrefixInstances(NextItemInstances):
     Args:
         manifest: of the records.
         causal_rows: share of the rows with s = 0.
+        with_times: whether instances have the times of their events.
     """
 
-    def __init__(self, manifest: Manifest, causal_rows: float):
-        super().__init__(manifest)
+    def __init__(self, manifest: Manifest, causal_rows: float, with_times: bool = False):
+        super().__init__(manifest, with_times)
         self._causal_rows = causal_rows
 
     def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
@@ -193,8 +214,7 @@ class RandomPrefixInstances(NextItemInstances):
         slots = tf.size(instance["item_ids"])
         prefix = draw_prefix(slots, self._causal_rows, draw_keys(instance_id))
         predicted = tf.range(slots) >= prefix - 1
-        return {
-            "item_ids": instance["item_ids"],
+        return instance | {
             "masked_item_ids": tf.where(predicted, instance["masked_item_ids"], PAD_ID),
             "prefix_lengths": prefix,
         }
@@ -226,14 +246,22 @@ class LastItemInstances(TrainingInstances):
         return self._masking.instances_per_window + extra
 
     def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        item_ids = _window_items(record)
+        item_ids, times = self._window(record)
         last = draw_length(tf.size(item_ids), draw_keys(instance_id)) - 1
-        shown = tf.concat([item_ids[:last], [MASK_ID]], axis=0)
-        return {"item_ids": shown, "masked_positions": last[None], "masked_item_ids": item_ids[last, None]}
+        instance = {
+            "item_ids": tf.concat([item_ids[:last], [MASK_ID]], axis=0),
+            "masked_positions": last[None],
+            "masked_item_ids": item_ids[last, None],
+        }
+        return instance | {name: values[: last + 1] for name, values in times.items()}
 
 
 def training_instances(
-    manifest: Manifest, objective: Objective, vocabulary_size: int | None = None, causal_rows: float = 0.0
+    manifest: Manifest,
+    objective: Objective,
+    vocabulary_size: int | None = None,
+    causal_rows: float = 0.0,
+    with_times: bool = False,
 ) -> TrainingInstances:
     """The instances of an objective.
 
@@ -242,22 +270,20 @@ def training_instances(
         objective: what is predicted.
         vocabulary_size: V, to draw new masks in every pass; None: the masks of the records. Only for "masked_item".
         causal_rows: see `RandomPrefixInstances`. Only for "random_prefix".
+        with_times: whether instances have the times of their events.
     """
     if objective == "random_prefix":
-        return RandomPrefixInstances(manifest, causal_rows)
+        return RandomPrefixInstances(manifest, causal_rows, with_times)
     if objective == "next_item":
-        return NextItemInstances(manifest)
+        return NextItemInstances(manifest, with_times)
     if objective == "last_item":
-        return LastItemInstances(manifest)
-    return StoredMaskInstances(manifest) if vocabulary_size is None else RedrawnMaskInstances(manifest, vocabulary_size)
+        return LastItemInstances(manifest, with_times)
+    if vocabulary_size is None:
+        return StoredMaskInstances(manifest, with_times)
+    return RedrawnMaskInstances(manifest, vocabulary_size, with_times)
 
 
 def windows_of_one_item(manifest: Manifest) -> int:
     """Training windows that have no next item to predict."""
     instances = sum(row.instances for row in manifest.length_histogram if row.length == 1)
     return instances // manifest.config.masking.instances_per_window
-
-
-def _window_items(record: tf.Tensor) -> tf.Tensor:
-    (item_ids,) = parse(MASKED_WINDOW[:1], record).values()
-    return item_ids

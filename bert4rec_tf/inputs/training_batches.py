@@ -32,6 +32,7 @@ def training_batches(
     vocabulary_size: int | None = None,
     objective: Objective = "masked_item",
     causal_rows: float = 0.0,
+    with_times: bool = False,
 ) -> tf.data.Dataset:
     """Endless batches; which records the n-th one holds is a function of the seed and n.
 
@@ -50,13 +51,14 @@ def training_batches(
             masks of the records. Only "masked_item" uses it.
         objective: what is predicted.
         causal_rows: share of the rows with an empty prefix. Only "random_prefix" uses it.
+        with_times: whether batches hold the times of events.
 
     Returns:
         Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions (not with "next_item" and
         "random_prefix") and masked_item_ids int32 [B, P], masked_weights float32 [B, P], and with "random_prefix"
-        prefix_lengths int32 [B, 1].
+        prefix_lengths int32 [B, 1]. With times also times int32 [B, L + 1], see `TrainingInstances.make_instance`.
     """
-    instances = training_instances(manifest, objective, vocabulary_size, causal_rows)
+    instances = training_instances(manifest, objective, vocabulary_size, causal_rows, with_times)
     shapes = _BatchShapes(buckets, [instances.max_predictions(bucket) for bucket in buckets], batch_size)
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards("train") if shard.records]
     steps = steps_per_pass(buckets, batch_size)
@@ -114,6 +116,7 @@ class _BatchShapes:
         self._predictions = tf.constant(predictions, tf.int64)
         # With a single shape, batches have a static shape.
         self._static_length = buckets[0].length if len(buckets) == 1 else None
+        self._static_times = buckets[0].length + 1 if len(buckets) == 1 else None
         self._static_predictions = predictions[0] if len(buckets) == 1 else None
 
     def bucket_of(self, instance: Instances) -> tf.Tensor:
@@ -122,7 +125,8 @@ class _BatchShapes:
 
     def padded(self, bucket: tf.Tensor, instances: tf.data.Dataset) -> tf.data.Dataset:
         """One batch of the instances of a bucket."""
-        widths = {"item_ids": self._lengths[bucket, None], "instance_id": [], "prefix_lengths": [1]}
+        length = self._lengths[bucket, None]
+        widths = {"item_ids": length, "instance_id": [], "prefix_lengths": [1], "times": length + 1}
         shapes = {name: widths.get(name, self._predictions[bucket, None]) for name in instances.element_spec}
         padding = {name: tf.constant(PAD_ID, spec.dtype) for name, spec in instances.element_spec.items()}
         return instances.padded_batch(self._batch_size, shapes, padding_values=padding)
@@ -136,8 +140,8 @@ class _BatchShapes:
         missing = self._batch_size - tf.shape(batch["item_ids"])[0]
         filled = {name: tf.pad(value, [[0, missing], [0, 0]]) for name, value in batch.items()}
         for name, value in filled.items():
-            width = {"item_ids": self._static_length, "prefix_lengths": 1}.get(name, self._static_predictions)
-            value.set_shape([self._batch_size, width])
+            widths = {"item_ids": self._static_length, "prefix_lengths": 1, "times": self._static_times}
+            value.set_shape([self._batch_size, widths.get(name, self._static_predictions)])
         return filled | {
             "valid_mask": filled["item_ids"] != PAD_ID,
             "masked_weights": tf.cast(filled["masked_item_ids"] != PAD_ID, tf.float32),

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.dropout import SeededDropout
+from bert4rec_tf.model.event_times import GAP_BUCKETS, SlotTimes
 from bert4rec_tf.model.layers import Projection, derived_seed
 
 # Added to the scores of slots that must not be attended to: padding, and later slots where they are hidden. Their
@@ -21,7 +22,8 @@ class MultiHeadAttention(tf.keras.layers.Layer):
     in SASRec (Kang & McAuley, ICDM 2018). A row with a prefix length is left to right too, except that all its slots
     attend to the prefix (Raffel et al., JMLR 2020, section 3.2). With `config.relative_distances` each head adds a
     learned bias to a score, for the distance from the query's slot to the attended one (as in T5: the same paper,
-    section 2.1).
+    section 2.1). With `config.time_bias` it adds another one, for the time between the two events (HSTU: Zhai et al.,
+    ICML 2024; there all heads of a block share it).
 
     Args:
         config: sizes, dropout, initialisation, and which slots are attended to.
@@ -46,6 +48,8 @@ class MultiHeadAttention(tf.keras.layers.Layer):
             self.distance_bias = self.add_weight(
                 "distance_bias", [distances, self.config.num_heads], initializer="zeros"
             )
+        if self.config.time_bias:
+            self.time_bias = self.add_weight("time_bias", [GAP_BUCKETS + 1, self.config.num_heads], initializer="zeros")
         super().build(input_shape)
 
     def call(
@@ -56,6 +60,7 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         query_positions: tf.Tensor | None = None,
         dropout_seed: tf.Tensor | None = None,
         prefix_lengths: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> tf.Tensor:
         """Attends from the slots of `queries` to those of the window.
 
@@ -67,18 +72,24 @@ class MultiHeadAttention(tf.keras.layers.Layer):
             dropout_seed: see `SeededDropout`.
             prefix_lengths: int32 [B, 1], the first slots of a row that all its slots attend to; None: all slots, or
                 with causal attention none. Of the others a slot attends to itself and those before it.
+            times: of the window's slots; only with `config.time_bias`.
 
         Returns:
             float32 [B, P, D].
         """
         query, key, value = self._project(queries, hidden)
-        weights = self._softmax_weights(query, key, valid_mask, query_positions, prefix_lengths)
+        weights = self._softmax_weights(query, key, valid_mask, query_positions, prefix_lengths, times)
         weights = self.dropout(weights, dropout_seed)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return self.output_projection(tf.reshape(attended, tf.shape(queries)))
 
     def attention_weights(
-        self, queries: tf.Tensor, hidden: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+        self,
+        queries: tf.Tensor,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        query_positions: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> tf.Tensor:
         """The weights after the softmax, without dropout.
 
@@ -87,12 +98,13 @@ class MultiHeadAttention(tf.keras.layers.Layer):
             hidden: see `call`.
             valid_mask: see `call`.
             query_positions: see `call`.
+            times: see `call`.
 
         Returns:
             float32 [B, h, P, L], from the query's slot to the attended one; each row sums to 1.
         """
         query, key, _ = self._project(queries, hidden)
-        return self._softmax_weights(query, key, valid_mask, query_positions)
+        return self._softmax_weights(query, key, valid_mask, query_positions, None, times)
 
     def _project(self, queries: tf.Tensor, hidden: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The queries [B, h, P, D / h], keys and values [B, h, L, D / h] of all heads."""
@@ -111,11 +123,14 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         key: tf.Tensor,
         valid_mask: tf.Tensor,
         query_positions: tf.Tensor | None,
-        prefix_lengths: tf.Tensor | None = None,
+        prefix_lengths: tf.Tensor | None,
+        times: SlotTimes | None,
     ) -> tf.Tensor:
         head_size = self.config.hidden_size // self.config.num_heads
         scores = tf.matmul(query * head_size**-0.5, key, transpose_b=True)  # [B, h, P, L]
         hiding = tf.where(valid_mask, 0.0, _HIDDEN_SCORE)[:, None, None, :]
+        if self.config.time_bias and times is not None:
+            scores += tf.transpose(tf.gather(self.time_bias, times.between(query_positions)), [0, 3, 1, 2])
         key_positions = tf.range(tf.shape(key)[2])
         if query_positions is None:
             query_positions = key_positions[None, :]

@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 Batch = dict[str, tf.Tensor]
-ENCODER_INPUTS = ("item_ids", "valid_mask", "masked_positions", "dropout_seed", "packed_index", "prefix_lengths")
+ENCODER_INPUTS = (
+    "item_ids", "valid_mask", "masked_positions", "dropout_seed", "packed_index", "prefix_lengths", "times",
+)  # fmt: skip
 _PACKED_SIZES = 8  # values of M for one batch shape; XLA compiles the step once for each
 
 

@@ -11,6 +11,7 @@ from bert4rec_tf.config import Config, ModelConfig
 from bert4rec_tf.model.batch import ENCODER_INPUTS, Batch, pack_masked_slots
 from bert4rec_tf.model.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.model.encoder import Encoder
+from bert4rec_tf.model.event_times import UNKNOWN_TIME, SlotTimes, slot_times, times_from_first
 from bert4rec_tf.model.item_features import FeatureArrays, FeatureShapes
 from bert4rec_tf.model.losses import masked_item_loss
 from bert4rec_tf.model.masked_item_head import MaskedItemHead
@@ -23,6 +24,7 @@ _INPUT_SPECS = {
     "valid_mask": tf.TensorSpec([None, None], tf.bool),
     "masked_positions": tf.TensorSpec([None, None], tf.int32),
     "prefix_lengths": tf.TensorSpec([None, 1], tf.int32),
+    "times": tf.TensorSpec([None, None], tf.int32),
     "dropout_seed": tf.TensorSpec([3], tf.int32),
     "masked_item_ids": tf.TensorSpec([None, None], tf.int32),
     "masked_weights": tf.TensorSpec([None, None], tf.float32),
@@ -45,6 +47,7 @@ class Bert4Rec(tf.keras.Model):
         valid_mask         bool [B, L], True = a real item or [MASK]
         masked_positions   int32 [B, P], optional, the slots to score; by default all, and P is L
         prefix_lengths     int32 [B, 1], optional, see `MultiHeadAttention.call`
+        times              int32 [B, L] or [B, L + 1], optional, see `slot_times`; only models with times use them
         dropout_seed       int32 [3], optional, see `SeededDropout`; by default there is dropout only if `training`
 
     `fit` and `evaluate` also need the labels in this dict: `masked_item_ids`, int32 [B, P], and `masked_weights`,
@@ -141,6 +144,7 @@ class Bert4Rec(tf.keras.Model):
             seed,
             prefix_lengths=inputs.get("prefix_lengths"),
             item_vectors=vectors,
+            times=inputs.get("times"),
         )
         return self.head(hidden, vectors, self.all_biases(seed))
 
@@ -152,34 +156,53 @@ class Bert4Rec(tf.keras.Model):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
         prefix_lengths: tf.Tensor | None = None,
+        times: tf.Tensor | None = None,
         item_vectors: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in the layers' own `call`.
 
+        `times`: see `slot_times`.
+
         >>> trained.model.encode(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]), None).shape
         TensorShape([1, 3, 16])
         """
-        hidden = self.embedding(item_ids, valid_mask, dropout_seed, item_vectors)
-        return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths)
+        known = self._slot_times(times, item_ids, dropout_seed)
+        hidden = self.embedding(item_ids, valid_mask, dropout_seed, item_vectors, known)
+        return self.encoder(hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths, known)
+
+    def _slot_times(
+        self, times: tf.Tensor | None, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None
+    ) -> SlotTimes | None:
+        return slot_times(times, item_ids, self.config, dropout_seed) if self.config.uses_times else None
 
     def attention_weights(
-        self, item_ids: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+        self,
+        item_ids: tf.Tensor,
+        valid_mask: tf.Tensor,
+        query_positions: tf.Tensor | None = None,
+        times: tf.Tensor | None = None,
     ) -> list[tf.Tensor]:
-        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `EncoderBlock.call`.
+        """Attention weights of each block, float32 [B, h, P, L], without dropout; arguments as in `encode`.
 
         >>> weights = trained.model.attention_weights(tf.constant([[3, 5, 6]]), tf.constant([[True, True, True]]))
         >>> len(weights), weights[0].shape
         (1, TensorShape([1, 2, 3, 3]))
         """
-        return self.encoder.attention_weights(self.embedding(item_ids, valid_mask), valid_mask, query_positions)
+        known = self._slot_times(times, item_ids, None)
+        hidden = self.embedding(item_ids, valid_mask, times=known)
+        return self.encoder.attention_weights(hidden, valid_mask, query_positions, known)
 
-    def score_next_item(self, histories: tf.Tensor) -> tf.Tensor:
+    def score_next_item(
+        self, histories: tf.Tensor, times: tf.Tensor | None = None, request_times: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Scores every item as the next one: appends [MASK] to each history and predicts it (paper section 3.6).
 
         A model of next items (`config.attention` "prefix" or "causal") predicts it at the history's last item instead.
 
         Args:
-            histories: as for `encode_next_item`.
+            histories: as for `encode_next_item`, like the other arguments.
+            times: of the events.
+            request_times: for which the next item is predicted.
 
         Returns:
             float32 [B, V], -1e9 for special ids. A row does not depend on its padding or on the other rows.
@@ -190,15 +213,20 @@ class Bert4Rec(tf.keras.Model):
         >>> trained.vocabulary.item_ids[int(tf.argmax(scores[0])) - NUM_SPECIAL_IDS]
         '4'
         """
-        return self(self._next_item_inputs(histories))[:, 0]
+        return self(self._next_item_inputs(histories, times, request_times))[:, 0]
 
-    def encode_next_item(self, histories: tf.Tensor) -> tf.Tensor:
+    def encode_next_item(
+        self, histories: tf.Tensor, times: tf.Tensor | None = None, request_times: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The query of the next item: its inner product with an item's embedding, plus the item's bias, is the logit.
 
         Args:
             histories: int32 [B, L] of any L, oldest first, PAD_ID anywhere. Special ids are skipped. Of the items that
                 remain, the last N - 1 are used (also if no [MASK] follows them: a window of N items has N - 1 next
                 items, so position N is never trained).
+            times: int64 [B, L], the time of each event in seconds; negative if it is unknown. None: all are unknown.
+                Only models with times use them.
+            request_times: int64 [B], the time for which the next item is predicted; negative or None: unknown.
 
         Returns:
             float32 [B, D].
@@ -211,20 +239,34 @@ class Bert4Rec(tf.keras.Model):
         >>> np.allclose(scores[:, 3:], trained.model.score_next_item(histories)[:, 3:], atol=1e-4)
         True
         """
-        inputs = self._next_item_inputs(histories)
-        return self.head.project(self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"]))
+        inputs = self._next_item_inputs(histories, times, request_times)
+        return self.head.project(
+            self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"], times=inputs.get("times"))
+        )
 
-    def _next_item_inputs(self, histories: tf.Tensor) -> Batch:
-        items = tf.ragged.boolean_mask(histories, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
+    def _next_item_inputs(
+        self, histories: tf.Tensor, times: tf.Tensor | None, request_times: tf.Tensor | None
+    ) -> Batch:
+        def newest(values: tf.Tensor) -> tf.RaggedTensor:
+            return tf.ragged.boolean_mask(values, histories >= NUM_SPECIAL_IDS)[:, -(self.max_seq_length - 1) :]
+
+        items = newest(histories)
         lengths = tf.cast(items.row_lengths(), tf.int32)
         item_ids = tf.concat([items, tf.fill([tf.shape(histories)[0], 1], MASK_ID)], axis=1).to_tensor(PAD_ID)
         # A model of next items ignores the appended [MASK], unless the history is empty and it is the only slot.
         valid_lengths = tf.maximum(lengths, 1) if self.config.predicts_next_items else lengths + 1
-        return {
+        inputs = {
             "item_ids": item_ids,
             "valid_mask": tf.sequence_mask(valid_lengths, tf.shape(item_ids)[1]),
             "masked_positions": valid_lengths[:, None] - 1,
         }
+        if not self.config.uses_times or (times is None and request_times is None):
+            return inputs
+        unknown = tf.constant(UNKNOWN_TIME, tf.int64)
+        times = tf.fill(tf.shape(histories), unknown) if times is None else times
+        asked = tf.fill([tf.shape(histories)[0]], unknown) if request_times is None else request_times
+        padded = tf.concat([newest(times), asked[:, None]], axis=1).to_tensor(unknown)
+        return inputs | {"times": times_from_first(padded)}
 
     def compile(
         self,
@@ -490,13 +532,13 @@ class Bert4Rec(tf.keras.Model):
 
     def _loss(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """The loss summed over the masked items of a packed batch, and the sum of their weights."""
-        item_ids, valid_mask, positions, seed, packed, prefix = (batch.get(name) for name in ENCODER_INPUTS)
+        item_ids, valid_mask, positions, seed, packed, prefix, times = (batch.get(name) for name in ENCODER_INPUTS)
         if self._sampled_loss is None:
             vectors = self.embedding.all_vectors(seed)
-            hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, vectors)
+            hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, times, vectors)
             logits = self.head(hidden, vectors, self.all_biases(seed))
             return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
-        hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix)
+        hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, times)
         drawn = tf.reshape(batch["masked_item_ids"], [-1]), batch["sampled_item_ids"]
         items = [(self.embedding.vectors_of(ids, seed), self._bias_of(ids, seed)) for ids in drawn]
         return self._sampled_loss(*self.head.sampled_logits(hidden, *items), batch)

@@ -9,6 +9,7 @@ import bert4rec_tf.legacy_keras  # noqa: F401, a check
 # Every dropout layer of a model has a salt of its own.
 ITEM_ID_SALT, EMBEDDING_SALT = 0, 1
 _FIRST_BLOCK_SALT, _SALTS_PER_BLOCK = 2, 10
+ROW_TIMES_SALT, REQUEST_TIMES_SALT = 10, 11  # salts of the first block that it does not use
 
 
 class BlockSalts(NamedTuple):

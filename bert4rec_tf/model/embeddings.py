@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.dropout import EMBEDDING_SALT, SeededDropout
+from bert4rec_tf.model.event_times import GAP_BUCKETS, SlotTimes, gap_buckets
 from bert4rec_tf.model.item_features import FeatureShapes, ItemFeatureEmbedding
 from bert4rec_tf.model.layers import derived_seed, layer_norm, paper_initializer
 
@@ -15,7 +16,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
     Departures from the paper's text: dropout follows the sum, as in the authors' code. With
     `config.embedding_layer_norm` a layer norm comes between the two. Positions may count from the newest item, and
-    `config.neighbours` mixes in the items beside a slot. With `config.item_features` v_i also holds the item's
+    `config.neighbours` mixes in the items beside a slot. `config.request_time` adds an embedding of the time that is
+    asked for. With `config.item_features` v_i also holds the item's
     features, and with `config.item_vectors` "unit" it has the length 1.
 
     Args:
@@ -58,6 +60,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             self.weight_before = self.add_weight("neighbour_before", [size], initializer=start)
             if not self.config.predicts_next_items:
                 self.weight_after = self.add_weight("neighbour_after", [size], initializer=start)
+        if self.config.request_time:
+            self.request_gap_table = self.add_weight("request_gap_table", [GAP_BUCKETS + 1, size], initializer="zeros")
         super().build(input_shape)
 
     def call(
@@ -66,6 +70,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         valid_mask: tf.Tensor,
         dropout_seed: tf.Tensor | None = None,
         item_vectors: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> tf.Tensor:
         """Embeds windows.
 
@@ -74,6 +79,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             valid_mask: bool [B, L], True = a real item or [MASK]; these come first.
             dropout_seed: see `SeededDropout`.
             item_vectors: float32 [V, D], all of them, if they were computed already.
+            times: of the windows' slots; only with `config.request_time`.
 
         Returns:
             float32 [B, L, D].
@@ -90,6 +96,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         elif self.config.positions == "from_newest":
             newest = tf.reduce_sum(tf.cast(valid_mask, tf.int32), axis=1, keepdims=True) - 1
             embedded += tf.gather(self.position_table, tf.maximum(newest - slot_index, 0))
+        if self.config.request_time and times is not None:
+            embedded += tf.gather(self.request_gap_table, gap_buckets(times.request_gaps))
         return self.dropout(embedded if self.norm is None else self.norm(embedded), dropout_seed)
 
     def vectors_of(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.attention import MultiHeadAttention
 from bert4rec_tf.model.dropout import SeededDropout, block_salts
+from bert4rec_tf.model.event_times import SlotTimes
 from bert4rec_tf.model.layers import Projection, derived_seed, layer_norm
 
 
@@ -54,6 +55,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
         prefix_lengths: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> tf.Tensor:
         """Hidden states after the block.
 
@@ -64,6 +66,7 @@ class EncoderBlock(tf.keras.layers.Layer):
             dropout_seed: see `SeededDropout`.
             packed_index: int32 [M], which of the B x P computed slots are no padding; None: all.
             prefix_lengths: see `MultiHeadAttention.call`.
+            times: see `MultiHeadAttention.call`.
 
         Returns:
             float32 [B, P, D]; [1, M, D] if `packed_index` is given.
@@ -72,7 +75,7 @@ class EncoderBlock(tf.keras.layers.Layer):
         if packed_index is not None and dropout_seed is not None:
             row_slots = tf.shape(hidden if query_positions is None else query_positions)[1]
             slot_index = dropout_seed[2] * row_slots + packed_index
-        attended = self._attend(hidden, valid_mask, query_positions, dropout_seed, prefix_lengths)
+        attended = self._attend(hidden, valid_mask, query_positions, dropout_seed, prefix_lengths, times)
         hidden = _gather_slots(self._residual(_gather_slots(hidden, query_positions), attended), None, packed_index)
         if self.config.layer_norm != "pre":
             hidden = self.attention_norm(hidden)
@@ -82,13 +85,16 @@ class EncoderBlock(tf.keras.layers.Layer):
         return hidden if self.config.layer_norm == "pre" else self.feed_forward_norm(hidden)
 
     def attention_weights(
-        self, hidden: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+        self,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        query_positions: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> tf.Tensor:
         """The attention weights of this block, float32 [B, h, P, L]; see `MultiHeadAttention.attention_weights`."""
         states = self._attention_input(hidden)
-        return self.attention.attention_weights(
-            _gather_slots(states, query_positions), states, valid_mask, query_positions
-        )
+        queries = _gather_slots(states, query_positions)
+        return self.attention.attention_weights(queries, states, valid_mask, query_positions, times)
 
     def _attention_input(self, hidden: tf.Tensor) -> tf.Tensor:
         return self.attention_norm(hidden) if self.config.layer_norm == "pre" else hidden
@@ -100,10 +106,11 @@ class EncoderBlock(tf.keras.layers.Layer):
         query_positions: tf.Tensor | None,
         dropout_seed: tf.Tensor | None,
         prefix_lengths: tf.Tensor | None,
+        times: SlotTimes | None,
     ) -> tf.Tensor:
         states = self._attention_input(hidden)
         queries = _gather_slots(states, query_positions)
-        attended = self.attention(queries, states, valid_mask, query_positions, dropout_seed, prefix_lengths)
+        attended = self.attention(queries, states, valid_mask, query_positions, dropout_seed, prefix_lengths, times)
         if self.attention_gate is not None:
             attended *= self.attention_gate(queries)
         return self.attention_dropout(attended, dropout_seed)
@@ -143,24 +150,29 @@ class Encoder(tf.keras.layers.Layer):
         dropout_seed: tf.Tensor | None = None,
         packed_index: tf.Tensor | None = None,
         prefix_lengths: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> tf.Tensor:
         """Hidden states of the last block, which computes only the slots that are needed.
 
         Arguments and shapes as in `EncoderBlock.call`.
         """
         for block in self.blocks[:-1]:
-            hidden = block(hidden, valid_mask, dropout_seed=dropout_seed, prefix_lengths=prefix_lengths)
-        hidden = self.blocks[-1](hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths)
+            hidden = block(hidden, valid_mask, None, dropout_seed, None, prefix_lengths, times)
+        hidden = self.blocks[-1](hidden, valid_mask, query_positions, dropout_seed, packed_index, prefix_lengths, times)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
     def attention_weights(
-        self, hidden: tf.Tensor, valid_mask: tf.Tensor, query_positions: tf.Tensor | None = None
+        self,
+        hidden: tf.Tensor,
+        valid_mask: tf.Tensor,
+        query_positions: tf.Tensor | None = None,
+        times: SlotTimes | None = None,
     ) -> list[tf.Tensor]:
         """The attention weights of each block, float32 [B, h, P, L]; arguments as in `call`."""
         weights = []
         for block in self.blocks:
-            weights.append(block.attention_weights(hidden, valid_mask, query_positions))
-            hidden = block(hidden, valid_mask)
+            weights.append(block.attention_weights(hidden, valid_mask, query_positions, times))
+            hidden = block(hidden, valid_mask, times=times)
         return weights
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress, has_checkpoint
 from bert4rec_tf.config import Config, TrainingConfig
+from bert4rec_tf.evaluation.evaluate import choose_times
 from bert4rec_tf.inputs.length_buckets import steps_per_pass
 from bert4rec_tf.inputs.objectives import Objective, training_instances
 from bert4rec_tf.inputs.training_batches import objective_buckets
@@ -66,6 +67,8 @@ def prepare(
     manifest = Manifest.load(data_dir)
     config = _config_with_records(settings, manifest, data_dir)
     _check_strategy(strategy, config)
+    takes = config.model.uses_times, config.model.request_time > 0
+    ranked_times = choose_times(*takes, manifest.has_times, config.evaluation.target_time)
     first_objective = _FIRST_OBJECTIVES[config.model.attention]
     _check_something_to_predict(data_dir, manifest, first_objective)
     records = VerifiedRecords(data_dir, manifest, _FIX_CHANGED_RECORDS)
@@ -112,6 +115,7 @@ def prepare(
         progress=progress,
         checkpoints=checkpoints,
         first_objective=first_objective,
+        ranked_times=ranked_times,
         time_limit_seconds=time_limit_seconds,
         steps_are_done=steps_are_done,
         is_finished=finished,

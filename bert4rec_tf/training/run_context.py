@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config
+from bert4rec_tf.evaluation.evaluate import Times
 from bert4rec_tf.inputs.length_buckets import Bucket, steps_per_pass
 from bert4rec_tf.inputs.objectives import Objective
 from bert4rec_tf.inputs.training_batches import objective_buckets
@@ -36,6 +37,7 @@ class RunContext:
         progress: step, schedule and best validation so far; saved in every checkpoint.
         checkpoints: where model, optimizer and progress are saved.
         first_objective: what the model learns before the last stage.
+        ranked_times: the times that validation ranks with.
         time_limit_seconds: for the whole run, earlier calls included; None: no limit.
         steps_are_done: no step is left. Always false in a process that is not the chief.
         is_finished: neither a step nor a validation is left. Always false in a process that is not the chief.
@@ -56,6 +58,7 @@ class RunContext:
     progress: Progress
     checkpoints: Checkpoints
     first_objective: Objective
+    ranked_times: Times
     time_limit_seconds: float | None
     steps_are_done: bool
     is_finished: bool

@@ -91,7 +91,8 @@ def _train(context: RunContext) -> None:
     monitor, signals = None, StopSignals()
     if context.is_chief:
         _print_sizes(context)
-        ranker = make_ranker(context.model.score_next_item, drop_seen=context.config.evaluation.drop_seen)
+        drop_seen, times = context.config.evaluation.drop_seen, context.ranked_times
+        ranker = make_ranker(context.model.score_next_item, drop_seen=drop_seen, times=times)
         min_steps = _steps_class(context).min_steps()
         monitor = TrainingMonitor(context, lambda: _rank_validation_users(context, ranker, signals), min_steps)
     try:
@@ -203,4 +204,5 @@ def _batches(context: RunContext) -> tf.data.Dataset:
         context.vocabulary.size if training.masking == "resample" else None,
         context.objective,
         context.causal_rows,
+        context.config.model.uses_times,
     )

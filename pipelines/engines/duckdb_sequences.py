@@ -193,7 +193,7 @@ def _stream_rows(connection: duckdb.DuckDBPyConnection) -> Callable[[int], tuple
     cursor = connection.cursor()
     query = f"SELECT user_index, item_index, {SQL_SECONDS} AS seconds FROM sequences"
     reader = cursor.sql(query).to_arrow_reader(_BATCH_ROWS)
-    waiting = [(np.zeros(0, np.int32), np.zeros(0, np.int64))]
+    waiting: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int32), np.zeros(0, np.int64))]
     last_user = -1
 
     def take(number: int) -> tuple[np.ndarray, np.ndarray]:

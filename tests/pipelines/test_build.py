@@ -126,7 +126,10 @@ def test_leave_one_out_needs_a_user_of_three_events(tmp_path: pathlib.Path) -> N
 
 def test_records_hold_the_times_of_their_events(tmp_path: pathlib.Path) -> None:
     days = 86_400
-    times = {"ann": [0.5, 3, 3.999, 4, 2 * days, 2 * days, 9 * days], "bob": [-days, -0.5, 5, 1e12, 1e12 + 1]}  # no times of the calendar
+    times = {
+        "ann": [0.5, 3, 3.999, 4, 2 * days, 2 * days, 9 * days],
+        "bob": [-days, -0.5, 5, 1e12, 1e12 + 1],
+    }  # no times of the calendar
     log = tmp_path / "log.csv"
     rows = [f"{user},{number},{time}\n" for user, row in times.items() for number, time in enumerate(row)]
     log.write_text("user_id,item_id,timestamp\n" + "".join(rows))

@@ -6,6 +6,8 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
                                                          where positions count from the newest item
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
     0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, optional
+    0.b_time [73, h]  request_gap [73, D]                added to a score for the time between two events, and to the
+                                                         input for the time that a slot is asked for, both optional
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
     0.W_gate_1 0.W_gate_2 [D, D]  0.b_gate_1 ... [D]     gates of the attention and of the feed-forward, optional
     before after [D]                                     times the embeddings beside a slot, optional
@@ -15,12 +17,13 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 Weights = dict[str, np.ndarray]
 
-_NUM_SPECIAL_IDS = 3
+_NUM_SPECIAL_IDS, _MASK_ID, _UNKNOWN_GAP = 3, 1, 72
 _SPECIAL_LOGIT = -1e9
 
 
@@ -32,18 +35,21 @@ def masked_logits(
     layer_norm: str,
     prefix: int | None = None,
     residual: bool = True,
+    times: Sequence[tuple[int | None, int | None]] | None = None,
 ) -> np.ndarray:
     """Logits [P, V] at `positions` of one sequence: `item_ids` int [L], `valid` bool [L], all `positions` valid.
 
     With a `prefix`, what comes after the query's slot scores minus infinity, unless it is one of the first `prefix`
     slots; 0 is the masked attention of Vaswani et al., 2017, section 3.2.3. Without one, every slot attends to all.
-    Positions, layer norms and feed-forward sublayers whose weights are missing are left out (Table 5).
+    Positions, layer norms and feed-forward sublayers whose weights are missing are left out (Table 5). `times`: see
+    `times_of_slots`; None: all are unknown.
     """
     # Padding affects nothing, so it is removed here.
     slots = np.flatnonzero(valid)
-    hidden = _embedded(weights, item_ids[slots], slots)
+    times = [(None, None)] * len(slots) if times is None else times
+    hidden = _embedded(weights, item_ids[slots], slots, [gap for _, gap in times])
     for part in _blocks(weights):
-        hidden = _after(hidden, part, layer_norm, prefix, residual)
+        hidden = _after(hidden, part | {"times": [time for time, _ in times]}, layer_norm, prefix, residual)
     if layer_norm == "pre":
         hidden = _norm(hidden, weights["final_norm"])
     at_masks = hidden[np.searchsorted(slots, positions)]
@@ -54,11 +60,31 @@ def masked_logits(
     return logits
 
 
+def times_of_slots(item_ids: list[int], times: list[int], next_items: bool) -> list[tuple[int | None, int | None]]:
+    """For each slot its time, and the seconds from it to the item that the slot predicts; None if unknown.
+
+    Args:
+        item_ids: of the slots, without padding.
+        times: of their events, a [MASK]'s being that of its item; for next items then that of the last one to predict.
+        next_items: whether slots predict the item after them.
+    """
+    known = [None if time < 0 else time for time in times]
+    found = []
+    for slot, item in enumerate(item_ids):
+        own, asked = known[slot], None
+        if next_items:
+            asked = known[slot + 1] if slot + 1 < len(known) else None
+        elif item == _MASK_ID:
+            own, asked = known[slot - 1] if slot else None, known[slot]
+        found.append((own, None if own is None or asked is None else max(asked - own, 0)))
+    return found
+
+
 def attention_of_blocks(
     weights: Weights, item_ids: np.ndarray, layer_norm: str, prefix: int | None = None
 ) -> list[np.ndarray]:
     """Attention weights [h, L, L] of each block over one sequence without padding: `item_ids` int [L]."""
-    hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids))), []
+    hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids)), []), []
     for part in _blocks(weights):
         states = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
         found.append(_attention_weights(states, part, prefix))
@@ -72,7 +98,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _embedded(weights: Weights, item_ids: np.ndarray, slots: np.ndarray) -> np.ndarray:
+def _embedded(weights: Weights, item_ids: np.ndarray, slots: np.ndarray, gaps: list[int | None]) -> np.ndarray:
     items = weights["E"][item_ids]
     embedded = items + _positions(weights, slots)
     for slot in range(len(items)):
@@ -80,6 +106,8 @@ def _embedded(weights: Weights, item_ids: np.ndarray, slots: np.ndarray) -> np.n
             embedded[slot] += weights["before"] * items[slot - 1]
         if "after" in weights and slot + 1 < len(items):
             embedded[slot] += weights["after"] * items[slot + 1]
+        if "request_gap" in weights:
+            embedded[slot] += weights["request_gap"][_gap_bucket(gaps[slot])]
     return _norm(embedded, weights["norm_0"]) if "norm_0" in weights else embedded
 
 
@@ -132,11 +160,20 @@ def _attention_weights(hidden: np.ndarray, part: Weights, prefix: int | None) ->
                 max_distance = len(part["b_distance"]) // 2
                 distance = max(-max_distance, min(key_slot - query_slot, max_distance))
                 scores[query_slot, key_slot] += part["b_distance"][max_distance + distance, head]
+        if "b_time" in part:
+            for query_slot, key_slot in np.ndindex(scores.shape):
+                pair = part["times"][query_slot], part["times"][key_slot]
+                gap = None if None in pair else abs(pair[0] - pair[1])
+                scores[query_slot, key_slot] += part["b_time"][_gap_bucket(gap), head]
         for query_slot, key_slot in np.ndindex(scores.shape):
             if prefix is not None and key_slot > query_slot and key_slot >= prefix:
                 scores[query_slot, key_slot] = -np.inf
         heads.append(np.exp(log_softmax(scores)))
     return np.stack(heads)
+
+
+def _gap_bucket(gap: int | None) -> int:
+    return _UNKNOWN_GAP if gap is None else math.floor(math.log(max(1, gap)) / 0.301)
 
 
 def _feed_forward(hidden: np.ndarray, part: Weights) -> np.ndarray:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
-from tests.support.numpy_bert4rec import Weights, log_softmax, masked_logits
+from tests.support.numpy_bert4rec import Weights, log_softmax, masked_logits, times_of_slots
 from tfrecords.vocabulary import MASK_ID, UNK_ID
 
 VOCABULARY_SIZE, MAX_SEQ_LENGTH = 14, 8
@@ -25,6 +25,8 @@ EMBEDDING_NORM = dataclasses.replace(CAUSAL_DISTANCES, positions="none", embeddi
 PREFIX = dataclasses.replace(DISTANCES, attention="prefix", neighbours=0.3)
 NEIGHBOURS = dataclasses.replace(DISTANCES, neighbours=0.5, embedding_layer_norm=True)
 GATED = dataclasses.replace(PRE, block="gated", num_layers=2)
+TIMES = dataclasses.replace(NEIGHBOURS, time_bias=True, request_time=0.5, time_dropout=0.0)
+PREFIX_TIMES = dataclasses.replace(PREFIX, time_bias=True, request_time=0.5)
 UNIT = dataclasses.replace(NEIGHBOURS, item_vectors="unit", head_projection=False)
 DROPPING = ModelConfig(hidden_size=8, num_heads=2, num_layers=1, dropout=0.5, attention_dropout=0.5)
 
@@ -63,6 +65,8 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
         weights[name] = named["embedding/position_table"]
     if model.config.embedding_layer_norm and model.config.layer_norm != "none":
         weights["norm_0"] = _scale_and_shift(named, "embedding/layer_norm")
+    if model.config.request_time:
+        weights["request_gap"] = named["embedding/request_gap_table"]
     for beside in ("before", "after"):
         if f"embedding/neighbour_{beside}" in named:
             weights[beside] = named[f"embedding/neighbour_{beside}"]
@@ -76,6 +80,8 @@ def paper_weights(model: Bert4Rec, values: list[np.ndarray] | None = None) -> We
                 weights[f"{block}.b_{letter}"] = bias[index]
         if model.config.relative_distances:
             weights[f"{block}.b_distance"] = named[f"{inside}/attention/distance_bias"]
+        if model.config.time_bias:
+            weights[f"{block}.b_time"] = named[f"{inside}/attention/time_bias"]
         layers = {"O": "attention/output_projection", "1": "feed_forward_in", "2": "feed_forward_out"}
         for name, layer in layers.items():
             if name != "O" and not model.config.feed_forward:
@@ -120,8 +126,20 @@ def prefix_batch() -> dict[str, np.ndarray]:
     return example_batch() | {"prefix_lengths": np.array([[3], [4], [0], [0]], np.int32)}
 
 
+def with_times(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with times [B, L + 1]: some are unknown, some equal, and one is earlier than the one before."""
+    times = [
+        [0, 5, 65, 3600, 90_000, 90_000, 10**9, 10**9 + 7],
+        [3, -1, 40, 2**31 - 2, 0, 0, 0, 0],
+        [0, 9, 0, 0, 0, 0, 0, 0],
+        [0] * 8,
+    ]
+    times[0][2], times[0][3] = times[0][3], times[0][2]
+    return batch | {"times": np.array(times, np.int32)}
+
+
 def inputs_of(batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
-    names = ("item_ids", "valid_mask", "masked_positions", "prefix_lengths")
+    names = ("item_ids", "valid_mask", "masked_positions", "prefix_lengths", "times")
     return {name: tf.constant(batch[name]) for name in names if name in batch}
 
 
@@ -130,11 +148,17 @@ def oracle_logits(weights: Weights, batch: dict[str, np.ndarray], config: ModelC
     prefixes = [0 if config.attention == "causal" else None] * len(batch["item_ids"])
     if "prefix_lengths" in batch:
         prefixes = batch["prefix_lengths"][:, 0].tolist()
-    rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], prefixes, strict=True)
+    times = [None] * len(prefixes)
+    if "times" in batch:
+        times = [
+            times_of_slots(items[valid].tolist(), row[: valid.sum() + 1].tolist(), config.predicts_next_items)
+            for items, valid, row in zip(batch["item_ids"], batch["valid_mask"], batch["times"], strict=True)
+        ]
+    rows = zip(batch["item_ids"], batch["valid_mask"], batch["masked_positions"], prefixes, times, strict=True)
     return np.stack(
         [
-            masked_logits(weights, items, valid, positions, config.layer_norm, prefix, config.residual)
-            for items, valid, positions, prefix in rows
+            masked_logits(weights, items, valid, positions, config.layer_norm, prefix, config.residual, slot_times)
+            for items, valid, positions, prefix, slot_times in rows
             if valid.any()
         ]
     )

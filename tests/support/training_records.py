@@ -63,6 +63,14 @@ def sequences_of(data_dir: pathlib.Path) -> dict[str, list[int]]:
     return sequences
 
 
+def times_of(user: str) -> list[int]:
+    """The seconds from a user's first event to each event, straight from the log."""
+    table = LOG.interactions()
+    rows = zip(table["user_id"].to_pylist(), table["timestamp"].to_pylist(), strict=True)
+    times = [time for found, time in rows if found == user]
+    return [time - times[0] for time in times]
+
+
 def stored_windows(data_dir: pathlib.Path) -> list[tuple[int, ...]]:
     records = tf.data.TFRecordDataset([str(path) for path in sorted(data_dir.glob("train/*"))])
     return [tuple(parse(MASKED_WINDOW, record)["item_ids"].numpy().tolist()) for record in records]

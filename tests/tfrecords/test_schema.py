@@ -47,7 +47,14 @@ LONG = {
     "trained_items": 150,
     "user_id": "Zoë 😀" * 40,
 }
-EMPTY = {"item_ids": [], "negative_item_ids": [], "target_item_id": 2**31, "times": [], "trained_items": 0, "user_id": ""}
+EMPTY = {
+    "item_ids": [],
+    "negative_item_ids": [],
+    "target_item_id": 2**31,
+    "times": [],
+    "trained_items": 0,
+    "user_id": "",
+}
 
 
 @given(rows_of(EVALUATION_USER, 2**40))

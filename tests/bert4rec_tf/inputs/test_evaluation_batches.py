@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert4rec_tf.inputs.evaluation_batches import EVALUATION_BATCH, evaluation_batches
-from tests.support.training_records import CONFIG, sequences_of
+from tests.support.training_records import CONFIG, sequences_of, times_of
 from tfrecords.manifest import Manifest
 from tfrecords.ragged import Ragged
 from tfrecords.schema import EVALUATION_USER, encode
@@ -32,6 +32,9 @@ def test_evaluation_batches_hold_each_user_once(
             assert batch["target_item_id"][row] == items[-cut]
             negatives = batch["negative_item_ids"][row].tolist()
             assert len(set(negatives) - set(items)) == len(negatives) == CONFIG.data.num_negatives
+            times = times_of(user.decode())
+            assert batch["times"][row][: len(items) - cut].tolist() == times[:-cut]
+            assert batch["target_time"][row] == times[-cut]
             seen.append(user.decode())
     assert sorted(seen) == sorted(user for user, items in sequences.items() if len(items) >= 3)
 
@@ -39,6 +42,12 @@ def test_evaluation_batches_hold_each_user_once(
 def test_evaluation_batches_of_the_first_users(data_dir: pathlib.Path, manifest: Manifest) -> None:
     dataset = evaluation_batches(data_dir, manifest, "test", batch_size=7, max_users=10)
     assert sum(len(batch["user_id"]) for batch in dataset) == 10
+
+
+def test_records_without_times_have_unknown_times(data_dir: pathlib.Path, manifest: Manifest) -> None:
+    for batch in evaluation_batches(data_dir, replace(manifest, schema_version=2), "test", batch_size=7):
+        assert set(batch["times"].numpy()[batch["item_ids"] != PAD_ID]) == {-1}
+        assert set(batch["target_time"].numpy()) == {-1}
 
 
 @pytest.mark.parametrize("max_items", [1, 4, 1000])
@@ -51,6 +60,7 @@ def test_evaluation_batches_keep_only_the_newest_items(
         for row, user in enumerate(batch["user_id"]):
             history = sequences[user.decode()][:-1]
             assert batch["item_ids"][row][: len(history)].tolist() == history[-max_items:]
+            assert batch["times"][row][: len(history)].tolist() == times_of(user.decode())[:-1][-max_items:]
             assert not batch["item_ids"][row][len(history) :].any()
             seen = batch["seen_item_ids"][row]
             assert sorted(seen[seen != PAD_ID]) == sorted(set(history))
@@ -69,6 +79,7 @@ def test_a_long_history_adds_no_padding_to_other_users(
         "item_ids": Ragged.from_lengths(np.concatenate(histories), lengths),
         "negative_item_ids": Ragged.from_lengths(np.zeros(0, np.int64), np.zeros(users, np.int64)),
         "target_item_id": np.full(users, NUM_SPECIAL_IDS),
+        "times": Ragged.from_lengths(np.zeros(lengths.sum() + users, np.int64), lengths + 1),
         "trained_items": lengths,
         "user_id": [f"u{user}" for user in range(users)],
     }

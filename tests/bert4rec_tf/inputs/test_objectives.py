@@ -19,7 +19,9 @@ from tests.support.training_records import (
     assert_same,
     histogram_of,
     records_of,
+    sequences_of,
     stored_windows,
+    times_of,
 )
 from tfrecords.manifest import LengthCount, Manifest
 from tfrecords.vocabulary import MASK_ID
@@ -74,6 +76,56 @@ def test_next_items_are_a_function_of_seed_and_step_with_either_masking(
     first = records_of(batches[:number])
     assert Counter(other) == Counter(first)
     assert other != first
+
+
+@pytest.mark.parametrize("objective", ["masked_item", "redrawn", "next_item", "random_prefix", "last_item"])
+def test_instances_have_the_times_of_their_events(data_dir: pathlib.Path, manifest: Manifest, objective: str) -> None:
+    of_batches = "masked_item" if objective == "redrawn" else objective
+    buckets = choose_buckets(histogram_of(manifest, of_batches), 2)
+    size = 43 if objective == "redrawn" else None
+
+    def batches(with_times: bool) -> list[Batch]:
+        made = training_batches(
+            data_dir, manifest, buckets, BATCH_SIZE, 1, 0, size, objective=of_batches, with_times=with_times
+        )
+        return list(made.take(steps_per_pass(buckets, BATCH_SIZE)).as_numpy_iterator())
+
+    sequences = sequences_of(data_dir)
+    times_of_users = {user: times_of(user) for user in sequences}
+    found, plain = batches(with_times=True), batches(with_times=False)
+    checked = 0
+    for batch in found:
+        assert batch["times"].dtype == np.int32
+        assert batch["times"].shape == (BATCH_SIZE, batch["item_ids"].shape[1] + 1)
+        for items, valid, times, slots, masked, weights in zip(
+            batch["item_ids"],
+            batch["valid_mask"],
+            batch["times"],
+            batch.get("masked_positions", batch["item_ids"]),
+            batch["masked_item_ids"],
+            batch["masked_weights"],
+            strict=True,
+        ):
+            window = items[valid].tolist()
+            if "masked_positions" in batch:
+                for slot, item in zip(slots[weights > 0], masked[weights > 0], strict=True):
+                    window[slot] = item
+            elif len(window) and weights[len(window) - 1]:
+                window.append(masked[len(window) - 1])
+            if len(window) < 2:
+                continue
+            owners = [
+                [time - times_of_users[user][start] for time in times_of_users[user][start : start + len(window)]]
+                for user, row in sequences.items()
+                for start in range(len(row) - len(window) + 1)
+                if row[start : start + len(window)] == window
+            ]
+            assert times[: len(window)].tolist() in owners
+            checked += 1
+    assert checked > 50
+    for batch in found:
+        batch.pop("times")
+    assert_same(found, plain)
 
 
 def test_windows_of_one_item_have_no_next_item_to_predict(tmp_path: pathlib.Path) -> None:

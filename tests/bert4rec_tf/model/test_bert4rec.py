@@ -27,7 +27,9 @@ from tests.support.small_models import (
     NEWEST,
     PRE,
     PREFIX,
+    PREFIX_TIMES,
     SMALL,
+    TIMES,
     TWO_LAYERS,
     UNIT,
     VOCABULARY_SIZE,
@@ -38,10 +40,13 @@ from tests.support.small_models import (
     paper_weights,
     prefix_batch,
     random_model,
+    with_times,
 )
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
 
 EITHER_WAY = pytest.mark.parametrize("config", [TWO_LAYERS, CAUSAL], ids=["bidirectional", "causal"])
+# The time that a slot asks for is always known here: dropout would hide it from some slots.
+ONE_LAYER_WITH_TIMES = dataclasses.replace(TIMES, num_layers=1, request_time=1 - 1e-9)
 GOLDEN_FILE = ROOT / "tests" / "golden" / "logits.json"
 
 
@@ -173,14 +178,15 @@ def test_logits_equal_the_stored_ones() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES, PREFIX, NEIGHBOURS, GATED, UNIT],
-    ids=["post", "pre", "from newest", "causal", "both", "distances", "prefix", "neighbours", "gated", "unit"],
+    [TWO_LAYERS, PRE, NEWEST, CAUSAL, CAUSAL_NEWEST, DISTANCES, PREFIX, NEIGHBOURS, GATED, UNIT, PREFIX_TIMES],
+    ids=["post", "pre", "from newest", "causal", "both", "distances", "prefix", "neighbours", "gated", "unit", "times"],
 )
 def test_padding_never_changes_an_output(config: ModelConfig) -> None:
-    model, batch = random_model(config), inputs_of(example_batch())
+    model, batch = random_model(config), inputs_of(with_times(example_batch()))
     logits = model(batch)
     shorter = {**batch, "item_ids": batch["item_ids"][1:3, :4], "valid_mask": batch["valid_mask"][1:3, :4]}
     shorter["masked_positions"] = batch["masked_positions"][1:3]
+    shorter["times"] = batch["times"][1:3, :5]
     np.testing.assert_allclose(model(shorter), logits[1:3], atol=1e-5)
     # Ids in the padding are multiplied by exactly 0.
     other_ids = {**batch, "item_ids": tf.where(batch["valid_mask"], batch["item_ids"], 11)}
@@ -319,8 +325,9 @@ def updates_of_one_step(
         (dataclasses.replace(PREFIX, num_layers=1, block="gated"), prefix_batch()),
         pytest.param(NEIGHBOURS, example_batch(), marks=pytest.mark.slow),
         (dataclasses.replace(UNIT, num_layers=1), example_batch()),
+        (ONE_LAYER_WITH_TIMES, with_times(example_batch())),
     ],
-    ids=["post", "pre", "causal", "prefix, gated", "neighbours", "unit"],
+    ids=["post", "pre", "causal", "prefix, gated", "neighbours", "unit", "times"],
 )
 def test_one_update_is_the_gradient_of_the_mean_loss(config: ModelConfig, batch: dict[str, np.ndarray]) -> None:
     # The oracle's gradient along a random direction of each weight, by central differences in float64.
