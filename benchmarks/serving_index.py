@@ -53,7 +53,7 @@ def main() -> None:
         command += [f"--data_dir={_DATA.value}", f"--top_k={_K}"]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         (versions[index],) = exports.glob("[0-9]*")
-    rows = [row for rows, _ in iterate_raw_histories(_DATA.value, "test", _USERS, _USERS) for row in rows]
+    rows = [row for users in iterate_raw_histories(_DATA.value, "test", _USERS, _USERS) for row in users.item_ids]
     requests: list[cpp_runner.Request] = [
         ("serving_default", {"item_ids": [[item_id for item_id in row if item_id]]}) for row in rows
     ]

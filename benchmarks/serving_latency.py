@@ -64,7 +64,7 @@ def main() -> None:
     version = pathlib.Path(_VERSION.value)
     config = Config.from_dict(json.loads((version / "assets.extra" / "metadata.json").read_text())["config"])
     length = config.data.max_seq_length
-    histories = [row for rows, _ in iterate_raw_histories(_DATA.value, "test", 64, _USERS) for row in rows]
+    histories = [row for users in iterate_raw_histories(_DATA.value, "test", 64, _USERS) for row in users.item_ids]
     histories = [[item_id for item_id in row if item_id] for row in histories]
     full_length = [row[-(length - 1) :] for row in histories if len(row) >= length - 1][:25]
     with tempfile.TemporaryDirectory() as work:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BATCH_ROWS = 256
+_UNKNOWN_TIME = -1
 _VECTORS_FILE = "assets.extra/item_vectors.parquet"
 
 
@@ -95,10 +96,12 @@ class Recommender:
         item_vectors: np.ndarray,
         max_k: int,
         categorical: Sequence[str],
+        takes_times: bool,
         kept_alive: object,
     ):
         """Used by `load`. `kept_alive` owns the graphs of the signatures; `categorical` names the items' features."""
         self._categorical = tuple(categorical)
+        self._takes_times = takes_times
         self._signatures, self._vocabulary, self._kept_alive = signatures, vocabulary, kept_alive
         self._item_vectors, self._max_k = item_vectors, max_k
         pairs = zip(vocabulary.item_ids, vocabulary.titles, strict=True)
@@ -123,7 +126,8 @@ class Recommender:
             module = recommender.Recommender(trained.model, trained.vocabulary, top_k=10, item_features=features)
             vectors = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
             names = [] if features is None else [feature.name for feature in features.categorical()]
-            return cls(module.signatures(), trained.vocabulary, vectors, module.max_k, names, module)
+            limits = module.max_k, names, module.takes_times
+            return cls(module.signatures(), trained.vocabulary, vectors, *limits, module)
         exported = list_versions(path) if path.is_dir() else []
         version = exported[-1] if exported else path
         if not (version / "saved_model.pb").is_file():
@@ -136,7 +140,8 @@ class Recommender:
         vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False))
         metadata, vocabulary = _metadata(version), Vocabulary.load(version / "assets.extra")
         max_k, names = metadata.get("max_k", recommender.DEFAULT_MAX_K), metadata.get("categorical_features", [])
-        return cls(loaded.signatures, vocabulary, vectors, max_k, names, loaded)
+        takes_times = metadata.get("takes_times", False)
+        return cls(loaded.signatures, vocabulary, vectors, max_k, names, takes_times, loaded)
 
     def recommend(
         self,
@@ -148,6 +153,8 @@ class Recommender:
         drop_seen: bool = True,
         allow_values: Sequence[str] | Sequence[Sequence[str]] | None = None,
         exclude_values: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        timestamps: Iterable[Sequence[int]] | None = None,
+        request_times: int | Sequence[int] | None = None,
     ) -> Recommendations:
         """The best items for each history.
 
@@ -160,13 +167,17 @@ class Recommender:
             allow_values: categories of the items' features, such as "genres=Drama": of each feature that is named, a
                 recommended item has one of the named categories. One list for all histories, or one for each.
             exclude_values: categories that no recommended item has.
+            timestamps: for each history, the time of each of its events, in seconds since 1970; negative if unknown.
+                None: all are unknown. Only for models with times.
+            request_times: when the items will be shown, in seconds since 1970: one time for all histories, or one for
+                each; negative or None: unknown. Only for models with times.
 
         Returns:
             At most `k` items for each history; fewer if fewer may be recommended.
 
         Raises:
-            InputError: `k` is out of range, a list is neither one for all histories nor one for each, or the model has
-                no such feature.
+            InputError: `k` is out of range, a list is neither one for all histories nor one for each, the model has no
+                such feature or takes no times, or a history has another number of times than of items.
 
         >>> recommender.recommend([["1", "2", "3"], ["8", "9"]], k=1).item_ids
         [['4'], ['10']]
@@ -180,6 +191,7 @@ class Recommender:
         rows = _rows(histories)
         excluded, allowed = _lists("exclude", exclude, len(rows)), _lists("allow", allow, len(rows))
         filters = self._filters(allow_values, exclude_values, len(rows))
+        times = self._times(rows, timestamps, request_times)
         answers = [
             self._signatures["recommend"](
                 item_ids=_rectangle(rows[part]),
@@ -188,6 +200,7 @@ class Recommender:
                 excluded_item_ids=_rectangle(_of_part(excluded, part)),
                 allowed_item_ids=_rectangle(_of_part(allowed, part)),
                 **{name: _rectangle(_of_part(values, part)) for name, values in filters.items()},
+                **_times_of_part(times, part),
             )
             for part in _parts(len(rows))
         ]
@@ -196,23 +209,33 @@ class Recommender:
         )
 
     def rank(
-        self, histories: Iterable[Sequence[str]], item_ids: Sequence[str] | Sequence[Sequence[str]]
+        self,
+        histories: Iterable[Sequence[str]],
+        item_ids: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        timestamps: Iterable[Sequence[int]] | None = None,
+        request_times: int | Sequence[int] | None = None,
     ) -> Recommendations:
         """Sorts given items by their score after each history; items of the history may be among them.
 
         Args:
             histories: item ids, oldest first.
             item_ids: one list for all histories, or one for each. Unknown ids are left out of the answer.
+            timestamps: see `recommend`.
+            request_times: see `recommend`.
 
         >>> recommender.rank([["1", "2", "3"], ["8"]], [["7", "4"], ["9", "unknown"]]).item_ids
         [['4', '7'], ['9']]
         """
         rows = _rows(histories)
         candidates = _lists("item_ids", item_ids, len(rows))
+        times = self._times(rows, timestamps, request_times)
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for part in _parts(len(rows)):
             ids = _rectangle(_of_part(candidates, part))
-            answer = self._signatures["rank"](item_ids=_rectangle(rows[part]), candidate_item_ids=ids)
+            answer = self._signatures["rank"](
+                item_ids=_rectangle(rows[part]), candidate_item_ids=ids, **_times_of_part(times, part)
+            )
             known, scores = answer["known"].numpy(), answer["scores"].numpy()
             names = np.broadcast_to(ids.numpy(), scores.shape)
             for name, score, is_known in zip(names, scores, known, strict=True):
@@ -220,15 +243,30 @@ class Recommender:
                 found.append((name[is_known][order], score[is_known][order]))
         return self._recommendations(found)
 
-    def encode(self, histories: Iterable[Sequence[str]]) -> np.ndarray:
+    def encode(
+        self,
+        histories: Iterable[Sequence[str]],
+        *,
+        timestamps: Iterable[Sequence[int]] | None = None,
+        request_times: int | Sequence[int] | None = None,
+    ) -> np.ndarray:
         """The vector of each history, float32 [B, D]; an item's score is its inner product with the item's vector.
+
+        Args:
+            histories: item ids, oldest first.
+            timestamps: see `recommend`.
+            request_times: see `recommend`.
 
         >>> recommender.encode([["1", "2", "3"], ["8"]]).shape
         (2, 16)
         """
         rows = _rows(histories)
+        times = self._times(rows, timestamps, request_times)
         parts = [
-            self._signatures["encode"](item_ids=_rectangle(rows[part]))["vectors"].numpy() for part in _parts(len(rows))
+            self._signatures["encode"](item_ids=_rectangle(rows[part]), **_times_of_part(times, part))[
+                "vectors"
+            ].numpy()
+            for part in _parts(len(rows))
         ]
         return np.concatenate([np.zeros([0, self._item_vectors.shape[1]], np.float32), *parts])
 
@@ -277,6 +315,37 @@ class Recommender:
                 )
         return lists if self._categorical else {}
 
+    def _times(
+        self, rows: list[list[str]], timestamps: Iterable[Sequence[int]] | None, request_times: Any
+    ) -> tuple[list[list[int]], list[int]] | None:
+        """The times of each history and request; None if the model takes no times.
+
+        Raises:
+            InputError: times, but the model takes none, or other numbers of them than of items or histories.
+        """
+        if not self._takes_times:
+            if timestamps is not None or request_times is not None:
+                raise InputError(
+                    "`timestamps` and `request_times` need a model that takes times. Received: a model without "
+                    "model.time_bias and model.request_time. Fix: leave them out, or train with one of these settings"
+                )
+            return None
+        times = (
+            [[_UNKNOWN_TIME] * len(row) for row in rows] if timestamps is None else [list(row) for row in timestamps]
+        )
+        asked = _UNKNOWN_TIME if request_times is None else request_times
+        asked = [asked] * len(rows) if isinstance(asked, int | np.integer) else list(asked)
+        for name, found in (("timestamps", times), ("request_times", asked)):
+            if len(found) != len(rows):
+                raise InputError(f"`{name}` must be one for each of {len(rows)} histories. Received: {len(found)}")
+        for number, (row, of_row) in enumerate(zip(rows, times, strict=True)):
+            if len(row) != len(of_row):
+                raise InputError(
+                    f"`timestamps` must have one time for each item of a history. Received: {len(of_row)} times for "
+                    f"the {len(row)} items of history {number}"
+                )
+        return times, asked
+
     def _recommendations(self, found: Iterable[tuple[np.ndarray, np.ndarray]]) -> Recommendations:
         item_ids, scores = [], []
         for names, values in found:
@@ -284,6 +353,19 @@ class Recommender:
             item_ids.append(texts)
             scores.append(np.asarray(values, np.float32))
         return Recommendations(item_ids, scores, self._titles)
+
+
+def _times_of_part(times: tuple[list[list[int]], list[int]] | None, part: slice) -> dict[str, tf.Tensor]:
+    """The times of a part of the histories as inputs of a signature."""
+    if times is None:
+        return {}
+    rows, asked = times[0][part], times[1][part]
+    length = max(map(len, rows), default=0)
+    padded = np.array([[*row, *[_UNKNOWN_TIME] * (length - len(row))] for row in rows], np.int64)
+    return {
+        "timestamps": tf.constant(padded.reshape(len(rows), length)),
+        "request_time": tf.constant(asked, tf.int64, [len(rows)]),
+    }
 
 
 def _arrays(answer: Mapping[str, tf.Tensor]) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from bert4rec_tf.inputs.user_histories import History
 from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.event_times import UNKNOWN_TIME, times_from_first
 from bert4rec_tf.report.charts import Chart, heat_map
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
@@ -34,22 +36,22 @@ class AttentionMaps:
     predicts_next_items: bool
 
 
-def attention_maps(model: Bert4Rec, histories: Sequence[np.ndarray], slots: int = SLOTS) -> AttentionMaps:
+def attention_maps(model: Bert4Rec, histories: Sequence[History], slots: int = SLOTS) -> AttentionMaps:
     """Averages the attention of every head over users.
 
     Only the slots that all users have are averaged; otherwise old slots would average fewer users.
 
     Args:
         model: of the histories.
-        histories: at least one, each int [any], ids, oldest first.
+        histories: at least one.
         slots: S at most; fewer if a window is shorter.
     """
     windows = [_window(history, model) for history in histories]
-    size = min(slots, *map(len, windows))
+    size = min(slots, *(len(window.item_ids) for window in windows))
     sums = np.zeros([model.config.num_layers, model.config.num_heads, size, size])
     for first in range(0, len(windows), _BATCH_USERS):
         batch = windows[first : first + _BATCH_USERS]
-        positions = np.array([[len(window) - size] for window in batch]) + np.arange(size)
+        positions = np.array([[len(window.item_ids) - size] for window in batch]) + np.arange(size)
         for layer, weights in enumerate(attention_weights(model, batch, positions)):
             newest = np.take_along_axis(weights, positions[:, None, None, :], axis=3)
             sums[layer] += newest.sum(axis=0, dtype=np.float64)
@@ -57,31 +59,41 @@ def attention_maps(model: Bert4Rec, histories: Sequence[np.ndarray], slots: int 
     return AttentionMaps(means, means[:, :, -1].sum(axis=-1), len(windows), model.config.predicts_next_items)
 
 
-def attention_weights(model: Bert4Rec, windows: Sequence[np.ndarray], query_positions: np.ndarray) -> list[np.ndarray]:
+def attention_weights(model: Bert4Rec, windows: Sequence[History], query_positions: np.ndarray) -> list[np.ndarray]:
     """The model's attention weights after the softmax.
 
     Args:
         model: any.
-        windows: B windows, each int [at most N], ids.
+        windows: B windows of at most N items.
         query_positions: int [B, P], the slots that attend.
 
     Returns:
         For each layer float32 [B, h, P, L], with L the longest window.
     """
-    longest = max(map(len, windows))
-    item_ids = np.array([np.pad(window, (0, longest - len(window)), constant_values=PAD_ID) for window in windows])
-    valid_mask = np.arange(longest) < np.array([[len(window)] for window in windows])
+    longest = max(len(window.item_ids) for window in windows)
+    item_ids, times = (
+        np.array([np.pad(values, (0, longest - len(values)), constant_values=padding) for values in rows])
+        for rows, padding in (
+            ([window.item_ids for window in windows], PAD_ID),
+            ([window.times for window in windows], UNKNOWN_TIME),
+        )
+    )
     weights = model.attention_weights(
-        tf.constant(item_ids, tf.int32), tf.constant(valid_mask), tf.constant(query_positions, tf.int32)
+        tf.constant(item_ids, tf.int32),
+        tf.constant(item_ids != PAD_ID),
+        tf.constant(query_positions, tf.int32),
+        times_from_first(tf.constant(times, tf.int64)),
     )
     return [layer.numpy() for layer in weights]
 
 
-def _window(history: np.ndarray, model: Bert4Rec) -> np.ndarray:
+def _window(history: History, model: Bert4Rec) -> History:
     """The model's input for the next item: the newest N - 1 items and, unless it predicts next items, [MASK]."""
-    items = np.asarray(history)
-    items = items[items >= NUM_SPECIAL_IDS][-(model.max_seq_length - 1) :]
-    return items if model.config.predicts_next_items and len(items) else np.append(items, MASK_ID)
+    known = history.item_ids >= NUM_SPECIAL_IDS
+    items, times = (np.asarray(values)[known][-(model.max_seq_length - 1) :] for values in history)
+    if model.config.predicts_next_items and len(items):
+        return History(items, times)
+    return History(np.append(items, MASK_ID), np.append(times, UNKNOWN_TIME))
 
 
 _LABEL_STEP = 5  # slots from one axis label to the next

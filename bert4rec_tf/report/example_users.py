@@ -6,6 +6,7 @@ import numpy as np
 
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, NO_RANK
 from bert4rec_tf.evaluation.user_ranks import UserRanks
+from bert4rec_tf.inputs.user_histories import History
 from bert4rec_tf.report.item_map import item_name
 from tfrecords.vocabulary import PAD_ID, Vocabulary
 
@@ -45,20 +46,20 @@ HISTORY_SHOWN = 10
 
 
 def users_content(
-    rows: list[int], ranks: UserRanks, histories: dict[str, np.ndarray], vocabulary: Vocabulary
+    rows: list[int], ranks: UserRanks, histories: dict[str, History], vocabulary: Vocabulary
 ) -> list[dict[str, Any]]:
     """A card for each of the given users, for `templates/users.html`.
 
     Args:
         rows: the rows of the users in `ranks`.
         ranks: the ranks, with the best items.
-        histories: raw user id -> int [any], ids, oldest first; older items may be missing.
+        histories: by raw user id; older items may be missing.
         vocabulary: the items of the ids.
     """
     cards = []
     for row in rows:
         among = "too few" if ranks.sampled[row] == NO_RANK else f"{ranks.sampled[row]:,} among the"
-        history, target = histories[ranks.user_ids[row]], ranks.targets[row]
+        history, target = histories[ranks.user_ids[row]].item_ids, ranks.targets[row]
         recommended = [item for item in ranks.recommended[row] if item != PAD_ID]
         rank = f"rank {ranks.full[row]:,} of all items, {among} negatives"
         if ranks.full[row] == MISSED_RANK:

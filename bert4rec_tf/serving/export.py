@@ -166,15 +166,19 @@ def _building_directory(version: pathlib.Path) -> Iterator[pathlib.Path]:
 def _write_version(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
     """Writes all files of a version except its metadata, which it returns."""
     index, index_description = _make_index(trained, options)
-    sizes, features = (options.top_k, index, options.max_k), trained.item_features
-    recommender = Recommender(trained.model, trained.vocabulary, *sizes, features)
+    features = trained.item_features
+    recommender = Recommender(
+        trained.model, trained.vocabulary, options.top_k, index, options.max_k, item_features=features
+    )
     # No options except the signatures: the graph has stock ops only, and no XLA, which TF Serving refuses.
     tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
     extra = building / "assets.extra"
     extra.mkdir()
     (extra / VOCABULARY_FILE).write_bytes(trained.vocabulary.to_bytes())
     _write_item_vectors(extra / "item_vectors.parquet", trained)
-    write_warm_up(building, trained.vocabulary, trained.config.data.max_seq_length)
+    with_filters = features is not None and bool(features.categorical())
+    max_seq_length = trained.config.data.max_seq_length
+    write_warm_up(building, trained.vocabulary, max_seq_length, with_filters, recommender.takes_times)
     replay_warm_up(building)
     return {
         "top_k": options.top_k,
@@ -182,6 +186,7 @@ def _write_version(trained: TrainedModel, building: pathlib.Path, options: Expor
         "index": index_description,
         "items": len(trained.vocabulary.item_ids),
         "cold_items": int((trained.vocabulary.counts == 0).sum()),
+        "takes_times": recommender.takes_times,
         "categorical_features": [feature.name for feature in features.categorical()] if features else [],
         **trained.description(),
     }
@@ -194,9 +199,10 @@ def _make_index(trained: TrainedModel, options: ExportOptions) -> tuple[ExactInd
     if options.index == "exact":
         return exact, {"kind": "exact"}
     histories = known_histories(trained, str(options.data_dir))
-    queries = [trained.model.encode_next_item(batch) for batch in histories]
+    queries = [trained.model.encode_next_item(*batch) for batch in histories]
     index = InvertedFileIndex(scores, np.concatenate(queries))
-    recall_batches = list(zip(queries, histories, strict=True))[: RECALL_USERS // BATCH_USERS]
+    of_queries = [ids for ids, _ in histories]
+    recall_batches = list(zip(queries, of_queries, strict=True))[: RECALL_USERS // BATCH_USERS]
     return index, choose_probes(index, exact, recall_batches, options.min_recall)
 
 

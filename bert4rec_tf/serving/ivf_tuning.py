@@ -16,12 +16,15 @@ _SAMPLE_USERS = 2048  # users whose queries k-means uses
 _RECALL_K = 100
 
 
-def known_histories(trained: TrainedModel, data_dir: str) -> list[tf.Tensor]:
-    """Histories of validation users in the model's ids: batches of int32 [B, L]."""
-    batches = [rows for rows, _ in iterate_raw_histories(data_dir, "validation", BATCH_USERS, _SAMPLE_USERS)]
+def known_histories(trained: TrainedModel, data_dir: str) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """Histories of validation users in the model's ids: batches of int32 [B, L], and their times, int64 [B, L]."""
+    batches = list(iterate_raw_histories(data_dir, "validation", BATCH_USERS, _SAMPLE_USERS))
     # One call for all ids, since each call reads the whole vocabulary.
-    ids = iter(trained.vocabulary.ids_of([item_id for rows in batches for row in rows for item_id in row]))
-    return [tf.constant([[next(ids) for _ in row] for row in rows], tf.int32) for rows in batches]
+    ids = iter(trained.vocabulary.ids_of([item_id for batch in batches for row in batch.item_ids for item_id in row]))
+    return [
+        (tf.constant([[next(ids) for _ in row] for row in batch.item_ids], tf.int32), tf.constant(batch.times))
+        for batch in batches
+    ]
 
 
 def choose_probes(

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from bert4rec_tf.evaluation.comparison import paired_bootstrap
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_gains
-from bert4rec_tf.inputs.user_histories import iterate_raw_histories
+from bert4rec_tf.inputs.user_histories import RawHistories, iterate_raw_histories
 from tfrecords.errors import InputError
 
 _MAX_USERS = 10_000  # the first users of the split, the same for both versions
@@ -89,9 +89,9 @@ def compare(candidate: pathlib.Path, served: pathlib.Path, data_dir: str, drop_s
     loaded = [_load(version, drop_seen) for version in (candidate, served)]
     cutoff = min(_CUTOFF, *(version.top_k for version in loaded))
     ranks: list[list[np.ndarray]] = [[], []]
-    for rows, targets in iterate_raw_histories(data_dir, "validation", _BATCH_USERS, _MAX_USERS):
+    for batch in iterate_raw_histories(data_dir, "validation", _BATCH_USERS, _MAX_USERS):
         for version, found in zip(loaded, ranks, strict=True):
-            found.append(_ranks(version, rows, targets, cutoff))
+            found.append(_ranks(version, batch, cutoff))
     if not ranks[0]:
         raise InputError(
             f"--max_regression needs validation users. Received: {data_dir}, which has none. "
@@ -107,19 +107,20 @@ class _Version:
     """A loaded version.
 
     Attributes:
-        answer: histories, string [B, L] -> the best items, string [B, at least K], with the comparison's `drop_seen`.
+        answer: histories, string [B, L], and their times, int64 [B, L] -> the best items, string [B, at least K], with
+            the comparison's `drop_seen`.
         top_k: K of its `serving_default`.
         model: the loaded object, which must be kept referenced while `answer` is used.
     """
 
-    answer: Callable[[tf.Tensor], tf.Tensor]
+    answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     top_k: int
     model: Any
 
 
-def _ranks(version: _Version, rows: list[list[str]], targets: list[str], cutoff: int) -> np.ndarray:
-    answers = version.answer(tf.constant(rows)).numpy()[:, :cutoff]
-    hits = answers == np.array([[target.encode("utf-8")] for target in targets], object)
+def _ranks(version: _Version, users: RawHistories, cutoff: int) -> np.ndarray:
+    answers = version.answer(tf.constant(users.item_ids), tf.constant(users.times)).numpy()[:, :cutoff]
+    hits = answers == np.array([[target.encode("utf-8")] for target in users.targets], object)
     return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, MISSED_RANK)
 
 
@@ -127,6 +128,8 @@ def _load(version: pathlib.Path, drop_seen: bool) -> _Version:
     name = "serving_default" if drop_seen else "recommend"
     try:
         loaded = tf.saved_model.load(str(version))
+        if "timestamps" in loaded.signatures["recommend"].structured_input_signature[1]:
+            name = "recommend"
         signature = loaded.signatures[name]
         top_k = int(loaded.signatures["serving_default"].structured_outputs["item_ids"].shape[1])
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
@@ -135,16 +138,16 @@ def _load(version: pathlib.Path, drop_seen: bool) -> _Version:
             f"({error!r:.200}). Fix: python export.py rollback, or leave --max_regression out"
         ) from None
 
-    def answer(item_ids: tf.Tensor) -> tf.Tensor:
-        if drop_seen:
-            return signature(item_ids=item_ids)["item_ids"]
-        none = tf.constant([], tf.string, [1, 0])
-        return signature(
-            item_ids=item_ids,
-            k=tf.constant([top_k]),
-            drop_seen=tf.constant([False]),
-            excluded_item_ids=none,
-            allowed_item_ids=none,
-        )["item_ids"]
+    inputs = signature.structured_input_signature[1]
+    defaults = {
+        "k": tf.constant([top_k]),
+        "drop_seen": tf.constant([drop_seen]),
+        "request_time": tf.constant([-1], tf.int64),
+    }
+    nothing = tf.constant([], tf.string, [1, 0])
+
+    def answer(item_ids: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        given = defaults | {"item_ids": item_ids, "timestamps": times}
+        return signature(**{name: given.get(name, nothing) for name in inputs})["item_ids"]
 
     return _Version(answer, top_k, loaded)

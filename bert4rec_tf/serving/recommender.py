@@ -1,12 +1,14 @@
 """The served model: takes histories of item ids and returns the best next items."""
 
 import functools
-from collections.abc import Callable
-from typing import TypeAlias
+import inspect
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.event_times import UNKNOWN_TIME
 from bert4rec_tf.serving.category_filters import CategoryFilters, top_unhidden
 from bert4rec_tf.serving.exact_index import ExactIndex
 from bert4rec_tf.serving.id_table import NumbersInVariable
@@ -25,6 +27,27 @@ _FLOATS_PER_ID = 16  # temporary memory to sort and look up an id of a list
 _LISTS = ("item_ids", "excluded_item_ids", "allowed_item_ids")
 
 
+class _Requests(NamedTuple):
+    """The histories of a request.
+
+    Attributes:
+        item_ids: int32 [B, L], integer ids.
+        timestamps: int64 [B, L], negative if unknown; None: the model takes no times.
+        request_time: int64 [B], negative if unknown; None: the model takes no times.
+    """
+
+    item_ids: Ids
+    timestamps: Ids | None = None
+    request_time: tf.Tensor | None = None
+
+
+class _Input(NamedTuple):
+    """An input of a signature, and what it is if a request leaves it out; None: it is required."""
+
+    spec: tf.TensorSpec
+    default: tf.Tensor | None = None
+
+
 class Recommender(tf.Module):
     """The content of a SavedModel: the tables, the model, the index, and the signatures of `signatures()`.
 
@@ -32,6 +55,10 @@ class Recommender(tf.Module):
     a history, string [B, L], newest last: the last N - 1 known items are the context, and all known items are seen. A
     history without a known item gets the most popular items. No answer holds [PAD], [MASK], [UNK], or an item twice.
     Empty entries at the end of an answer hold "" and `MISSING_SCORE`, -3.4e38; every score is finite.
+
+    A model with times also takes `timestamps`, int64 of the shape of `item_ids`, and `request_time`, int64 [B] or [1],
+    in seconds since 1970 and negative if unknown, in `recommend`, `rank`, `encode` and `examples`. A request without
+    them is answered as one whose times are all unknown, as `serving_default` always is.
 
     Args:
         model: built, with its weights.
@@ -55,8 +82,14 @@ class Recommender(tf.Module):
         # Tracks only the weights: a tracked Keras model would save graphs of its own, as large as the signatures.
         self._weights = model.variables
         # A function of its own, so that all signatures share one graph of the model.
+        self.takes_times = model.config.uses_times
+        specs = [
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None, None], tf.int64),
+            tf.TensorSpec([None], tf.int64),
+        ]
         self._encode_next_item = tf.function(
-            model.encode_next_item, input_signature=[tf.TensorSpec([None, None], tf.int32)]
+            model.encode_next_item, input_signature=specs if self.takes_times else specs[:1]
         )
         config, slots = model.config, model.max_seq_length
         floats_per_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
@@ -79,64 +112,45 @@ class Recommender(tf.Module):
         Inputs that a request to `recommend` leaves out take their defaults over gRPC and in TensorFlow's sessions, but
         not over REST.
         """
-
-        @tf.function(input_signature=[_IDS("item_ids")])
-        def serving_default(item_ids: tf.Tensor) -> Answer:
-            """The K best items that are not in the history: item_ids, string [B, K], and scores, float32 [B, K]."""
-            return self._with_fixed_k(self._ids_of(item_ids), None, None)
-
+        histories = [_Input(_IDS("item_ids"))]
         lists = [
-            _IDS("item_ids"),
-            tf.TensorSpec(None, tf.int32, "k"),
-            tf.TensorSpec(None, tf.bool, "drop_seen"),
-            _IDS("excluded_item_ids"),
-            _IDS("allowed_item_ids"),
+            _Input(tf.TensorSpec(None, tf.int32, "k"), tf.constant([self.top_k])),
+            _Input(tf.TensorSpec(None, tf.bool, "drop_seen"), tf.constant([True])),
+            *map(_optional_strings, ("excluded_item_ids", "allowed_item_ids")),
         ]
+        filters = [] if self._filters is None else list(map(_optional_strings, ("allowed_values", "excluded_values")))
+        times = [
+            _Input(tf.TensorSpec([None, None], tf.int64, "timestamps"), tf.constant([], tf.int64, [1, 0])),
+            _Input(tf.TensorSpec([None], tf.int64, "request_time"), tf.constant([UNKNOWN_TIME], tf.int64)),
+        ]
+        times = times if self.takes_times else []
+        candidates = _Input(_IDS("candidate_item_ids"))
+        return {
+            "serving_default": _signature(self._serving_default, histories),
+            "recommend": _signature(self.recommend, [*histories, *lists, *filters, *times]),
+            "rank": _signature(self.rank, [*histories, candidates, *times]),
+            "examples": _signature(self._examples, [_Input(tf.TensorSpec([None], tf.string, "examples"))]),
+            "encode": _signature(self.encode, [*histories, *times]),
+        }
 
-        @tf.function(input_signature=lists)
-        def recommend(
-            item_ids: tf.Tensor,
-            k: tf.Tensor = tf.constant([self.top_k]),  # noqa: B008, saved as the signature's default
-            drop_seen: tf.Tensor = tf.constant([True]),  # noqa: B008
-            excluded_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
-            allowed_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
-        ) -> Answer:
-            return self.recommend(item_ids, k, drop_seen, excluded_item_ids, allowed_item_ids)
+    def _serving_default(self, item_ids: tf.Tensor) -> Answer:
+        """The K best items that are not in the history: item_ids, string [B, K], and scores, float32 [B, K]."""
+        return self._with_fixed_k(self._requests(item_ids), None, None)
 
-        @tf.function(input_signature=[*lists, _IDS("allowed_values"), _IDS("excluded_values")])
-        def recommend_filtered(
-            item_ids: tf.Tensor,
-            k: tf.Tensor = tf.constant([self.top_k]),  # noqa: B008
-            drop_seen: tf.Tensor = tf.constant([True]),  # noqa: B008
-            excluded_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
-            allowed_item_ids: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
-            allowed_values: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
-            excluded_values: tf.Tensor = tf.constant([], tf.string, [1, 0]),  # noqa: B008
-        ) -> Answer:
-            values = allowed_values, excluded_values
-            return self.recommend(item_ids, k, drop_seen, excluded_item_ids, allowed_item_ids, *values)
+    def _examples(self, examples: tf.Tensor) -> Answer:
+        """`serving_default` for serialised tf.train.Example, string [B].
 
-        @tf.function(input_signature=[_IDS("item_ids"), _IDS("candidate_item_ids")])
-        def rank(item_ids: tf.Tensor, candidate_item_ids: tf.Tensor) -> Answer:
-            return self.rank(item_ids, candidate_item_ids)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")])
-        def examples(examples: tf.Tensor) -> Answer:
-            """`serving_default` for serialised tf.train.Example, string [B].
-
-            The bytes features are item_ids, excluded_item_ids and allowed_item_ids, of any lengths; a missing feature
-            is empty.
-            """
-            features = tf.io.parse_example(examples, {name: tf.io.RaggedFeature(tf.string) for name in _LISTS})
-            return self._with_fixed_k(*(self._ids_of(features[name]) for name in _LISTS))
-
-        @tf.function(input_signature=[_IDS("item_ids")])
-        def encode(item_ids: tf.Tensor) -> Answer:
-            """`vectors`, float32 [B, D]: an item's score is the inner product with its vector, plus its bias."""
-            return self.encode(item_ids)
-
-        functions = {function.__name__: function for function in (serving_default, recommend, rank, examples, encode)}
-        return functions if self._filters is None else functions | {"recommend": recommend_filtered}
+        The bytes features are item_ids, excluded_item_ids and allowed_item_ids, of any lengths; a missing feature is
+        empty. A model with times also reads the int64 features timestamps, as many as item_ids, and request_time.
+        """
+        kinds = {name: tf.io.RaggedFeature(tf.string) for name in _LISTS}
+        if self.takes_times:
+            kinds["timestamps"] = tf.io.RaggedFeature(tf.int64)
+            kinds["request_time"] = tf.io.FixedLenFeature([], tf.int64, UNKNOWN_TIME)
+        features = tf.io.parse_example(examples, kinds)
+        times = features.get("timestamps"), features.get("request_time")
+        lists = (self._ids_of(features[name]) for name in _LISTS[1:])
+        return self._with_fixed_k(self._requests(features["item_ids"], *times), *lists)
 
     def recommend(
         self,
@@ -147,6 +161,8 @@ class Recommender(tf.Module):
         allowed_item_ids: tf.Tensor,
         allowed_values: tf.Tensor | None = None,
         excluded_values: tf.Tensor | None = None,
+        timestamps: tf.Tensor | None = None,
+        request_time: tf.Tensor | None = None,
     ) -> Answer:
         """The best of the items that each row may be answered with.
 
@@ -160,6 +176,8 @@ class Recommender(tf.Module):
             allowed_values: string [B, F] or [1, F], "feature=category": of each feature that is named, an answered item
                 has one of the named categories. Only for items with categories, like `excluded_values`.
             excluded_values: string [B, G] or [1, G], "feature=category": no answered item has one of them.
+            timestamps: int64 [B, L], the time of each event of `item_ids`, or no column. Only for models with times.
+            request_time: int64 [B] or [1], when the items will be shown. Only for models with times.
 
         Returns:
             item_ids: string [B, max k], best first.
@@ -177,7 +195,7 @@ class Recommender(tf.Module):
             k = tf.minimum(tf.reshape(k, [-1]), self._num_items)
         row_k = tf.broadcast_to(k, [rows])
         answer = self._best(
-            self._ids_of(item_ids),
+            self._requests(item_ids, timestamps, request_time),
             tf.broadcast_to(tf.reshape(drop_seen, [-1]), [rows]),
             self._ids_of_lists(excluded_item_ids, "excluded_item_ids", rows),
             self._ids_of_lists(allowed_item_ids, "allowed_item_ids", rows),
@@ -191,12 +209,20 @@ class Recommender(tf.Module):
             "scores": tf.where(within_k, answer["scores"], MISSING_SCORE),
         }
 
-    def rank(self, item_ids: tf.Tensor, candidate_item_ids: tf.Tensor) -> Answer:
+    def rank(
+        self,
+        item_ids: tf.Tensor,
+        candidate_item_ids: tf.Tensor,
+        timestamps: tf.Tensor | None = None,
+        request_time: tf.Tensor | None = None,
+    ) -> Answer:
         """Scores the given items after a history, including seen ones.
 
         Args:
             item_ids: string [B, L].
             candidate_item_ids: string [B, C] or [1, C].
+            timestamps: see `recommend`.
+            request_time: see `recommend`.
 
         Returns:
             scores: float32 [B, C], in the order given; `MISSING_SCORE` for an unknown item.
@@ -206,35 +232,80 @@ class Recommender(tf.Module):
             tf.errors.InvalidArgumentError: shapes that do not fit.
         """
         rows = tf.shape(item_ids)[0]
-        histories = self._ids_of(item_ids)
+        requests = self._requests(item_ids, timestamps, request_time)
         candidates = self._ids_of_lists(candidate_item_ids, "candidate_item_ids", rows)
 
         def rank_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            block, ids = histories[first:last], _select_or_repeat_rows(candidates, first, last)
+            ids = _select_or_repeat_rows(candidates, first, last)
+            block, query = self._encode_rows(requests, first, last)
             known = ids >= NUM_SPECIAL_IDS
-            scores = self.scores.score(self._encode_next_item(block), has_known_item(block), ids)
+            scores = self.scores.score(query, has_known_item(block), ids)
             return tf.where(known, _make_finite(scores), MISSING_SCORE), known
 
-        floats = self._floats_per_row(histories, candidates)
+        floats = self._floats_per_row(requests.item_ids, candidates)
         specs = (tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.bool))
         return dict(zip(("scores", "known"), compute_in_blocks(rank_rows, rows, floats, specs), strict=True))
 
-    def encode(self, item_ids: tf.Tensor) -> Answer:
-        """Query vectors, float32 [B, D], to multiply with the items' vectors; `item_ids`: string [B, L]."""
-        histories = self._ids_of(item_ids)
+    def encode(
+        self, item_ids: tf.Tensor, timestamps: tf.Tensor | None = None, request_time: tf.Tensor | None = None
+    ) -> Answer:
+        """Queries of histories, for a search outside of this model.
+
+        Args:
+            item_ids: string [B, L].
+            timestamps: see `recommend`.
+            request_time: see `recommend`.
+
+        Returns:
+            vectors: float32 [B, D]; an item's score is the inner product with its vector, plus its bias.
+        """
+        requests = self._requests(item_ids, timestamps, request_time)
 
         def encode_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
-            return (self._encode_next_item(histories[first:last]),)
+            return (self._encode_rows(requests, first, last)[1],)
 
         size = self._hidden_size
-        rows, floats = tf.shape(item_ids)[0], self._floats_per_row(histories)
+        rows, floats = tf.shape(item_ids)[0], self._floats_per_row(requests.item_ids)
         (vectors,) = compute_in_blocks(encode_rows, rows, floats, (tf.TensorSpec([None, size], tf.float32),))
         return {"vectors": tf.ensure_shape(vectors, [None, size])}
 
-    def _with_fixed_k(self, histories: Ids, excluded: Ids | None, allowed: Ids | None) -> Answer:
+    def _requests(
+        self, item_ids: Ids, timestamps: Ids | None = None, request_time: tf.Tensor | None = None
+    ) -> _Requests:
+        """Histories of raw ids as integer ids, with checked times if the model takes any."""
+        ids = self._ids_of(item_ids)
+        if not self.takes_times:
+            return _Requests(ids)
+        rows = _num_rows(ids)
+        if timestamps is None:
+            timestamps = tf.constant([], tf.int64, [1, 0])
+        if request_time is None:
+            request_time = tf.constant([UNKNOWN_TIME], tf.int64)
+        with tf.control_dependencies(
+            [_check_same_slots(timestamps, ids), _check_rows(request_time, "request_time", rows)]
+        ):
+            return _Requests(ids, _identity(timestamps), tf.broadcast_to(request_time, [rows]))
+
+    def _encode_rows(self, requests: _Requests, first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The histories of rows `first` to `last - 1`, int32 [last - first, L], and their queries, float32 [.., D]."""
+        block = _select_rows(requests.item_ids, first, last)
+        if requests.timestamps is None or requests.request_time is None:
+            return block, self._encode_next_item(block)
+        times, unknown = requests.timestamps, tf.constant(UNKNOWN_TIME, tf.int64)
+        if isinstance(times, tf.RaggedTensor):
+            times = times[first:last].to_tensor(unknown)
+            missing = tf.shape(block)[1] - tf.shape(times)[1]  # columns, where the longest history has no times
+            times = tf.pad(times, [[0, 0], [0, missing]], constant_values=unknown)
+        else:
+            times = tf.cond(
+                tf.shape(times)[1] == 0, lambda: tf.fill(tf.shape(block), unknown), lambda: times[first:last]
+            )
+        return block, self._encode_next_item(block, times, requests.request_time[first:last])
+
+    def _with_fixed_k(self, requests: _Requests, excluded: Ids | None, allowed: Ids | None) -> Answer:
         """`recommend` with the export's K, without seen items; takes integer ids."""
         k = min(self.top_k, self._num_items)
-        answer = self._best(histories, None, excluded, allowed, tf.constant(k))
+        answer = self._best(requests, None, excluded, allowed, tf.constant(k))
         missing = [[0, 0], [0, self.top_k - k]]
         padded = {
             "item_ids": tf.pad(answer["item_ids"], missing, constant_values=""),
@@ -244,7 +315,7 @@ class Recommender(tf.Module):
 
     def _best(
         self,
-        histories: Ids,
+        requests: _Requests,
         drop_seen: tf.Tensor | None,
         excluded: Ids | None,
         allowed: Ids | None,
@@ -255,7 +326,7 @@ class Recommender(tf.Module):
         """The k best items of each row.
 
         Args:
-            histories: int32 [B, L].
+            requests: of B rows.
             drop_seen: bool [B]; None: true for all rows.
             excluded: int32 [B, E] or [1, E]; None: no item.
             allowed: int32 [B, A] or [1, A]; None: all items.
@@ -265,8 +336,8 @@ class Recommender(tf.Module):
         """
 
         def search_rows(first: tf.Tensor, last: tf.Tensor) -> ScoresAndIds:
-            block = _select_rows(histories, first, last)
-            query, known = self._encode_next_item(block), has_known_item(block)
+            block, query = self._encode_rows(requests, first, last)
+            known = has_known_item(block)
             dropped = block if drop_seen is None else tf.where(drop_seen[first:last, None], block, PAD_ID)
             if excluded is not None:
                 dropped = tf.concat([dropped, _select_or_repeat_rows(excluded, first, last)], axis=1)
@@ -300,6 +371,7 @@ class Recommender(tf.Module):
             has_filter = tf.reduce_any(tf.concat(block_values, axis=1) != "")
             return tf.cond(has_filter, search_filtered, search_unfiltered)
 
+        histories = requests.item_ids
         floats = self._floats_per_row(histories, excluded, allowed) + self.index.floats_per_row
         if values is not None and self._filters is not None:
             floats += self._filters.floats_per_row
@@ -335,6 +407,44 @@ class Recommender(tf.Module):
         # A dense history is not counted, since the request itself takes more memory for it.
         counted = [ids for ids in lists[1:] if ids is not None] + [ids for ids in lists[:1] if _is_ragged(ids)]
         return self._encoder_floats + sum(_FLOATS_PER_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
+
+
+def _optional_strings(name: str) -> _Input:
+    return _Input(_IDS(name), tf.constant([], tf.string, [1, 0]))
+
+
+def _signature(function: Callable[..., Answer], inputs: Sequence[_Input]) -> Callable:
+    """The function as one to save. Its Python signature has the defaults, which TensorFlow stores with the model."""
+    names = [each.spec.name for each in inputs]
+
+    def call(*values: tf.Tensor) -> Answer:
+        return function(**dict(zip(names, values, strict=True)))
+
+    kind, required = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    call.__name__ = function.__name__.removeprefix("_")
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, kind, default=required if each.default is None else each.default)
+            for name, each in zip(names, inputs, strict=True)
+        ]
+    )
+    return tf.function(call, input_signature=[each.spec for each in inputs])
+
+
+def _check_same_slots(timestamps: Ids, item_ids: Ids) -> tf.Operation:
+    """Each history has as many times as items, or there are none at all."""
+    if isinstance(timestamps, tf.RaggedTensor):
+        found, expected = timestamps.row_lengths(), item_ids.row_lengths()
+        fit = tf.reduce_all((found == expected) | (found == 0))
+    else:
+        fit = (tf.shape(timestamps)[1] == 0) | tf.reduce_all(tf.shape(timestamps) == tf.shape(item_ids))
+    return tf.debugging.assert_equal(fit, True, "`timestamps` must have the shape of `item_ids`, or no column")
+
+
+def _identity(values: Ids) -> Ids:
+    if isinstance(values, tf.RaggedTensor):
+        return values.with_values(tf.identity(values.values))
+    return tf.identity(values)
 
 
 def _check_rows(lists: tf.Tensor, name: str, rows: tf.Tensor) -> tf.Operation:

@@ -81,11 +81,17 @@ def times_of_slots(item_ids: list[int], times: list[int], next_items: bool) -> l
 
 
 def attention_of_blocks(
-    weights: Weights, item_ids: np.ndarray, layer_norm: str, prefix: int | None = None
+    weights: Weights,
+    item_ids: np.ndarray,
+    layer_norm: str,
+    prefix: int | None = None,
+    times: Sequence[tuple[int | None, int | None]] | None = None,
 ) -> list[np.ndarray]:
-    """Attention weights [h, L, L] of each block over one sequence without padding: `item_ids` int [L]."""
-    hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids)), []), []
+    """Attention weights [h, L, L] of each block over one sequence without padding; arguments as in `masked_logits`."""
+    times = [(None, None)] * len(item_ids) if times is None else times
+    hidden, found = _embedded(weights, item_ids, np.arange(len(item_ids)), [gap for _, gap in times]), []
     for part in _blocks(weights):
+        part = part | {"times": [time for time, _ in times]}
         states = hidden if layer_norm == "post" else _norm(hidden, part["norm_1"])
         found.append(_attention_weights(states, part, prefix))
         hidden = _after(hidden, part, layer_norm, prefix, residual=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories, read_histories
-from tests.support.training_records import sequences_of
+from tests.support.training_records import sequences_of, times_of
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
@@ -20,8 +20,10 @@ def test_read_histories_of_some_users(data_dir: pathlib.Path, manifest: Manifest
     assert sorted(found) == some
     for user, history in found.items():
         expected = sequences[user][:-1]
-        assert history.tolist() == (expected if max_items is None else expected[-max_items:])
-        assert history.dtype == np.int32
+        newest = slice(None if max_items is None else -max_items, None)
+        assert history.item_ids.tolist() == expected[newest]
+        assert history.item_ids.dtype == np.int32
+        assert history.times.tolist() == times_of(user)[:-1][newest]
 
 
 def test_raw_histories_of_a_split(data_dir: pathlib.Path) -> None:
@@ -32,7 +34,8 @@ def test_raw_histories_of_a_split(data_dir: pathlib.Path) -> None:
             raw = [item_ids[item - NUM_SPECIAL_IDS] for item in items]
             expected.append((raw[:-2], raw[-2]))
     found = []
-    for rows, targets in iterate_raw_histories(str(data_dir), "validation", batch_users=7, max_users=1000):
+    for rows, targets, times in iterate_raw_histories(str(data_dir), "validation", batch_users=7, max_users=1000):
+        assert times.shape == (len(rows), len(rows[0]))
         assert len({len(row) for row in rows}) == 1, "rows are padded to one length"
         found += [([item for item in row if item], target) for row, target in zip(rows, targets, strict=True)]
     assert sorted(found) == sorted(expected)

@@ -5,17 +5,51 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
+from bert4rec_tf.inputs.user_histories import History
+from bert4rec_tf.model.bert4rec import Bert4Rec
 from bert4rec_tf.report.attention_maps import attention_maps, attention_weights
-from tests.support.numpy_bert4rec import attention_of_blocks
-from tests.support.small_models import CAUSAL, DISTANCES, NEWEST, PRE, SMALL, TWO_LAYERS, paper_weights, random_model
+from tests.support.numpy_bert4rec import attention_of_blocks, times_of_slots
+from tests.support.small_models import (
+    CAUSAL,
+    DISTANCES,
+    NEWEST,
+    PRE,
+    SMALL,
+    TIMES,
+    TWO_LAYERS,
+    paper_weights,
+    random_model,
+)
 from tfrecords.vocabulary import MASK_ID, PAD_ID, UNK_ID
 
 # The model's windows have at most 8 slots: of the second history the newest 7 items count, of the third the known ones.
-HISTORIES = [np.array(row) for row in ([5, 3, 9, 4], [7, 7, 4, 6, 3, 8, 9, 13, 12], [4, UNK_ID, 5, PAD_ID, 6])]
-WINDOWS = [np.array([*row, MASK_ID]) for row in ([5, 3, 9, 4], [4, 6, 3, 8, 9, 13, 12], [4, 5, 6])]
+HISTORIES = [
+    History(np.array(items), np.array(times))
+    for items, times in (
+        ([5, 3, 9, 4], [0, 7, 7, 10**6]),
+        ([7, 7, 4, 6, 3, 8, 9, 13, 12], [0, 1, 60, 90, -1, 200, 3000, 40_000, 500_000]),
+        ([4, UNK_ID, 5, PAD_ID, 6], [5, 6, 80, 0, 900]),
+    )
+]
+WINDOWS = [
+    History(np.array([*items, MASK_ID]), np.array([*times, -1]))
+    for items, times in (
+        ([5, 3, 9, 4], [0, 7, 7, 10**6]),
+        ([4, 6, 3, 8, 9, 13, 12], [60, 90, -1, 200, 3000, 40_000, 500_000]),
+        ([4, 5, 6], [5, 80, 900]),
+    )
+]
 CONFIGS = pytest.mark.parametrize(
-    "config", [SMALL, TWO_LAYERS, PRE, NEWEST, DISTANCES], ids=["post", "two", "pre", "newest", "distances"]
+    "config",
+    [SMALL, TWO_LAYERS, PRE, NEWEST, DISTANCES, TIMES],
+    ids=["post", "two", "pre", "newest", "distances", "times"],
 )
+
+
+def expected_weights(model: Bert4Rec, window: History, prefix: int | None = None) -> list[np.ndarray]:
+    items, times = window.item_ids, window.times
+    of_slots = times_of_slots(items.tolist(), times.tolist(), next_items=model.config.predicts_next_items)
+    return attention_of_blocks(paper_weights(model), items, model.config.layer_norm, prefix, of_slots)
 
 
 @CONFIGS
@@ -25,11 +59,10 @@ def test_weights_equal_the_papers(config: ModelConfig) -> None:
     found = attention_weights(model, WINDOWS, positions)
     assert len(found) == config.num_layers
     for row, window in enumerate(WINDOWS):
-        expected = attention_of_blocks(paper_weights(model), window, config.layer_norm)
-        for weights, block in zip(found, expected, strict=True):
+        for weights, block in zip(found, expected_weights(model, window), strict=True):
             assert weights.shape == (3, config.num_heads, 2, 8)
-            np.testing.assert_allclose(weights[row, :, :, : len(window)], block[:, positions[row]], atol=1e-5)
-            assert not weights[row, :, :, len(window) :].any(), "padding"
+            np.testing.assert_allclose(weights[row, :, :, : len(window.item_ids)], block[:, positions[row]], atol=1e-5)
+            assert not weights[row, :, :, len(window.item_ids) :].any(), "padding"
             np.testing.assert_allclose(weights[row].sum(axis=-1), 1, atol=1e-6)
 
 
@@ -40,7 +73,7 @@ def test_maps_are_means_over_users_of_the_newest_slots(config: ModelConfig, slot
     maps = attention_maps(model, HISTORIES, slots)
     assert maps.users == 3
     assert maps.weights.shape == (config.num_layers, config.num_heads, size, size)
-    blocks = [attention_of_blocks(paper_weights(model), window, config.layer_norm) for window in WINDOWS]
+    blocks = [expected_weights(model, window) for window in WINDOWS]
     for layer in range(config.num_layers):
         mean = np.mean([of[layer][:, -size:, -size:] for of in blocks], axis=0)
         np.testing.assert_allclose(maps.weights[layer], mean, atol=1e-5)
@@ -50,8 +83,8 @@ def test_maps_are_means_over_users_of_the_newest_slots(config: ModelConfig, slot
 def test_causal_attention_predicts_from_the_newest_item() -> None:
     model = random_model(CAUSAL)
     maps = attention_maps(model, HISTORIES, slots=3)
-    windows = [window[:-1] for window in WINDOWS]
-    blocks = [attention_of_blocks(paper_weights(model), window, CAUSAL.layer_norm, prefix=0) for window in windows]
+    windows = [History(window.item_ids[:-1], window.times[:-1]) for window in WINDOWS]
+    blocks = [expected_weights(model, window, prefix=0) for window in windows]
     for layer in range(CAUSAL.num_layers):
         mean = np.mean([of[layer][:, -3:, -3:] for of in blocks], axis=0)
         np.testing.assert_allclose(maps.weights[layer], mean, atol=1e-5)

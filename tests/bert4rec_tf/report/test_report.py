@@ -181,7 +181,7 @@ def test_user_cards_show_history_target_and_hits(report: str, evaluation: Evalua
     for row, card in zip(rows, cards, strict=True):
         shown = Page(card)
         recommended = [item for item in ranks.recommended[row].tolist() if item != PAD_ID]
-        history, target = histories[ranks.user_ids[row]], ranks.targets[row]
+        history, target = histories[ranks.user_ids[row]].item_ids, ranks.targets[row]
         assert len(history) == ranks.history_lengths[row]
         listed = [f"{name(item)}{' ✓' if item == target else ''}" for item in recommended]
         assert shown.texts_of("li") == [*map(name, history[-10:]), *listed]

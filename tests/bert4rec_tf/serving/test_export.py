@@ -18,7 +18,7 @@ from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config
 from bert4rec_tf.evaluation.evaluate import evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_metrics
-from bert4rec_tf.inputs.user_histories import iterate_raw_histories
+from bert4rec_tf.inputs.user_histories import RawHistories, iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
 from bert4rec_tf.serving.export import ExportOptions, export
@@ -225,11 +225,11 @@ def test_the_gate_ranks_validation_users_as_evaluation_does(
 def test_the_gate_needs_a_hit_and_users(
     exported: pathlib.Path, data_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def users(*_: object) -> Iterator[tuple[list[list[str]], list[str]]]:
+    def users(*_: object) -> Iterator[RawHistories]:
         yield from found
 
     monkeypatch.setattr("bert4rec_tf.serving.quality_gate.iterate_raw_histories", users)
-    found: list[tuple[list[list[str]], list[str]]] = [([["a"], ["b"]], ["unknown", "unknown"])]
+    found = [RawHistories([["a"], ["b"]], ["unknown", "unknown"], np.array([[0], [0]]))]
     nothing = compare(exported, exported, str(data_dir))
     assert (nothing.users, nothing.candidate, nothing.served) == (2, 0, 0)
     with pytest.raises(InputError, match=r"cannot tell.*0\.0000 against 0\.0000 of version .*2 users.*Fix: name a"):
