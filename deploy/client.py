@@ -45,6 +45,18 @@ _EXCLUDED = flags.DEFINE_multi_string("excluded_item_id", [], "item that the ans
 _ALLOWED = flags.DEFINE_multi_string(
     "allowed_item_id", [], "item that the answer may hold; repeatable; default: all items"
 )
+_ALLOWED_VALUES = flags.DEFINE_multi_string(
+    "allowed_value", None, "feature=category that items of the answer must have, if the model has features; repeatable"
+)
+_EXCLUDED_VALUES = flags.DEFINE_multi_string(
+    "excluded_value", None, "feature=category that no item of the answer has, if the model has features; repeatable"
+)
+_TIMES = flags.DEFINE_multi_integer(
+    "timestamp", None, "time of an event, in seconds since 1970, once for each --item_id, if the model takes times"
+)
+_REQUEST_TIME = flags.DEFINE_integer(
+    "request_time", None, "when the items will be shown, in seconds since 1970, if the model takes times"
+)
 _K = flags.DEFINE_integer("k", 10, "number of items in the answer")
 _KEEP_SEEN = flags.DEFINE_bool("keep_seen", False, "whether the answer may hold items of the history")
 _TIMEOUT = flags.DEFINE_float("timeout_seconds", 1.0, "seconds to wait for an answer; over gRPC, retries included")
@@ -180,10 +192,22 @@ def recommend_inputs(
     drop_seen: bool = True,
     excluded: list[str] | None = None,
     allowed: list[str] | None = None,
+    allowed_values: list[str] | None = None,
+    excluded_values: list[str] | None = None,
+    timestamps: list[int] | None = None,
+    request_time: int | None = None,
 ) -> dict[str, Any]:
-    """The inputs of the `recommend` signature for one history. REST requires all of them."""
+    """The inputs of the `recommend` signature for one history.
+
+    The last four are left out if they are None, since only some models take them: those with categories of items the
+    two lists of values, those with times the two times. REST requires all that a model takes.
+    """
     lists = {"item_ids": [item_ids], "excluded_item_ids": [excluded or []], "allowed_item_ids": [allowed or []]}
-    return {**lists, "k": [k], "drop_seen": [drop_seen]}
+    rows = {"allowed_values": allowed_values, "excluded_values": excluded_values, "timestamps": timestamps}
+    optional: dict[str, Any] = {name: [row] for name, row in rows.items() if row is not None}
+    if request_time is not None:
+        optional["request_time"] = [request_time]
+    return {**lists, **optional, "k": [k], "drop_seen": [drop_seen]}
 
 
 def _over_grpc(request: Request) -> Answer:
@@ -195,7 +219,7 @@ def _over_grpc(request: Request) -> Answer:
     message.model_spec.name, message.model_spec.signature_name = request.model, "recommend"
     if request.label:
         message.model_spec.version_label = request.label
-    dtypes = {"k": tf.int32, "drop_seen": tf.bool}
+    dtypes = {"k": tf.int32, "drop_seen": tf.bool, "timestamps": tf.int64, "request_time": tf.int64}
     for name, value in request.inputs.items():
         shape = [len(value), *([len(value[0])] if isinstance(value[0], list) else [])]
         proto = tf.make_tensor_proto(value, dtypes.get(name, tf.string), shape)
@@ -267,9 +291,12 @@ def _without_server(export_dir: str, inputs: dict[str, Any]) -> Answer:
     version = _newest(export_dir)
     signature = tf.saved_model.load(str(version)).signatures["recommend"]
     _, specs = signature.structured_input_signature
+    if unknown := sorted(inputs.keys() - specs.keys()):
+        raise ServingError(f"this model takes no {' or '.join(unknown)}; it has no such features or takes no times")
+    given = {name: [[]] for name in specs} | {"request_time": [-1]} | inputs  # as the server's defaults
     tensors = {
-        name: tf.reshape(tf.constant(value, specs[name].dtype), [1, -1] if name.endswith("item_ids") else [-1])
-        for name, value in inputs.items()
+        name: tf.reshape(tf.constant(given[name], spec.dtype), [-1] if spec.shape.rank in (None, 1) else [1, -1])
+        for name, spec in specs.items()
     }
     try:
         found = {name: value[0].numpy().tolist() for name, value in signature(**tensors).items()}
@@ -288,7 +315,15 @@ def main(argv: list[str]) -> None:
             f"error: --export_dir must be a path on this machine. Received: {_EXPORT.value}. "
             "Fix: mount the bucket or file system and name the folder where it is mounted, or copy the files"
         )
-    inputs = recommend_inputs(_ITEMS.value, _K.value, not _KEEP_SEEN.value, _EXCLUDED.value, _ALLOWED.value)
+    if _TIMES.value is not None and len(_TIMES.value) != len(_ITEMS.value):
+        sys.exit(
+            f"error: --timestamp must be given once for each --item_id. Received: {len(_TIMES.value)} times for "
+            f"{len(_ITEMS.value)} items"
+        )
+    filters_and_times = _ALLOWED_VALUES.value, _EXCLUDED_VALUES.value, _TIMES.value, _REQUEST_TIME.value
+    inputs = recommend_inputs(
+        _ITEMS.value, _K.value, not _KEEP_SEEN.value, _EXCLUDED.value, _ALLOWED.value, *filters_and_times
+    )
     titles = _titles(_EXPORT.value) if _EXPORT.value else {}
     try:
         if _SERVER.value and _MODEL.value:

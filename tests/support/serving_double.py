@@ -693,6 +693,7 @@ def _leaf(value: Any, dtype: tf.DType) -> Any:
         tf.string: isinstance(value, bytes),
         tf.bool: isinstance(value, bool),
         tf.int32: isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31,
+        tf.int64: isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63,
     }[dtype]
     if not fits:
         kind = _json_type(value)

@@ -33,6 +33,7 @@ from tests.support.client_command import run_client
 from tests.support.command_line import ROOT
 from tests.support.serving_double import ServingDouble
 from tests.support.tiny_version import TOP_K, write_bad_warm_up, write_version
+from tests.support.version_with_times import write_version_with_times_and_categories
 
 IMAGE = "tensorflow/serving"
 BATCHING = ROOT / "deploy" / "batching_parameters.txt"
@@ -227,6 +228,38 @@ def test_rest_rows_and_columns(server: ServingDouble | Started) -> None:
     encoded = {"examples": [{"b64": ""}]}
     assert post(server, signature_name="examples", inputs=encoded).json()["outputs"]["item_ids"][0][0] == "a0"
     assert len(post(server, signature_name="encode", instances=[["a3"]]).json()["predictions"][0]) == 8
+
+
+@pytest.mark.parametrize("kind", ["double", "binary", "docker"])
+def test_times_and_categories_in_requests(kind: str, tmp_path: pathlib.Path) -> None:
+    """With batching, so that the warm-up requests of such a version pass the batching session too."""
+    root = tmp_path / "shop"
+    root.mkdir()
+    write_version_with_times_and_categories(root / "1")
+    write_models_config(root, list_versions(root))
+    history, times, asked = ["item-3", "item-5"], [1_700_000_000, 1_700_003_600], 1_700_090_000
+    filters = ["brand=x"], ["tags=g"]
+    inputs = client.recommend_inputs(history, 5, True, None, None, *filters, times, asked)
+    by_order = client.recommend_inputs(history, 5, True, None, None, *filters, [-1, -1], -1)
+    server = start(kind, root, batching=True)
+    try:
+        server.wait_for(1)
+        answers = [
+            client.recommend(client.Request(address, "shop", inputs, timeout=30))
+            for address in (server.grpc_address, server.rest_address)
+        ]
+        without = client.recommend(client.Request(server.grpc_address, "shop", by_order, timeout=30))
+    finally:
+        server.stop()
+    answers.append(client._without_server(str(root), inputs))
+    assert {item for answer in answers for item in answer.item_ids} == {"item-2", "item-6"}, "brand x without tag g"
+    for answer in answers:
+        assert answer.scores == pytest.approx(answers[0].scores, abs=1e-4)
+    assert abs(without.scores[0] - answers[0].scores[0]) > 1e-3, "times matter"
+    defaults = client._without_server(str(root), client.recommend_inputs(history, 5))
+    assert len(defaults.item_ids) == 5
+    with pytest.raises(client.ServingError, match=r"takes no elsewhere"):
+        client._without_server(str(root), inputs | {"elsewhere": [1]})
 
 
 def test_rest_refuses_what_tf_serving_refuses(server: ServingDouble | Started) -> None:
