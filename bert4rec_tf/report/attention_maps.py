@@ -14,7 +14,7 @@ from bert4rec_tf.report.charts import Chart, heat_map
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
 SLOTS = 20  # the newest slots of the window; the last one holds [MASK]
-_BATCH_USERS = 16
+BATCH_USERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +46,11 @@ def attention_maps(model: Bert4Rec, histories: Sequence[History], slots: int = S
         histories: at least one.
         slots: S at most; fewer if a window is shorter.
     """
-    windows = [_window(history, model) for history in histories]
+    windows = [window_of(history, model) for history in histories]
     size = min(slots, *(len(window.item_ids) for window in windows))
     sums = np.zeros([model.config.num_layers, model.config.num_heads, size, size])
-    for first in range(0, len(windows), _BATCH_USERS):
-        batch = windows[first : first + _BATCH_USERS]
+    for first in range(0, len(windows), BATCH_USERS):
+        batch = windows[first : first + BATCH_USERS]
         positions = np.array([[len(window.item_ids) - size] for window in batch]) + np.arange(size)
         for layer, weights in enumerate(attention_weights(model, batch, positions)):
             newest = np.take_along_axis(weights, positions[:, None, None, :], axis=3)
@@ -87,7 +87,7 @@ def attention_weights(model: Bert4Rec, windows: Sequence[History], query_positio
     return [layer.numpy() for layer in weights]
 
 
-def _window(history: History, model: Bert4Rec) -> History:
+def window_of(history: History, model: Bert4Rec) -> History:
     """The model's input for the next item: the newest N - 1 items and, unless it predicts next items, [MASK]."""
     known = history.item_ids >= NUM_SPECIAL_IDS
     items, times = (np.asarray(values)[known][-(model.max_seq_length - 1) :] for values in history)
@@ -99,8 +99,8 @@ def _window(history: History, model: Bert4Rec) -> History:
 _LABEL_STEP = 5  # slots from one axis label to the next
 
 
-def attention_content(maps: AttentionMaps) -> dict[str, Any]:
-    """A heat map for each head, by layer, for `templates/attention.html`."""
+def attention_content(maps: AttentionMaps, ages: list[Chart]) -> dict[str, Any]:
+    """A heat map for each head, by layer, and the charts of ages, for `templates/attention.html`."""
     size, last = maps.weights.shape[-1], "0" if maps.predicts_next_items else "M"
     names = [f"-{back}" if back and back % _LABEL_STEP == 0 else "" for back in range(size - 1, 0, -1)] + [last]
     layers = []
@@ -112,4 +112,5 @@ def attention_content(maps: AttentionMaps) -> dict[str, Any]:
             alt_text = f"attention of layer {layer + 1}, head {head + 1}"
             charts.append(Chart(caption, heat_map(weights, names, alt_text)))
         layers.append(charts)
-    return {"layers": layers, "users": maps.users, "size": size, "ends_with_mask": not maps.predicts_next_items}
+    shown = {"users": maps.users, "size": size, "ends_with_mask": not maps.predicts_next_items}
+    return {"layers": layers, "ages": ages, **shown}

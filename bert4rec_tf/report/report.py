@@ -5,6 +5,7 @@ import pathlib
 from bert4rec_tf import __version__
 from bert4rec_tf.code_version import git_state
 from bert4rec_tf.inputs.user_histories import read_histories
+from bert4rec_tf.report.attention_ages import ages_charts, attention_ages
 from bert4rec_tf.report.attention_maps import SLOTS, attention_content, attention_maps
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.example_users import HISTORY_SHOWN, spread_over_ranks, users_content, with_long_histories
@@ -44,7 +45,8 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
         evaluation.metrics["split"],
         max(HISTORY_SHOWN, model.max_seq_length - 1),
     )
-    maps = attention_maps(model, [histories[ranks.user_ids[row]] for row in attention_users])
+    attending = [histories[ranks.user_ids[row]] for row in attention_users]
+    maps, ages = attention_maps(model, attending), attention_ages(model, attending)
     items = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
     page = render_page(
         f"{evaluation.model_dir.resolve().name}: {evaluation.trained.config.model.model_name}, "
@@ -53,7 +55,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
         result=result_content(evaluation, rivals(evaluation)),
         learning=learning_content(history, evaluation),
         slices=slices_content(evaluation),
-        attention=attention_content(maps),
+        attention=attention_content(maps, ages_charts(ages)),
         items=items_content(items, evaluation.vocabulary, by_popularity=item_groups is None),
         users=users_content(examples, ranks, histories, evaluation.vocabulary),
         run=run_content(evaluation),

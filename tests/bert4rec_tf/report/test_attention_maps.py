@@ -7,6 +7,7 @@ import tensorflow as tf
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.inputs.user_histories import History
 from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.report.attention_ages import AGES, ages_charts, attention_ages
 from bert4rec_tf.report.attention_maps import attention_maps, attention_weights
 from tests.support.numpy_bert4rec import attention_of_blocks, times_of_slots
 from tests.support.small_models import (
@@ -108,3 +109,32 @@ def test_attention_maps_do_not_change_the_model() -> None:
     assert [block.attention.dropout for block in model.encoder.blocks] == layers
     assert [weight.name for weight in model.weights] == names
     np.testing.assert_array_equal(model.score_next_item(histories).numpy(), before)
+
+
+@CONFIGS
+def test_weights_by_age_are_sums_over_events(config: ModelConfig) -> None:
+    model, starts = random_model(config), list(AGES.values())
+    found = attention_ages(model, HISTORIES)
+    for user, window in enumerate(WINDOWS):
+        newest, timed = max(window.times), [slot for slot, time in enumerate(window.times) if time >= 0]
+        groups = {
+            slot: max(g for g, start in enumerate(starts) if newest - window.times[slot] >= start) for slot in timed
+        }
+        for group in range(len(starts)):
+            members = [slot for slot in timed if groups[slot] == group]
+            assert found.events[user, group] == pytest.approx(len(members) / len(timed))
+            for layer, weights in enumerate(expected_weights(model, window)):
+                expected = sum(weights[:, -1, slot].mean() for slot in members)
+                assert found.weights[user, layer, group] == pytest.approx(expected, abs=1e-5)
+    charts = ages_charts(found)
+    assert [chart.caption for chart in charts] == [
+        f"Layer {layer + 1}: weight by the age of events" for layer in range(config.num_layers)
+    ]
+    assert "below 1 minute" in charts[0].svg
+    assert "1 year and more" not in charts[0].svg, "no event is so old"
+
+
+def test_histories_without_times_have_no_ages() -> None:
+    unknown = [History(history.item_ids, np.full(len(history.item_ids), -1)) for history in HISTORIES]
+    assert attention_ages(random_model(SMALL), unknown) is None
+    assert ages_charts(None) == []
