@@ -1,6 +1,7 @@
-"""Measures the time and the memory of a training step for a small and a large catalogue.
+"""Measures the time and the memory of a training step for a small and a large catalogue, and with item features.
 
 python benchmarks/large_catalogues.py
+python benchmarks/large_catalogues.py --item_features
 """
 
 import multiprocessing
@@ -21,6 +22,9 @@ from bert4rec_tf.command_line import command
 
 _SIZES = flags.DEFINE_list("items", ["10000", "1000000"], "numbers of items to compare")
 _LOSSES = flags.DEFINE_list("losses", ["sampled_softmax", "gbce"], "values of training.loss to measure")
+_FEATURES = flags.DEFINE_bool(
+    "item_features", False, "compare items of five features with items without any, instead of numbers of items"
+)
 _BATCH, _LENGTH, _PREDICTIONS = 128, 50, 15
 _STEPS = 20
 
@@ -28,24 +32,46 @@ _STEPS = 20
 @command
 def main() -> None:
     """Measures each case in its own process, so that the memory of one case does not count for another."""
+    sizes = list(map(int, _SIZES.value))
     for loss in _LOSSES.value:
-        found = {}
-        for items in map(int, _SIZES.value):
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                seconds, beyond, tables = found[items] = pool.apply(measure, (loss, items))
-            print(
-                f"{loss}, {items:,} items: {1e3 * seconds:.1f} ms a step, {beyond / 2**20:,.0f} MiB beyond "
-                f"{tables / 2**20:,.0f} MiB of weights and moments",
-                flush=True,
-            )
+        if _FEATURES.value:
+            for items in sizes:
+                without, with_features = _measured(loss, items), _measured(loss, items, features=True)
+                memory = [beyond + tables for _, beyond, tables in (without, with_features)]
+                print(
+                    f"{loss}, {items:,} items, five features: {with_features[0] / without[0]:.2f} times the time, "
+                    f"{memory[1] / memory[0]:.2f} times the memory with weights and moments"
+                )
+            continue
+        found = {items: _measured(loss, items) for items in sizes}
         (few, few_bytes, _), (many, many_bytes, _) = found[min(found)], found[max(found)]
         print(
             f"{loss}: {many / few:.2f} times the time, {many_bytes / few_bytes:.2f} times the memory beyond the tables"
         )
 
 
-def measure(loss: Literal["softmax", "sampled_softmax", "gbce"], items: int) -> tuple[float, float, float]:
+def _measured(loss: str, items: int, features: bool = False) -> tuple[float, float, float]:
+    """`measure` in a process of its own, and printed."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        seconds, beyond, tables = pool.apply(measure, (loss, items, features))
+    print(
+        f"{loss}, {items:,} items{' of five features' if features else ''}: {1e3 * seconds:.1f} ms a step, "
+        f"{beyond / 2**20:,.0f} MiB beyond {tables / 2**20:,.0f} MiB of weights and moments",
+        flush=True,
+    )
+    return seconds, beyond, tables
+
+
+def measure(
+    loss: Literal["softmax", "sampled_softmax", "gbce"], items: int, features: bool
+) -> tuple[float, float, float]:
     """Measures one case.
+
+    Args:
+        loss: the training loss.
+        items: their number.
+        features: whether they have five: a brand of 10,000, a category of 1,000, up to four tags of 200, a number, and
+            a vector of 64.
 
     Returns:
         The median seconds of a step, the bytes that the process grew by without weights and moments, and the bytes of
@@ -56,6 +82,7 @@ def measure(loss: Literal["softmax", "sampled_softmax", "gbce"], items: int) -> 
 
     from bert4rec_tf.config import ModelConfig, TrainingConfig
     from bert4rec_tf.model.bert4rec import build_model
+    from bert4rec_tf.model.item_features import FeatureArrays
     from bert4rec_tf.model.sampled_loss import SampledLoss
     from bert4rec_tf.training.optimizer import make_optimizer
     from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS
@@ -66,7 +93,20 @@ def measure(loss: Literal["softmax", "sampled_softmax", "gbce"], items: int) -> 
     training = TrainingConfig(loss=loss, batch_size=_BATCH)
     # Popularity falls with the rank, as in a real catalogue.
     log_popularity = -np.log(np.arange(1, size + 1)).astype(np.float32)
-    model = build_model(ModelConfig(dropout=0.2, attention_dropout=0.2), size, _LENGTH)
+    config, arrays = ModelConfig(dropout=0.2, attention_dropout=0.2, item_features="sum" if features else "none"), None
+    if features:
+        arrays = FeatureArrays(
+            categories=tuple(
+                random.integers(0, rows, [size, width], np.int32) for rows, width in ((10_002, 1), (1_002, 1), (202, 4))
+            ),
+            category_rows=(10_002, 1_002, 202),
+            numbers=random.normal(size=[size, 1]).astype(np.float32),
+            numbers_present=np.ones([size, 1], np.float32),
+            vectors=(random.normal(size=[size, 64]).astype(np.float32),),
+            cold=np.zeros(size, bool),
+        )
+    model = build_model(config, size, _LENGTH, item_features=arrays)
+    del arrays
     optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))
     optimizer.build(model.trainable_variables)
     sampled = None if loss == "softmax" else SampledLoss(training, log_popularity)
