@@ -10,6 +10,7 @@ import numpy as np
 
 from bert4rec_tf.evaluation.slices import POPULARITY_NAMES, popularity_groups
 from bert4rec_tf.report.charts import dots
+from bert4rec_tf.report.item_neighbours import NEIGHBOURS, SharedCategories
 from bert4rec_tf.report.slices_section import head_and_tail
 from tfrecords.errors import InputError, check_local
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
@@ -116,8 +117,10 @@ def read_item_groups(path: str, vocabulary: Vocabulary) -> dict[str, str]:
     return groups
 
 
-def items_content(items: ItemMap, vocabulary: Vocabulary, by_popularity: bool) -> dict[str, Any]:
-    """The items as dots, with a legend, for `templates/items.html`."""
+def items_content(
+    items: ItemMap, vocabulary: Vocabulary, by_popularity: bool, shared: list[SharedCategories]
+) -> dict[str, Any]:
+    """The items as dots, with a legend, and how often neighbours share categories, for `templates/items.html`."""
     number = len(items.coordinates)
     class_prefix = "p" if by_popularity else "g"
     # Colour 8, which is grey, is for the items without a named group.
@@ -139,6 +142,11 @@ def items_content(items: ItemMap, vocabulary: Vocabulary, by_popularity: bool) -
         "variance": items.variance,
         "popularity": head_and_tail(vocabulary.counts) if by_popularity else "",
         "groups": groups,
+        "neighbours": NEIGHBOURS,
+        "shared": [
+            (each.feature, f"{each.near:.0%} of the nearest items share one, {each.random:.0%} of random items")
+            for each in shared
+        ],
         "svg": dots(items.coordinates, colour_of_items, titles, class_prefix, "map of the items"),
     }
 

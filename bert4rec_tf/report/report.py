@@ -11,6 +11,7 @@ from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.example_users import HISTORY_SHOWN, spread_over_ranks, users_content, with_long_histories
 from bert4rec_tf.report.headline import rivals
 from bert4rec_tf.report.item_map import item_map, items_content
+from bert4rec_tf.report.item_neighbours import shared_categories
 from bert4rec_tf.report.learning_curves import learning_content, read_history
 from bert4rec_tf.report.number_format import counted
 from bert4rec_tf.report.page import render_page
@@ -47,7 +48,9 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
     )
     attending = [histories[ranks.user_ids[row]] for row in attention_users]
     maps, ages = attention_maps(model, attending), attention_ages(model, attending)
-    items = item_map(model.embedding.item_table.numpy(), evaluation.vocabulary, item_groups)
+    table = model.embedding.item_table.numpy()
+    items = item_map(table, evaluation.vocabulary, item_groups)
+    shared = shared_categories(table, evaluation.trained.item_features)
     page = render_page(
         f"{evaluation.model_dir.resolve().name}: {evaluation.trained.config.model.model_name}, "
         f"{evaluation.metrics['split']} split",
@@ -56,7 +59,7 @@ def write_report(path: pathlib.Path, evaluation: Evaluation, item_groups: dict[s
         learning=learning_content(history, evaluation),
         slices=slices_content(evaluation),
         attention=attention_content(maps, ages_charts(ages)),
-        items=items_content(items, evaluation.vocabulary, by_popularity=item_groups is None),
+        items=items_content(items, evaluation.vocabulary, item_groups is None, shared),
         users=users_content(examples, ranks, histories, evaluation.vocabulary),
         run=run_content(evaluation),
     )
