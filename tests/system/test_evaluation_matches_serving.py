@@ -92,6 +92,7 @@ def write_log(directory: pathlib.Path, log: Log, num_items: int) -> Manifest:
         "item_ids": ragged(histories),
         "negative_item_ids": ragged(negatives),
         "target_item_id": np.array(targets),
+        "times": ragged(tuple(list(range(len(row) + 1)) for row in histories)),
         "trained_items": np.array(list(map(len, histories))),
         "user_id": list(log),
     }

@@ -111,7 +111,7 @@ def test_random_prefixes_have_their_share_of_the_steps(
     made: list[tuple[int, float]] = []
 
     def recorded(*arguments: Any) -> tf.data.Dataset:
-        *_, first_step, _, objective, causal_rows = arguments
+        *_, first_step, _, objective, causal_rows, _ = arguments
         assert objective == "random_prefix"
         made.append((first_step, causal_rows))
         return training_batches(*arguments)
