@@ -416,9 +416,10 @@ def _optional_strings(name: str) -> _Input:
 def _signature(function: Callable[..., Answer], inputs: Sequence[_Input]) -> Callable:
     """The function as one to save. Its Python signature has the defaults, which TensorFlow stores with the model."""
     names = [each.spec.name for each in inputs]
+    defaults = {each.spec.name: each.default for each in inputs if each.default is not None}
 
-    def call(*values: tf.Tensor) -> Answer:
-        return function(**dict(zip(names, values, strict=True)))
+    def call(*values: tf.Tensor, **named: tf.Tensor) -> Answer:
+        return function(**defaults | dict(zip(names, values, strict=False)) | named)
 
     kind, required = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
     call.__name__ = function.__name__.removeprefix("_")
