@@ -165,16 +165,21 @@ class ModelConfig:
 
     @property
     def model_name(self) -> str:
-        """What the model is called: its family and how it is trained.
+        """What the model is called: its family, how it is trained, and what it reads besides the items' order.
 
         >>> ModelConfig().model_name, ModelConfig(attention="causal").model_name
         ('BERT4Rec, Cloze', 'left to right, next item')
+        >>> ModelConfig(item_features="sum", time_bias=True).model_name
+        'BERT4Rec, Cloze, with item features and times'
         """
-        return {
+        name = {
             "bidirectional": "BERT4Rec, Cloze",
             "prefix": "BERT4Rec, random prefix",
             "causal": "left to right, next item",
         }[self.attention]
+        read = {"item features": self.item_features != "none", "times": self.uses_times}
+        used = " and ".join(what for what, is_used in read.items() if is_used)
+        return f"{name}, with {used}" if used else name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def table(ours: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
         cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
         counts = same[0]["data"]["counts"]
         held_out = _HELD_OUT[counts["validated_users"] == counts["evaluated_users"]]
-        model = ModelConfig(attention=same[0]["model"]["config"]["model"]["attention"]).model_name
+        model = ModelConfig(**same[0]["model"]["config"]["model"]).model_name
         lines.append(f"| **{model}** ({name}, {seeds}) | {held_out} | {cells} | {minutes:.0f} min |")
     for result in published:
         cells = " | ".join(_number(result.get(protocol, {}).get(name)) for protocol, name in _METRICS)
