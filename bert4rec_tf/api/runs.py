@@ -105,6 +105,7 @@ def evaluate(
     *,
     split: Literal["test", "validation"] = "test",
     drop_seen: bool | None = None,
+    target_time: bool | None = None,
 ) -> Evaluation:
     """Ranks the held-out item of each user, as `evaluate.py` does.
 
@@ -113,9 +114,12 @@ def evaluate(
         data_dir: the records that it was trained on.
         split: whose items are ranked. Models are chosen on "validation", and reported on "test".
         drop_seen: whether items of the history are left out of the ranking; None: as the model was configured.
+        target_time: whether a model with `model.request_time` is told the time of the target; None: as it was
+            configured.
 
     Raises:
-        InputError: a model of another vocabulary, or damaged records.
+        InputError: a model of another vocabulary, damaged records, or `target_time` for a model without
+            `model.request_time`.
 
     >>> print(evaluate("popularity", "data", split="validation"))
     20 users, all items: hr@10 1.0000, ndcg@10 0.6936
@@ -130,7 +134,7 @@ def evaluate(
     else:
         system = records.load_model(model)
     rules = system.config.evaluation if isinstance(system, TrainedModel) else EvaluationConfig()
-    if drop_seen is not None:
-        rules = dataclasses.replace(rules, drop_seen=drop_seen)
+    given = {"drop_seen": drop_seen, "target_time": target_time}
+    rules = dataclasses.replace(rules, **{name: value for name, value in given.items() if value is not None})
     ranks, metrics = records.evaluate(system, split, rules)
     return Evaluation(metrics, users_table(ranks, records.vocabulary))

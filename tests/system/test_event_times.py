@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.api.evaluation_records import EvaluationRecords
+from bert4rec_tf.api.runs import evaluate
 from bert4rec_tf.config import Config, EvaluationConfig
 from bert4rec_tf.training.trainer import train
 from pipelines.build import build_records
@@ -114,6 +115,8 @@ def test_times_need_records_with_times_and_a_model_that_takes_them(folder: pathl
         )
     assert not (folder / "refused").exists()
     trained = train(str(folder / "data"), str(folder / "short"), short, tf.distribute.get_strategy())
+    with pytest.raises(InputError, match=r"target_time=true needs a model"):
+        evaluate(trained, folder / "data", target_time=True)
     records = EvaluationRecords.open(folder / "data", "")
     for system in (trained, "popularity"):
         with pytest.raises(InputError, match=r"target_time=true needs a model.*Fix: train with model.request_time"):
