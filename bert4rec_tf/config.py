@@ -86,7 +86,7 @@ class ModelConfig:
     """How the features of items (`--item_features` of make_tfrecords.py) enter an item's vector, at the input and at
     the output. "none": not at all. "sum": an embedding of the features is added to the item's own. "gated": the same,
     times a learned gate. Not in the paper."""
-    item_id_dropout: float = 0.1
+    item_id_dropout: float = 0.02
     """With item features: the share of items that stand for unknown ones in a step of training, with their features
     alone, so that features learn to describe items without training events."""
     time_bias: bool = _shapes_weights(False)
