@@ -100,9 +100,9 @@ def measure(
                 random.integers(0, rows, [size, width], np.int32) for rows, width in ((10_002, 1), (1_002, 1), (202, 4))
             ),
             category_rows=(10_002, 1_002, 202),
-            numbers=random.normal(size=[size, 1]).astype(np.float32),
+            numbers=random.standard_normal([size, 1], np.float32),
             numbers_present=np.ones([size, 1], np.float32),
-            vectors=(random.normal(size=[size, 64]).astype(np.float32),),
+            vectors=(random.standard_normal([size, 64], np.float32),),
             cold=np.zeros(size, bool),
         )
     model = build_model(config, size, _LENGTH, item_features=arrays)
