@@ -16,8 +16,8 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
     Departures from the paper's text: dropout follows the sum, as in the authors' code. With
     `config.embedding_layer_norm` a layer norm comes between the two. Positions may count from the newest item, and
-    `config.neighbours` mixes in the items beside a slot. `config.request_time` adds an embedding of the time that is
-    asked for. With `config.item_features` v_i also holds the item's
+    `config.neighbours` mixes in the items beside a slot. `config.request_time` adds an embedding of the time
+    until the item that a slot predicts. With `config.item_features` v_i also holds the item's
     features, and with `config.item_vectors` "unit" it has the length 1.
 
     Args:

@@ -63,10 +63,10 @@ def gap_buckets(gaps: tf.Tensor) -> tf.Tensor:
 def slot_times(
     times: tf.Tensor | None, item_ids: tf.Tensor, config: ModelConfig, dropout_seed: tf.Tensor | None
 ) -> SlotTimes:
-    """The times that the slots have and ask for.
+    """The time of each slot, and the time from it to the item that it predicts.
 
-    In training, `config.time_dropout` of the rows have no times, and a slot knows the time that it is asked for only
-    with the chance `config.request_time`.
+    In training, a row loses all its times with the chance `config.time_dropout`. Each slot of the other rows knows the
+    time of the item that it predicts with the chance `config.request_time`.
 
     Args:
         times: int32 [B, L] or [B, L + 1], the time of each slot's event, in seconds from any moment of the row,

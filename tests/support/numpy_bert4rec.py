@@ -6,8 +6,8 @@ Weights are named as in the paper, float64, with D the hidden size, h heads and 
                                                          where positions count from the newest item
     0.W_Q 0.W_K 0.W_V [h, D, D / h]  0.b_Q ... [h, D / h]  0.W_O [D, D]  0.b_O [D]
     0.b_distance [2 K + 1, h]                            added to a score for the distance from -K to K, optional
-    0.b_time [73, h]  request_gap [73, D]                added to a score for the time between two events, and to the
-                                                         input for the time that a slot is asked for, both optional
+    0.b_time [73, h]  request_gap [73, D]                for the time between two events, added to a score, and for the
+                                                         time until the predicted item, added to the input; optional
     0.W_1 [D, F]  0.b_1 [F]  0.W_2 [F, D]  0.b_2 [D]     position-wise feed-forward
     0.W_gate_1 0.W_gate_2 [D, D]  0.b_gate_1 ... [D]     gates of the attention and of the feed-forward, optional
     before after [D]                                     times the embeddings beside a slot, optional
