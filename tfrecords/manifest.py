@@ -157,7 +157,7 @@ class Manifest:
         try:
             values = json.loads(content)
             version = values["schema_version"]
-            if version in READABLE_VERSIONS and not isinstance(version, bool):
+            if version in READABLE_VERSIONS:
                 manifest = cls(
                     config=RecordsConfig.from_dict(values["config"], origin),
                     source=values["source"],

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from bert4rec_tf.api.records import Path
+from bert4rec_tf.model.event_times import UNKNOWN_TIME
 from bert4rec_tf.model_dir import CONFIG_FILE, load_model
 from bert4rec_tf.serving import recommender
 from bert4rec_tf.serving.versions import list_versions
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BATCH_ROWS = 256
-_UNKNOWN_TIME = -1
 _VECTORS_FILE = "assets.extra/item_vectors.parquet"
 
 
@@ -330,10 +330,8 @@ class Recommender:
                     "model.time_bias and model.request_time. Fix: leave them out, or train with one of these settings"
                 )
             return None
-        times = (
-            [[_UNKNOWN_TIME] * len(row) for row in rows] if timestamps is None else [list(row) for row in timestamps]
-        )
-        asked = _UNKNOWN_TIME if request_times is None else request_times
+        times = [[UNKNOWN_TIME] * len(row) for row in rows] if timestamps is None else [list(row) for row in timestamps]
+        asked = UNKNOWN_TIME if request_times is None else request_times
         asked = [asked] * len(rows) if isinstance(asked, int | np.integer) else list(asked)
         for name, found in (("timestamps", times), ("request_times", asked)):
             if len(found) != len(rows):
@@ -361,7 +359,7 @@ def _times_of_part(times: tuple[list[list[int]], list[int]] | None, part: slice)
         return {}
     rows, asked = times[0][part], times[1][part]
     length = max(map(len, rows), default=0)
-    padded = np.array([[*row, *[_UNKNOWN_TIME] * (length - len(row))] for row in rows], np.int64)
+    padded = np.array([[*row, *[UNKNOWN_TIME] * (length - len(row))] for row in rows], np.int64)
     return {
         "timestamps": tf.constant(padded.reshape(len(rows), length)),
         "request_time": tf.constant(asked, tf.int64, [len(rows)]),

@@ -12,6 +12,7 @@ import tensorflow as tf
 from bert4rec_tf.evaluation.comparison import paired_bootstrap
 from bert4rec_tf.evaluation.metrics import MISSED_RANK, ranking_gains
 from bert4rec_tf.inputs.user_histories import RawHistories, iterate_raw_histories
+from bert4rec_tf.model.event_times import UNKNOWN_TIME
 from tfrecords.errors import InputError
 
 _MAX_USERS = 10_000  # the first users of the split, the same for both versions
@@ -142,7 +143,7 @@ def _load(version: pathlib.Path, drop_seen: bool) -> _Version:
     defaults = {
         "k": tf.constant([top_k]),
         "drop_seen": tf.constant([drop_seen]),
-        "request_time": tf.constant([-1], tf.int64),
+        "request_time": tf.constant([UNKNOWN_TIME], tf.int64),
     }
     nothing = tf.constant([], tf.string, [1, 0])
 

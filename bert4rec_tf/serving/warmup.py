@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
+from bert4rec_tf.model.event_times import UNKNOWN_TIME
 from tfrecords.vocabulary import Vocabulary
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -40,7 +41,7 @@ def warm_up_requests(
         times = {}
         if with_times:
             hourly = 3600 * tf.range(rows.shape[1], dtype=tf.int64)[None] + tf.zeros([size, 1], tf.int64)
-            times = {"timestamps": hourly, "request_time": tf.fill([size], tf.constant(-1, tf.int64))}
+            times = {"timestamps": hourly, "request_time": tf.fill([size], tf.constant(UNKNOWN_TIME, tf.int64))}
         yield "serving_default", {"item_ids": rows}
         if size == 1:  # the other inputs take their defaults, which have one row
             yield "recommend", {"item_ids": rows}

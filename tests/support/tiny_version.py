@@ -27,11 +27,18 @@ def write_version(path: pathlib.Path, prefix: str, index: str = "exact") -> path
     model = build_model(ModelConfig(hidden_size=8, initializer_range=1.0), vocabulary.size, MAX_SEQ_LENGTH)
     cells = InvertedFileIndex(item_scores(model, vocabulary), num_cells=3) if index == "ivf" else None
     recommender = Recommender(model, vocabulary, TOP_K, cells)
+    return save_version(path, recommender, vocabulary, MAX_SEQ_LENGTH)
+
+
+def save_version(
+    path: pathlib.Path, recommender: Recommender, vocabulary: Vocabulary, max_seq_length: int, **warm_up: bool
+) -> pathlib.Path:
+    """Writes a version that appears whole; `warm_up`: further arguments of `write_warm_up`."""
     building = path.with_name(f".tmp-{path.name}")
     tf.saved_model.save(recommender, str(building), signatures=recommender.signatures())
     (building / "assets.extra").mkdir()
     (building / "assets.extra" / "vocabulary.jsonl").write_bytes(vocabulary.to_bytes())
-    write_warm_up(building, vocabulary, MAX_SEQ_LENGTH)
+    write_warm_up(building, vocabulary, max_seq_length, **warm_up)
     return building.rename(path)
 
 
