@@ -110,7 +110,8 @@ class Bert4Rec(tf.keras.Model):
         with tf.name_scope(name):
             self.embedding(tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool))
             self.head(tf.zeros([1, 1, config.hidden_size]), self.embedding.item_table)
-        self.score_next_item(tf.zeros([1, 1], tf.int32))
+        # Traced, not computed: the vectors of all items may be large.
+        tf.function(self.score_next_item).get_concrete_function(tf.TensorSpec([1, 1], tf.int32))
         if isinstance(item_features, FeatureArrays) and self.embedding.item_features is not None:
             self.embedding.item_features.assign(item_features)
 
