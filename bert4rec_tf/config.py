@@ -89,6 +89,10 @@ class ModelConfig:
     item_id_dropout: float = 0.02
     """With item features: the share of items that stand for unknown ones in a step of training, with their features
     alone, so that features learn to describe items without training events."""
+    cold_item_boost: float = 2.0
+    """With item features: what the output bias of an item without a training event exceeds the mean of the trained
+    items by. Features alone describe an item less sharply than its events do, so its score needs this help to reach the
+    best ones. It plays no part in training."""
     time_bias: bool = _shapes_weights(False)
     """Whether each head adds a learned bias to an attention score, one for each of 72 buckets of the logarithm of the
     time between the two events, as in HSTU (Zhai et al., ICML 2024), and one if a time is unknown. Not in the paper."""

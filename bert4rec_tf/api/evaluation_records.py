@@ -13,6 +13,7 @@ from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from pipelines.sources.synthetic import MarkovLog
+from tfrecords.item_features import ItemFeatures
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.vocabulary import Vocabulary
 
@@ -71,8 +72,9 @@ class EvaluationRecords:
             The ranks of all users, and the content of metrics.json without "hardware".
 
         Raises:
-            InputError: the records changed or lack times, "optimum" on a log whose optimum is unknown, or
-                `evaluation.target_time` with a system that takes no request time.
+            InputError: the records changed or lack times, "optimum" on a log whose optimum is unknown,
+                "category_popularity" of items without categories, or `evaluation.target_time` with a system that
+                takes no request time.
         """
         scorer: Scorer
         if isinstance(system, TrainedModel):
@@ -80,7 +82,12 @@ class EvaluationRecords:
             max_items, model = system.config.data.max_seq_length - 1, system.config.model
             takes = model.uses_times, model.request_time > 0
         else:
-            scorer = baseline_scorer(system, self.vocabulary, lambda: MarkovLog.from_description(self.manifest.source))
+            scorer = baseline_scorer(
+                system,
+                self.vocabulary,
+                lambda: MarkovLog.from_description(self.manifest.source),
+                lambda: ItemFeatures.load(self.data_dir),
+            )
             description, max_items = {"baseline": system}, 1  # no baseline reads more than the last item
             takes = False, False
         times = choose_times(*takes, self.manifest.has_times, rules.target_time)

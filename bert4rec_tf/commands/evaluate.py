@@ -27,7 +27,8 @@ _BASELINE = flags.DEFINE_enum(
     "baseline",
     None,
     list(BASELINES),
-    "baseline to evaluate instead of a model: `popularity`, or `optimum`, the best possible ranking of a log made by "
+    "baseline to evaluate instead of a model: `popularity`; `category_popularity`, the items that share most "
+    "categories with the last one, by popularity; or `optimum`, the best possible ranking of a log made by "
     "make_tfrecords.py --dataset=synthetic",
 )
 _DATA = flags.DEFINE_string("data_dir", None, "directory of records written by pipelines/make_tfrecords.py")

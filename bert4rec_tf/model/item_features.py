@@ -18,7 +18,6 @@ OWN_CATEGORIES = 2  # the first row of a category's own embedding
 _MIN_CATEGORY_ITEMS = 2  # a category of a single item teaches nothing about other items
 _MAX_CATEGORIES = 32  # of one item; the most common ones count
 _EXCLUDED_BIAS = -1e9
-_RARE_SHARE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,7 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
 
     Each training step draws a share of the items, `config.item_id_dropout`, and treats them as unknown: they share one
     learned vector v. Cold items, those without a training event, have it always, and no share in the training loss.
-    Their output bias is the mean of the rarest tenth of the trained items. Special ids have no features.
+    Their output bias is the mean of the trained items' plus `config.cold_item_boost`. Special ids have no features.
 
     Args:
         vocabulary_size: V.
@@ -204,14 +203,13 @@ class ItemFeatureEmbedding(tf.keras.layers.Layer):
 
     def biases_of(self, output_bias: tf.Tensor, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
         """The output biases of items, float32 [...], of `output_bias`, [V]; in training cold items are left out."""
-        of_cold_items = _EXCLUDED_BIAS if dropout_seed is not None else self._bias_of_rare_items(output_bias)
+        of_cold_items = _EXCLUDED_BIAS if dropout_seed is not None else self._bias_of_cold_items(output_bias)
         return tf.where(tf.gather(self.cold, item_ids), of_cold_items, tf.gather(output_bias, item_ids))
 
-    def _bias_of_rare_items(self, output_bias: tf.Tensor) -> tf.Tensor:
-        """The mean over the rarest tenth of the trained items, a scalar. Ids fall in popularity."""
+    def _bias_of_cold_items(self, output_bias: tf.Tensor) -> tf.Tensor:
+        """The mean over the trained items plus the boost, a scalar."""
         trained = tf.boolean_mask(output_bias[NUM_SPECIAL_IDS:], ~self.cold[NUM_SPECIAL_IDS:])
-        number = tf.cast(tf.math.ceil(_RARE_SHARE * tf.cast(tf.size(trained), tf.float32)), tf.int32)
-        return tf.reduce_mean(trained[-number:])
+        return tf.reduce_mean(trained) + self.config.cold_item_boost
 
     def _is_known(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None) -> tf.Tensor:
         known = ~tf.gather(self.cold, item_ids)
