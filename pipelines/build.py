@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.engines.base import Engine, EngineMaker, PreparedLog, Source
+from pipelines.engines.base import Engine, EngineMaker, PreparedLog, Source, default_num_shards
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from pipelines.sources.bad_rows import BadRow
@@ -21,7 +21,7 @@ from pipelines.sources.timestamps import format_time, infer_unit
 from pipelines.stages.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.stages.splits import MIN_EVALUATED_EVENTS
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
-from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
+from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256
 from tfrecords.interruption import raise_if_stopped
@@ -30,8 +30,6 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
 # The counts of rows that were read and did not become events.
 DROPPED = ("bad_rows_set_aside", "low_rated_rows_dropped", "duplicate_events_dropped", "rare_events_dropped")
-_MIN_SHARDS = 8
-_EVENTS_PER_SHARD = 1_000_000
 _ITEMS_NAMED = 3
 T = TypeVar("T")
 
@@ -120,7 +118,7 @@ def build_records(
         bad_rows = building / BAD_ROWS_FILE
         loaded = engine.load(source, unit, config, bad_rows, progress)
         loaded.check(str(described.get("inputs", source)), config.data.max_bad_fraction)
-        num_shards = config.data.num_shards or _default_num_shards(loaded.events)
+        num_shards = config.data.num_shards or default_num_shards(loaded.events)
         raise_if_stopped()
         prepared = engine.prepare(config, num_shards, progress)
         times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
@@ -220,11 +218,6 @@ def _unit(source: Source, config: DataConfig) -> str:
         return source.timestamp_unit
     first = next(source.batches())["timestamp"].slice(0, 100)
     return infer_unit({source.description()["format"]: [str(time) for time in first.to_pylist()]})
-
-
-def _default_num_shards(events: int) -> int:
-    """Grows with the log: a worker holds one shard at a time, and its memory then does not depend on the log's size."""
-    return min(max(_MIN_SHARDS, -(-events // _EVENTS_PER_SHARD)), MAX_SHARDS)
 
 
 def _counts(loaded: LoadCounts, prepared: PreparedLog, counted: ShardCounts, data: DataConfig) -> dict[str, int]:

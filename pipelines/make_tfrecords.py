@@ -22,81 +22,21 @@ from absl import app, flags
 
 from bert4rec_tf.api.recipes import config_file
 from bert4rec_tf.command_line import command
+from bert4rec_tf.commands import log_flags
 from bert4rec_tf.config import Config, read_settings
-from pipelines.build import DROPPED, BuildResult, Source, build_records
+from pipelines.build import DROPPED, BuildResult, build_records
 from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from pipelines.sources import timestamps
 from pipelines.sources.item_features import FeatureTable, parse_kinds, read_feature_table
-from pipelines.sources.log_source import FORMATS, HEADERS, QUOTES, LogSource
-from pipelines.sources.synthetic import MarkovLog
-from pipelines.sources.tfds_log import TfdsLog
+from pipelines.sources.log_source import LogSource
 from pipelines.sources.titles import read_titles
 from tfrecords.errors import InputError, check_local
 from tfrecords.interruption import stopped_at_once
 from tfrecords.manifest import BAD_ROWS_FILE
 
-_INPUT = flags.DEFINE_multi_string(
-    "input", [], "log file to read, or a glob; plain text, gzip, bz2, xz, zstd or Parquet"
-)
-_DATASET = flags.DEFINE_string(
-    "dataset",
-    None,
-    "dataset to read instead of --input: synthetic, synthetic:num_users=500,noise=0.2 or tfds:movielens/100k-ratings",
-)
-_FORMAT = flags.DEFINE_enum(
-    "format",
-    "auto",
-    FORMATS,
-    "format of --input; auto: inferred from each file's name, and for .txt also from its first lines",
-)
-_USER = flags.DEFINE_string("user_column", "user_id", "user column: name in the header, or 0-based index without one")
-_ITEM = flags.DEFINE_string("item_column", "item_id", "item column: name in the header, or 0-based index without one")
-_TIMESTAMP = flags.DEFINE_string(
-    "timestamp_column",
-    "timestamp",
-    "timestamp column: name in the header, or 0-based index without one; empty: the rows are already in time order",
-)
-_RATING = flags.DEFINE_string(
-    "rating_column",
-    "",
-    "rating column: name in the header, or 0-based index without one; read only if --min_rating is set",
-)
-_UNIT = flags.DEFINE_enum(
-    "timestamp_unit",
-    "auto",
-    timestamps.UNITS,
-    "unit of numeric timestamps; auto: inferred from their size; none: they are counters that only order the events",
-)
-_EXPLODE = flags.DEFINE_bool("explode", False, "read a row that has a list of items as one event per list element")
-_PARTITION = flags.DEFINE_multi_string(
-    "partition_columns",
-    [],
-    "columns whose values are in folder names, such as dt in dt=2014-05-01/log.csv; each must also be one of the "
-    "user, item, timestamp and rating columns; separate several by commas",
-)
-_QUOTE = flags.DEFINE_enum(
-    "quote",
-    None,
-    QUOTES,
-    "quotes in csv and tsv files; double: fields may be in double quotes (default for csv); none: a quote is an "
-    "ordinary character (default for tsv)",
-)
-_DELIMITER = flags.DEFINE_string(
-    "delimiter",
-    None,
-    r"character between the fields of csv and tsv files, such as ; or \t; default: a comma for csv, a tab for tsv",
-)
-_HEADER = flags.DEFINE_enum(
-    "header",
-    "auto",
-    HEADERS,
-    "whether line 1 of csv and tsv files is a header; auto: yes if columns are given by name or line 1 is 0,1,2",
-)
-_NULL_VALUES = flags.DEFINE_multi_string(
-    "null_values", [], "texts that mean a missing value, such as NA; separate several by commas"
-)
+flags.adopt_module_key_flags(log_flags)
 _TITLES = flags.DEFINE_string(
     "item_titles", None, "text file with a header and the columns item_id and title; the vocabulary stores the titles"
 )
@@ -178,7 +118,7 @@ def main() -> None:
 
 def _build() -> None:
     """Turns the flags into a configuration, a source and an engine, and calls `build_records`."""
-    for flag in (_INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT):
+    for flag in (log_flags.INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT):
         check_local(flag.name, flag.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
@@ -189,7 +129,7 @@ def _build() -> None:
         read_settings(config_file(_CONFIG.value), [*_SET.value, *own_flags]), "--config and flags"
     )
     started = time.monotonic()
-    source = _source(config)
+    source = log_flags.log_source(config.data.seed)
     built = build_records(
         source,
         read_titles(_TITLES.value),
@@ -235,44 +175,6 @@ def _time(name: str, text: str) -> float:
     if time_ is None:
         raise InputError(f"--{name} must be an ISO 8601 time or seconds since 1970. Received: {text!r}")
     return float(time_)
-
-
-def _source(config: Config) -> Source:
-    if bool(_INPUT.value) == bool(_DATASET.value):
-        raise InputError(
-            f"Give either --input or --dataset. Received: --input={_INPUT.value}, --dataset={_DATASET.value}"
-        )
-    if not _DATASET.value:
-        return LogSource(
-            _INPUT.value,
-            _FORMAT.value,
-            _USER.value,
-            _ITEM.value,
-            _TIMESTAMP.value,
-            _RATING.value,
-            partition_columns=_split(_PARTITION.value),
-            timestamp_unit=_UNIT.value,
-            explode=_EXPLODE.value,
-            quote=_QUOTE.value or "",
-            delimiter=(_DELIMITER.value or "").replace("\\t", "\t"),
-            null_values=_split(_NULL_VALUES.value),
-            header=_HEADER.value,
-        )
-    for flag in (_EXPLODE, _PARTITION, _QUOTE, _DELIMITER, _HEADER, _NULL_VALUES):
-        if flag.present:
-            raise InputError(f"--{flag.name} needs --input. Received: --dataset={_DATASET.value}")
-    kind, _, rest = _DATASET.value.partition(":")
-    if kind == "synthetic":
-        return MarkovLog.from_text(rest, seed=config.data.seed)
-    if kind == "tfds" and rest:
-        columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
-        return TfdsLog(rest, **columns, timestamp_unit=_UNIT.value)
-    raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
-
-
-def _split(values: list[str]) -> tuple[str, ...]:
-    """The distinct values of a flag that may be repeated and may hold several values separated by commas."""
-    return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))
 
 
 def _report(built: BuildResult, seconds: float) -> None:

@@ -1,30 +1,28 @@
 """Recommendations in Python from a model directory or an exported version, equal to the server's answers."""
 
 import dataclasses
-import json
-import os
 import pathlib
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorflow as tf
 
-from bert4rec_tf.api.records import Path
+from bert4rec_tf.api.records import Path, log_source
 from bert4rec_tf.model.event_times import UNKNOWN_TIME
-from bert4rec_tf.model_dir import CONFIG_FILE, load_model
-from bert4rec_tf.serving import recommender
-from bert4rec_tf.serving.versions import list_versions
+from bert4rec_tf.scoring.score_users import OutputOptions, ScoredUsers, score_log
+from bert4rec_tf.serving.served_model import ServedModel
+from pipelines.engines.duckdb_engine import DuckDBEngine
+from pipelines.progress import Progress
 from tfrecords.errors import InputError
-from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
+from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _BATCH_ROWS = 256
-_VECTORS_FILE = "assets.extra/item_vectors.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +87,10 @@ class Recommender:
     [['4']]
     """
 
-    def __init__(
-        self,
-        signatures: Mapping[str, Any],
-        vocabulary: Vocabulary,
-        item_vectors: np.ndarray,
-        max_k: int,
-        categorical: Sequence[str],
-        takes_times: bool,
-        kept_alive: object,
-    ):
-        """Used by `load`. `kept_alive` owns the graphs of the signatures; `categorical` names the items' features."""
-        self._categorical = tuple(categorical)
-        self._takes_times = takes_times
-        self._signatures, self._vocabulary, self._kept_alive = signatures, vocabulary, kept_alive
-        self._item_vectors, self._max_k = item_vectors, max_k
-        pairs = zip(vocabulary.item_ids, vocabulary.titles, strict=True)
+    def __init__(self, model: ServedModel):
+        """Used by `load`."""
+        self._model = model
+        pairs = zip(model.vocabulary.item_ids, model.vocabulary.titles, strict=True)
         self._titles = {item_id: title for item_id, title in pairs if title is not None}
 
     @classmethod
@@ -119,29 +105,7 @@ class Recommender:
         Traceback (most recent call last):
         tfrecords.errors.InputError: `directory` must be a model directory of train, ... Received: 'data'
         """
-        path = pathlib.Path(directory)
-        if (path / CONFIG_FILE).is_file():
-            trained = load_model(path)
-            features = trained.item_features
-            module = recommender.Recommender(trained.model, trained.vocabulary, top_k=10, item_features=features)
-            vectors = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
-            names = [] if features is None else [feature.name for feature in features.categorical()]
-            limits = module.max_k, names, module.takes_times
-            return cls(module.signatures(), trained.vocabulary, vectors, *limits, module)
-        exported = list_versions(path) if path.is_dir() else []
-        version = exported[-1] if exported else path
-        if not (version / "saved_model.pb").is_file():
-            raise InputError(
-                "`directory` must be a model directory of train, or a directory that export.py wrote. "
-                f"Received: {os.fspath(directory)!r}"
-            )
-        loaded = tf.saved_model.load(str(version))
-        table = pq.read_table(version / _VECTORS_FILE)
-        vectors = np.stack(table["vector"].to_numpy(zero_copy_only=False))
-        metadata, vocabulary = _metadata(version), Vocabulary.load(version / "assets.extra")
-        max_k, names = metadata.get("max_k", recommender.DEFAULT_MAX_K), metadata.get("categorical_features", [])
-        takes_times = metadata.get("takes_times", False)
-        return cls(loaded.signatures, vocabulary, vectors, max_k, names, takes_times, loaded)
+        return cls(ServedModel.load(directory))
 
     def recommend(
         self,
@@ -186,14 +150,14 @@ class Recommender:
         >>> sorted(recommender.recommend([["1", "2", "3"]], allow=["3", "4", "7"], drop_seen=False).item_ids[0])
         ['3', '4', '7']
         """
-        if not 1 <= k <= self._max_k:
-            raise InputError(f"`k` must be from 1 to {self._max_k}, the limit of the export. Received: {k}")
+        if not 1 <= k <= self._model.max_k:
+            raise InputError(f"`k` must be from 1 to {self._model.max_k}, the limit of the export. Received: {k}")
         rows = _rows(histories)
         excluded, allowed = _lists("exclude", exclude, len(rows)), _lists("allow", allow, len(rows))
         filters = self._filters(allow_values, exclude_values, len(rows))
         times = self._times(rows, timestamps, request_times)
         answers = [
-            self._signatures["recommend"](
+            self._model.signatures["recommend"](
                 item_ids=_rectangle(rows[part]),
                 k=tf.constant([k]),
                 drop_seen=tf.constant([drop_seen]),
@@ -233,7 +197,7 @@ class Recommender:
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for part in _parts(len(rows)):
             ids = _rectangle(_of_part(candidates, part))
-            answer = self._signatures["rank"](
+            answer = self._model.signatures["rank"](
                 item_ids=_rectangle(rows[part]), candidate_item_ids=ids, **_times_of_part(times, part)
             )
             known, scores = answer["known"].numpy(), answer["scores"].numpy()
@@ -263,12 +227,12 @@ class Recommender:
         rows = _rows(histories)
         times = self._times(rows, timestamps, request_times)
         parts = [
-            self._signatures["encode"](item_ids=_rectangle(rows[part]), **_times_of_part(times, part))[
+            self._model.signatures["encode"](item_ids=_rectangle(rows[part]), **_times_of_part(times, part))[
                 "vectors"
             ].numpy()
             for part in _parts(len(rows))
         ]
-        return np.concatenate([np.zeros([0, self._item_vectors.shape[1]], np.float32), *parts])
+        return np.concatenate([np.zeros([0, self._model.item_vectors.shape[1]], np.float32), *parts])
 
     def similar_items(self, item_ids: Iterable[str], k: int = 10) -> Recommendations:
         """The items whose embeddings have the largest cosine with that of each given item, without the item itself.
@@ -283,19 +247,74 @@ class Recommender:
         False
         """
         wanted = list(item_ids)
-        ids = np.array(self._vocabulary.ids_of(wanted), np.int64) - NUM_SPECIAL_IDS
+        ids = np.array(self._model.vocabulary.ids_of(wanted), np.int64) - NUM_SPECIAL_IDS
         if unknown := [item_id for item_id, index in zip(wanted, ids, strict=True) if index < 0]:
             raise InputError(f"`item_ids` must be items of the model. Received: {unknown[0]!r}")
         if k < 1:
             raise InputError(f"`k` must be at least 1. Received: {k}")
-        unit = self._item_vectors / np.maximum(np.linalg.norm(self._item_vectors, axis=1, keepdims=True), 1e-12)
-        names, found = np.array(self._vocabulary.item_ids, object), []
+        unit = self._model.item_vectors / np.maximum(
+            np.linalg.norm(self._model.item_vectors, axis=1, keepdims=True), 1e-12
+        )
+        names, found = np.array(self._model.vocabulary.item_ids, object), []
         for index in ids:
             cosines = unit @ unit[index]
             cosines[index] = -np.inf
             best = np.argsort(-cosines, kind="stable")[: min(k, len(names) - 1)]
             found.append((names[best], cosines[best]))
         return self._recommendations(found)
+
+    def recommend_log(
+        self,
+        log: Any,
+        output_dir: Path,
+        options: OutputOptions | None = None,
+        *,
+        user_column: str = "user_id",
+        item_column: str = "item_id",
+        timestamp_column: str = "timestamp",
+        rating_column: str = "",
+        timestamp_unit: str = "auto",
+        memory_limit: str | None = None,
+        show_progress: bool = False,
+    ) -> ScoredUsers:
+        """Recommends to every user of a log, by their whole history, and writes files, as `recommend.py` does.
+
+        Memory does not grow with the number of users. A call that was interrupted goes on when it is repeated.
+
+        Args:
+            log: one row an event, as for `build_records`, like the columns.
+            output_dir: gets `part-*.parquet`, with the columns user_id, item_ids (best first), scores and
+                model_version; and last `_SUCCESS`.
+            options: what is written; None: `OutputOptions()`.
+            user_column: see `build_records`.
+            item_column: see `build_records`.
+            timestamp_column: see `build_records`.
+            rating_column: see `build_records`.
+            timestamp_unit: see `build_records`.
+            memory_limit: for sorting the log, such as "1GB"; beyond it, data goes to disk. None: most of the memory.
+            show_progress: prints progress to stderr.
+
+        Raises:
+            InputError: the log, the options or the output directory cannot be used.
+
+        >>> scored = recommender.recommend_log(log, "recommendations", OutputOptions(top_k=3), timestamp_unit="s")
+        >>> scored.counts.users
+        20
+        >>> import pyarrow.parquet as pq
+        >>> pq.read_table("recommendations", columns=["user_id", "item_ids"]).sort_by("user_id").to_pylist()[0]
+        {'user_id': 'user-0', 'item_ids': ['7', ...]}
+        """
+        columns = {"user": user_column, "item": item_column, "timestamp": timestamp_column, "rating": rating_column}
+        with tempfile.TemporaryDirectory(prefix="bert4rec_tf-") as directory:
+            source = log_source(log, columns, timestamp_unit, pathlib.Path(directory))
+            return score_log(
+                self._model,
+                source,
+                output_dir,
+                options or OutputOptions(),
+                lambda spill_dir: DuckDBEngine(spill_dir, 1, memory_limit),
+                progress=Progress(shown=None if show_progress else False),
+            )
 
     def _filters(self, allow: Any, exclude: Any, rows: int) -> dict[str, list[list[str]]]:
         """The filters as inputs of the signature; empty if the model's items have no categories.
@@ -308,12 +327,12 @@ class Recommender:
             "excluded_values": _lists("exclude_values", exclude, rows),
         }
         for value in (value for rows_of_list in lists.values() for row in rows_of_list for value in row):
-            if value.partition("=")[0] not in self._categorical or "=" not in value:
+            if value.partition("=")[0] not in self._model.categorical or "=" not in value:
                 raise InputError(
                     "A filter must be written feature=category, with a categorical feature of the items: "
-                    f"{', '.join(self._categorical) or 'this model has none'}. Received: {value!r}"
+                    f"{', '.join(self._model.categorical) or 'this model has none'}. Received: {value!r}"
                 )
-        return lists if self._categorical else {}
+        return lists if self._model.categorical else {}
 
     def _times(
         self, rows: list[list[str]], timestamps: Iterable[Sequence[int]] | None, request_times: Any
@@ -323,7 +342,7 @@ class Recommender:
         Raises:
             InputError: times, but the model takes none, or other numbers of them than of items or histories.
         """
-        if not self._takes_times:
+        if not self._model.takes_times:
             if timestamps is not None or request_times is not None:
                 raise InputError(
                     "`timestamps` and `request_times` need a model that takes times. Received: a model without "
@@ -373,11 +392,6 @@ def _arrays(answer: Mapping[str, tf.Tensor]) -> tuple[list[np.ndarray], list[np.
     return [row[kept] for row, kept in zip(ids, filled, strict=True)], [
         row[kept] for row, kept in zip(scores, filled, strict=True)
     ]
-
-
-def _metadata(version: pathlib.Path) -> dict[str, Any]:
-    file = version / "assets.extra" / "metadata.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _parts(rows: int) -> Iterator[slice]:

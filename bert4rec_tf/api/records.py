@@ -77,22 +77,9 @@ def build_records(
     (20, 10)
     """
     checked = Config.from_dict(settings_of(config))
-    columns = [name for name in (user_column, item_column, timestamp_column, rating_column) if name]
+    columns = {"user": user_column, "item": item_column, "timestamp": timestamp_column, "rating": rating_column}
     with tempfile.TemporaryDirectory(prefix="bert4rec_tf-") as directory:
-        if _is_path(log):
-            paths = [os.fspath(log)]
-        elif isinstance(log, Sequence) and log and all(map(_is_path, log)):
-            paths = [os.fspath(path) for path in log]
-        else:
-            paths = [_write_table(log, pathlib.Path(directory) / _TABLE_FILE, columns)]
-        source = LogSource(
-            paths,
-            user_column=user_column,
-            item_column=item_column,
-            timestamp_column=timestamp_column,
-            rating_column=rating_column,
-            timestamp_unit=timestamp_unit,
-        )
+        source = log_source(log, columns, timestamp_unit, pathlib.Path(directory))
         features = None
         if item_features is not None:
             features = _feature_table(item_features, pathlib.Path(directory) / _FEATURES_FILE, item_feature_kinds)
@@ -106,6 +93,28 @@ def build_records(
             progress=Progress(shown=None if show_progress else False),
             item_features=features,
         )
+
+
+def log_source(log: Any, columns: Mapping[str, str], timestamp_unit: str, directory: pathlib.Path) -> LogSource:
+    """A log as files, for the functions that read logs.
+
+    Args:
+        log: as for `build_records`.
+        columns: names of the columns "user", "item", "timestamp" and "rating"; "": there is none.
+        timestamp_unit: as for `build_records`.
+        directory: a table is written there, and must stay until the log was read.
+
+    Raises:
+        InputError: a column that is missing, or no log at all.
+    """
+    if _is_path(log):
+        paths = [os.fspath(log)]
+    elif isinstance(log, Sequence) and log and all(map(_is_path, log)):
+        paths = [os.fspath(path) for path in log]
+    else:
+        paths = [_write_table(log, directory / _TABLE_FILE, [name for name in columns.values() if name])]
+    named: dict[str, Any] = {f"{kind}_column": name for kind, name in columns.items()}
+    return LogSource(paths, **named, timestamp_unit=timestamp_unit)
 
 
 def _feature_table(table: Any, path: pathlib.Path, kinds: Mapping[str, str] | None) -> FeatureTable:

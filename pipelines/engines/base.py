@@ -14,12 +14,14 @@ from pipelines.sources.load_events import LoadCounts
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
-from tfrecords.config import DataConfig, RecordsConfig
+from tfrecords.config import MAX_SHARDS, DataConfig, RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.ragged import Ragged
 
 Source = LogSource | MarkovLog | TfdsLog
 T = TypeVar("T")
+_MIN_SHARDS = 8
+_EVENTS_PER_SHARD = 1_000_000
 MAX_TIME = 1e29  # the range of DECIMAL(38, 9); no event is later
 # SQL for the time of an event in seconds. Times so large that they are no seconds are cut off.
 _LARGEST_SECONDS = "CAST('9000000000000000' AS DECIMAL(38, 9))"
@@ -70,6 +72,11 @@ class PreparedLog:
     rare_dropped: int
     first_time: Decimal
     last_time: Decimal
+
+
+def default_num_shards(events: int) -> int:
+    """Grows with the log: a worker holds one shard at a time, and its memory then does not depend on the log's size."""
+    return min(max(_MIN_SHARDS, -(-events // _EVENTS_PER_SHARD)), MAX_SHARDS)
 
 
 def nothing_left(config: DataConfig, events: int) -> InputError:

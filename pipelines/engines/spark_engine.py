@@ -47,7 +47,7 @@ except ImportError:
         "Fix: pip install -r requirements-spark.txt, on Python 3.11 or later"
     ) from None
 T = TypeVar("T")
-_PACKAGES = ("pipelines", "tfrecords")
+_PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
 _SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # spark-submit sets it, and chooses where to run
 _TRIES = 4
 _BATCH_ROWS = 1 << 16

@@ -21,6 +21,7 @@ from absl.testing import flagsaver
 from bert4rec_tf.config import Config
 from pipelines import build, make_tfrecords
 from pipelines.build import build_records
+from pipelines.engines import base
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
 from tests.support.command_line import ROOT
@@ -281,7 +282,7 @@ def test_a_larger_log_gets_more_shards(monkeypatch: pytest.MonkeyPatch, tmp_path
     log = MarkovLog(num_users=50, num_items=40, num_themes=4, min_events=10, max_events=10)
     small = build_records(log, {}, Config(), str(tmp_path / "small")).manifest
     assert small.splits["train"][-1].file.endswith("of-00008.tfrecord")
-    monkeypatch.setattr(build, "_EVENTS_PER_SHARD", 33)
+    monkeypatch.setattr(base, "_EVENTS_PER_SHARD", 33)
     manifest = build_records(log, {}, Config(), str(tmp_path / "large")).manifest
     assert [len(shards) for shards in manifest.splits.values()] == [16, 16, 16]  # 500 events, 33 in each
     assert manifest.config == RecordsConfig()

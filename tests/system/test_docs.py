@@ -95,8 +95,9 @@ def flags_of(script: str) -> frozenset[str]:
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "runpy.run_module":
                 ahead.append(ROOT / f"{ast.literal_eval(node.args[0]).replace('.', '/')}.py")
             elif isinstance(node, ast.ImportFrom) and node.module:
-                module = ROOT / f"{node.module.replace('.', '/')}.py"
-                ahead += [module] if module.is_file() else []
+                named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                files = [ROOT / f"{name.replace('.', '/')}.py" for name in named]
+                ahead += [file for file in files if file.is_file()]
     return frozenset(found)
 
 

@@ -1,0 +1,119 @@
+"""The flags that say where a log is and how it is read, for all commands that read logs."""
+
+from absl import flags
+
+from pipelines.engines.base import Source
+from pipelines.sources import timestamps
+from pipelines.sources.log_source import FORMATS, HEADERS, QUOTES, LogSource
+from pipelines.sources.synthetic import MarkovLog
+from pipelines.sources.tfds_log import TfdsLog
+from tfrecords.errors import InputError
+
+INPUT = flags.DEFINE_multi_string(
+    "input", [], "log file to read, or a glob; plain text, gzip, bz2, xz, zstd or Parquet"
+)
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    None,
+    "dataset to read instead of --input: synthetic, synthetic:num_users=500,noise=0.2 or tfds:movielens/100k-ratings",
+)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "auto",
+    FORMATS,
+    "format of --input; auto: inferred from each file's name, and for .txt also from its first lines",
+)
+_USER = flags.DEFINE_string("user_column", "user_id", "user column: name in the header, or 0-based index without one")
+_ITEM = flags.DEFINE_string("item_column", "item_id", "item column: name in the header, or 0-based index without one")
+_TIMESTAMP = flags.DEFINE_string(
+    "timestamp_column",
+    "timestamp",
+    "timestamp column: name in the header, or 0-based index without one; empty: the rows are already in time order",
+)
+_RATING = flags.DEFINE_string(
+    "rating_column",
+    "",
+    "rating column: name in the header, or 0-based index without one; read only if --min_rating is set",
+)
+_UNIT = flags.DEFINE_enum(
+    "timestamp_unit",
+    "auto",
+    timestamps.UNITS,
+    "unit of numeric timestamps; auto: inferred from their size; none: they are counters that only order the events",
+)
+_EXPLODE = flags.DEFINE_bool("explode", False, "read a row that has a list of items as one event per list element")
+_PARTITION = flags.DEFINE_multi_string(
+    "partition_columns",
+    [],
+    "columns whose values are in folder names, such as dt in dt=2014-05-01/log.csv; each must also be one of the "
+    "user, item, timestamp and rating columns; separate several by commas",
+)
+_QUOTE = flags.DEFINE_enum(
+    "quote",
+    None,
+    QUOTES,
+    "quotes in csv and tsv files; double: fields may be in double quotes (default for csv); none: a quote is an "
+    "ordinary character (default for tsv)",
+)
+_DELIMITER = flags.DEFINE_string(
+    "delimiter",
+    None,
+    r"character between the fields of csv and tsv files, such as ; or \t; default: a comma for csv, a tab for tsv",
+)
+_HEADER = flags.DEFINE_enum(
+    "header",
+    "auto",
+    HEADERS,
+    "whether line 1 of csv and tsv files is a header; auto: yes if columns are given by name or line 1 is 0,1,2",
+)
+_NULL_VALUES = flags.DEFINE_multi_string(
+    "null_values", [], "texts that mean a missing value, such as NA; separate several by commas"
+)
+
+
+def is_given() -> bool:
+    """Whether a flag names a log."""
+    return bool(INPUT.value or _DATASET.value)
+
+
+def log_source(seed: int) -> Source:
+    """The log that the flags name; `seed` is that of a synthetic one.
+
+    Raises:
+        InputError: none or two are named, or a flag does not fit.
+    """
+    if bool(INPUT.value) == bool(_DATASET.value):
+        raise InputError(
+            f"Give either --input or --dataset. Received: --input={INPUT.value}, --dataset={_DATASET.value}"
+        )
+    if not _DATASET.value:
+        return LogSource(
+            INPUT.value,
+            _FORMAT.value,
+            _USER.value,
+            _ITEM.value,
+            _TIMESTAMP.value,
+            _RATING.value,
+            partition_columns=_split(_PARTITION.value),
+            timestamp_unit=_UNIT.value,
+            explode=_EXPLODE.value,
+            quote=_QUOTE.value or "",
+            delimiter=(_DELIMITER.value or "").replace("\\t", "\t"),
+            null_values=_split(_NULL_VALUES.value),
+            header=_HEADER.value,
+        )
+    for flag in (_EXPLODE, _PARTITION, _QUOTE, _DELIMITER, _HEADER, _NULL_VALUES):
+        if flag.present:
+            raise InputError(f"--{flag.name} needs --input. Received: --dataset={_DATASET.value}")
+    kind, _, rest = _DATASET.value.partition(":")
+    if kind == "synthetic":
+        return MarkovLog.from_text(rest, seed=seed)
+    if kind == "tfds" and rest:
+        columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
+        return TfdsLog(rest, **columns, timestamp_unit=_UNIT.value)
+    raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
+
+
+def _split(values: list[str]) -> tuple[str, ...]:
+    """The distinct values of a flag that may be repeated and may hold several values separated by commas."""
+    return tuple(dict.fromkeys(part for value in values for part in value.split(",") if part))

@@ -1,0 +1,1 @@
+"""Scores all users of a log or of a data directory: the nightly table of recommendations."""

@@ -1,0 +1,318 @@
+"""Scores every user of a log or of a data directory, part by part, and goes on where an earlier run was stopped."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bert4rec_tf.scoring.histories import Histories, read_tested_users
+from bert4rec_tf.scoring.part_scorer import Format, PartCounts, PartScorer, Request
+from bert4rec_tf.scoring.user_lists import ChosenUsers, UserLists
+from bert4rec_tf.serving.served_model import ServedModel
+from pipelines.engines.base import EngineMaker, ShardSequences, Source, default_num_shards
+from pipelines.progress import Progress
+from pipelines.sources.load_events import timestamp_unit
+from pipelines.sources.log_source import LogSource
+from tfrecords.config import DataConfig, RecordsConfig
+from tfrecords.errors import InputError, check_local, writing
+from tfrecords.files import file_sha256, locked, write_whole
+from tfrecords.interruption import deferred, raise_if_stopped
+from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.vocabulary import Vocabulary
+
+# Readers of tables skip names that begin with an underscore.
+SUCCESS_FILE, METADATA_FILE, BAD_ROWS_FILE = "_SUCCESS", "_metadata.json", "_bad_rows.jsonl"
+_COUNTS = "counts"  # in the metadata of a finished run
+_LISTS = ("exclude", "allow", "users")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """What `Recommender.recommend_log` writes, and how.
+
+    Attributes:
+        top_k: how many items each user gets.
+        drop_seen: whether items that the user met are left out.
+        format: of the parts.
+        exclude: file of items that are left out, see `UserLists.read`; None: none are.
+        allow: file of the only items that may be recommended; None: all may.
+        users: file of the only users, see `ChosenUsers.read`; None: all.
+        request_time: when the items will be shown, in seconds since 1970; None: unknown.
+        overwrite: whether the output of another run is replaced.
+
+    >>> OutputOptions(top_k=20, exclude="sold_out.csv").format
+    'parquet'
+    """
+
+    top_k: int = 10
+    drop_seen: bool = True
+    format: Format = "parquet"
+    exclude: str | None = None
+    allow: str | None = None
+    users: str | None = None
+    request_time: int | None = None
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredUsers:
+    """The outcome of a run.
+
+    Attributes:
+        output_dir: of the parts.
+        counts: over all parts, those of earlier runs included; `written` is 0 if all of them were there.
+        bad_rows: rows of the log that could not be read.
+    """
+
+    output_dir: pathlib.Path
+    counts: PartCounts
+    bad_rows: int = 0
+
+
+def score_log(
+    model: ServedModel,
+    source: Source,
+    output_dir: str | pathlib.Path,
+    options: OutputOptions,
+    make_engine: EngineMaker,
+    load: Callable[[], ServedModel] | None = None,
+    progress: Progress | None = None,
+) -> ScoredUsers:
+    """Recommends to every user of a log, by their whole history.
+
+    The log's rows are read as they were for the model's records (`data.min_rating`, `data.duplicates`,
+    `data.tie_order`), but no user or item is dropped for having few events.
+
+    Args:
+        model: that recommends.
+        source: of the events.
+        output_dir: for the parts, `_metadata.json` and, last, `_SUCCESS`.
+        options: what is written.
+        make_engine: creates an engine, given a directory for data that does not fit in memory.
+        load: loads the same model in another process; needed by engines that score there.
+        progress: shows progress bars; None shows none.
+
+    Raises:
+        InputError: the log, a list, the options or the output directory cannot be used.
+    """
+    of_model = model.data or DataConfig()
+    kept = {
+        name: getattr(of_model, name) for name in ("seed", "duplicates", "tie_order", "min_rating", "max_bad_fraction")
+    }
+    data = DataConfig(min_user_events=1, min_item_events=1, **kept)
+    config = RecordsConfig(data=data)
+    progress = progress or Progress(shown=False)
+    described = source.description()
+    with _Output.opened(model, output_dir, options, described) as output:
+        if output.finished is not None:
+            return output.finished
+        unit = timestamp_unit(source, data) if isinstance(source, LogSource) else source.timestamp_unit
+        bad_rows = output.directory / BAD_ROWS_FILE
+        bad_rows.unlink(missing_ok=True)
+        with make_engine(output.work / "spill") as engine:
+            loaded = engine.load(source, unit, config, bad_rows, progress)
+            loaded.check(str(described.get("inputs", source)), data.max_bad_fraction)
+            num_parts = default_num_shards(loaded.events)
+            request = _request(options, output.work, num_parts)
+            raise_if_stopped()
+            prepared = engine.prepare(config, num_parts, progress)
+            scorer = PartScorer(load or (lambda: model), output.directory, options.format, request, prepared.item_ids)
+            parts = engine.map_shards(functools.partial(_score_shard, scorer))
+            counts = _sum(parts, prepared.users, progress)
+        return output.finish(counts, loaded.bad)
+
+
+def score_records(
+    model: ServedModel,
+    data_dir: str | pathlib.Path,
+    output_dir: str | pathlib.Path,
+    options: OutputOptions,
+    progress: Progress | None = None,
+) -> ScoredUsers:
+    """Recommends to the users of a data directory's test split, by their whole history, the target included.
+
+    Records do not name the users who are not tested: under leave-one-out, those with fewer than three events.
+
+    Args:
+        model: that recommends.
+        data_dir: written by `build_records`.
+        output_dir: as for `score_log`, like the other arguments.
+        options: what is written.
+        progress: shows progress bars; None shows none.
+
+    Raises:
+        InputError: no data directory, a damaged one, or options or an output directory that cannot be used.
+    """
+    manifest = Manifest.load(data_dir)
+    verified = VerifiedRecords(data_dir, manifest, "run the same command again when the records are complete")
+    with _Output.opened(model, output_dir, options, {"manifest_sha256": manifest.sha256()}) as output:
+        if output.finished is not None:
+            return output.finished
+        with verified.unchanged():
+            request = _request(options, output.work, len(manifest.shards("test")))
+            item_ids = Vocabulary.load(data_dir).item_ids
+            scorer = PartScorer(lambda: model, output.directory, options.format, request, item_ids)
+            parts = map(scorer.score, read_tested_users(data_dir, manifest))
+            counts = _sum(parts, manifest.counts["evaluated_users"], progress or Progress(shown=False))
+        return output.finish(counts, 0)
+
+
+def _score_shard(scorer: PartScorer, shard: ShardSequences) -> PartCounts:
+    return scorer.score(Histories.of_shard(shard))
+
+
+def _sum(parts: Iterator[PartCounts], users: int, progress: Progress) -> PartCounts:
+    counts = PartCounts()
+    with progress.stage("scoring", users, unit=" users") as bar:
+        for part in parts:
+            raise_if_stopped()
+            counts += part
+            bar.update(part.users)
+    return counts
+
+
+def _request(options: OutputOptions, work: pathlib.Path, num_parts: int) -> Request:
+    lists = {
+        name: UserLists.read(path, name, work / name, num_parts)
+        for name, path in (("exclude", options.exclude), ("allow", options.allow))
+        if path is not None
+    }
+    users = None if options.users is None else ChosenUsers.read(options.users, "users", work / "users", num_parts)
+    return Request(options.top_k, options.drop_seen, options.request_time, users=users, **lists)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """The directory of a run.
+
+    Attributes:
+        directory: of the parts.
+        work: for temporary files.
+        run: what the parts depend on, as JSON values.
+        finished: the outcome, if an earlier run wrote everything.
+    """
+
+    directory: pathlib.Path
+    work: pathlib.Path
+    run: dict[str, Any]
+    finished: ScoredUsers | None
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls, model: ServedModel, output_dir: str | pathlib.Path, options: OutputOptions, described: dict[str, Any]
+    ) -> Iterator["_Output"]:
+        """Checks and locks the directory, and keeps the parts that the same run wrote before.
+
+        Raises:
+            InputError: another run is at work there, or wrote something else.
+        """
+        _check_options(model, options)
+        check_local("output", output_dir)
+        directory = pathlib.Path(output_dir).resolve()
+        work, lock = (directory.with_name(f".{directory.name}.{name}") for name in ("work", "lock"))
+        files = {name: getattr(options, name) for name in _LISTS}
+        run = {
+            "model_version": model.version,
+            "model_fingerprint": model.fingerprint,
+            "input": described,
+            "format": options.format,
+            "top_k": options.top_k,
+            "drop_seen": options.drop_seen,
+            "request_time": options.request_time,
+            **{name: None if path is None else file_sha256(path) for name, path in files.items()},
+        }
+        with writing(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            in_use = f"One run at a time writes a directory. Received: {directory}, which another run is writing"
+            with locked(lock, f"{in_use}. Fix: wait for it, or name another --output", remove=True):
+                shutil.rmtree(work, ignore_errors=True)
+                _make_ready(directory, run, options.overwrite)
+                done = directory / SUCCESS_FILE
+                finished = _read_outcome(directory) if done.is_file() else None
+                try:
+                    work.mkdir()
+                    yield cls(directory, work, run, finished)
+                finally:
+                    with deferred():
+                        shutil.rmtree(work, ignore_errors=True)
+
+    def finish(self, counts: PartCounts, bad_rows: int) -> ScoredUsers:
+        """Writes the metadata and, last, the file that says that everything is there."""
+        numbers = {name: value for name, value in dataclasses.asdict(counts).items() if name != "written"}
+        _write_json(self.directory / METADATA_FILE, self.run | {_COUNTS: numbers | {"bad_rows": bad_rows}})
+        write_whole(self.directory / SUCCESS_FILE, "")
+        return ScoredUsers(self.directory, counts, bad_rows)
+
+
+def _check_options(model: ServedModel, options: OutputOptions) -> None:
+    if not 1 <= options.top_k <= model.max_k:
+        raise InputError(
+            f"--top_k must be from 1 to {model.max_k}, the limit of the model. Received: {options.top_k}. "
+            "Fix: a smaller number, or export with a larger --max_k"
+        )
+    if options.request_time is not None and not model.takes_times:
+        raise InputError(
+            "--request_time needs a model that takes times. Received: a model without model.time_bias and "
+            "model.request_time. Fix: leave it out"
+        )
+    for name in _LISTS:
+        path = getattr(options, name)
+        check_local(name, path)
+        if path is not None and not pathlib.Path(path).is_file():
+            raise InputError(f"--{name} must be a file. Received: {path}, which is none")
+
+
+def _make_ready(directory: pathlib.Path, run: dict[str, Any], overwrite: bool) -> None:
+    """Leaves only parts of the same run in the directory.
+
+    Raises:
+        InputError: the directory holds something else.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--output must be a directory. Received: {directory}, a file")
+    directory.mkdir(exist_ok=True)
+    file = directory / METADATA_FILE
+    if not file.is_file():
+        if any(not path.name.startswith(f".{METADATA_FILE}") for path in directory.iterdir()):
+            raise InputError(
+                f"--output must be new, empty or made by recommend.py. Received: {directory}, which holds something "
+                "else. Fix: name another directory"
+            )
+    elif different := _first_difference(_read_json(file), run):
+        if not overwrite:
+            raise InputError(
+                f"--output must be new, empty or made by the same command. Received: {directory}, made with another "
+                f"{different}. Fix: name another directory, or pass --overwrite"
+            )
+        (directory / SUCCESS_FILE).unlink(missing_ok=True)  # first: from now on, nobody may read the parts
+        for path in [*directory.glob("part-*"), directory / BAD_ROWS_FILE]:
+            path.unlink(missing_ok=True)
+    else:
+        return
+    _write_json(file, run)
+
+
+def _first_difference(made_by: dict[str, Any], run: dict[str, Any]) -> str | None:
+    return next((name for name in run if made_by.get(name) != run[name]), None)
+
+
+def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
+    write_whole(file, json.dumps(content, indent=1) + "\n")
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{file} must be JSON. Received: {error}. Fix: remove the directory") from None
+
+
+def _read_outcome(directory: pathlib.Path) -> ScoredUsers:
+    counts = _read_json(directory / METADATA_FILE)[_COUNTS]
+    bad_rows = counts.pop("bad_rows")
+    return ScoredUsers(directory, PartCounts(**counts), bad_rows)
