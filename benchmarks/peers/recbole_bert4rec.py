@@ -1,6 +1,7 @@
-"""Times the training steps of RecBole's BERT4Rec; run by `training_speed.py` in an environment that has RecBole.
+"""Times the training steps of RecBole's BERT4Rec, or its recommendations to all users.
 
-Its only argument is a JSON object of settings (see `training_speed.py`); the last line that it prints is one, too.
+Run by `training_speed.py` and `recommend_speed.py` in an environment that has RecBole. Its only argument is a JSON
+object of settings (see these scripts); the last line that it prints is one, too.
 """
 
 import pathlib
@@ -11,7 +12,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import BERT4Rec
 from recbole.utils import init_seed
-from timed_steps import print_speed, read_settings, train
+from recbole.utils.case_study import full_sort_topk
+from timed_steps import print_speed, print_users_per_second, read_settings, train
 
 settings = read_settings()
 work = pathlib.Path(tempfile.mkdtemp())
@@ -44,8 +46,21 @@ config = Config(
 )
 init_seed(1, reproducibility=False)
 dataset = create_dataset(config)
-train_data, _, _ = data_preparation(config, dataset)
+train_data, _, test_data = data_preparation(config, dataset)
 model = BERT4Rec(config, train_data.dataset)
 optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
 # The steps of recbole.trainer.Trainer on one device.
-print_speed(train(train_data, model.calculate_loss, optimizer, settings["steps"]), settings)
+ends = train(train_data, model.calculate_loss, optimizer, settings["steps"])
+
+
+def recommend() -> None:
+    """All users, some at a time: at once, their scores of all items would be in memory together."""
+    users = test_data.dataset.inter_feat[test_data.dataset.uid_field].unique().numpy()
+    for first in range(0, len(users), settings["users_at_once"]):
+        full_sort_topk(users[first : first + settings["users_at_once"]], model, test_data, settings["top_k"])
+
+
+if "top_k" in settings:
+    print_users_per_second(recommend, dataset.user_num - 1)  # the first id is padding
+else:
+    print_speed(ends, settings)

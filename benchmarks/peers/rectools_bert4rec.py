@@ -1,6 +1,7 @@
-"""Times the training steps of RecTools' BERT4Rec; run by `training_speed.py` in an environment that has RecTools.
+"""Times the training steps of RecTools' BERT4Rec, or its recommendations to all users.
 
-Its only argument is a JSON object of settings (see `training_speed.py`); the last line that it prints is one, too.
+Run by `training_speed.py` and `recommend_speed.py` in an environment that has RecTools. Its only argument is a JSON
+object of settings (see these scripts); the last line that it prints is one, too.
 """
 
 import time
@@ -11,7 +12,7 @@ import pytorch_lightning as lightning
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel
-from timed_steps import print_speed, read_settings
+from timed_steps import print_speed, print_users_per_second, read_settings
 
 ends: list[float] = []  # of each step; not an attribute of the callback, since RecTools copies trainer and callbacks
 
@@ -56,5 +57,10 @@ model = BERT4RecModel(
     loss="softmax",
     get_trainer_func=make_trainer,
 )
-model.fit(Dataset.construct(log))
-print_speed(ends, settings)
+dataset = Dataset.construct(log)
+model.fit(dataset)
+if "top_k" in settings:
+    users = log[Columns.User].unique()
+    print_users_per_second(lambda: model.recommend(users, dataset, k=settings["top_k"], filter_viewed=True), len(users))
+else:
+    print_speed(ends, settings)

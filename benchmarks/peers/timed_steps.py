@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: their one argument, a training loop for torch, and the printed speed."""
+"""What the scripts of this folder share: their one argument, a training loop for torch, and the printed speeds."""
 
 import json
 import sys
@@ -11,7 +11,8 @@ def read_settings() -> dict[str, Any]:
     """The JSON object that is the only argument, see `training_speed.py`."""
     if len(sys.argv) != 2:
         sys.exit(
-            f"error: the only argument must be a JSON object. Received: {sys.argv[1:]}. Fix: run training_speed.py"
+            "error: the only argument must be a JSON object. "
+            f"Received: {sys.argv[1:]}. Fix: run training_speed.py or recommend_speed.py"
         )
     return json.loads(sys.argv[1])
 
@@ -27,6 +28,13 @@ def train(batches: Iterable[Any], loss_of: Callable[[Any], Any], optimizer: Any,
         if len(ends) == steps:
             break
     return ends
+
+
+def print_users_per_second(recommend: Callable[[], Any], users: int) -> None:
+    """Times one call that recommends to all users, and prints the speed as a JSON object."""
+    started = time.perf_counter()
+    recommend()
+    print(json.dumps({"users_per_second": users / (time.perf_counter() - started)}))
 
 
 def print_speed(ends: list[float], settings: dict[str, Any]) -> None:

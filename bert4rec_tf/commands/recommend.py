@@ -57,7 +57,7 @@ _WORKERS = flags.DEFINE_integer(
     "num_workers", os.cpu_count() or 1, "with --engine=spark on this machine, its threads", lower_bound=1
 )
 _MEMORY = flags.DEFINE_string(
-    "memory_limit", None, "memory of the engine that sorts the log, such as 1GB; beyond it, data goes to disk"
+    "memory_limit", "1GB", "memory of the engine that sorts the log; beyond it, data goes to disk"
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the recommendations of another run in --output")
 flags.adopt_module_key_flags(log_flags)
@@ -148,8 +148,9 @@ def _report(scored: ScoredUsers, elapsed: float) -> None:
     )
     if counts.written < counts.users:
         print(f"{counts.users - counts.written:>13,} of them were there already")
-    speed = f", {counts.written / elapsed:,.0f} users/s with reading and sorting" if counts.written else ""
-    print(f"wrote {scored.output_dir} in {elapsed:.1f} s{speed}")
+    if counts.written:
+        print(f"{counts.written / scored.scoring_seconds:>13,.0f} users/s, without start, reading and sorting")
+    print(f"wrote {scored.output_dir} in {elapsed:.1f} s")
 
 
 def run() -> None:

@@ -101,6 +101,14 @@ class PartScorer:
         """The file of a part."""
         return self.output_dir / f"part-{part:05d}.{self.format}"
 
+    def warm_up(self) -> None:
+        """Answers one request, so that TensorFlow makes its graph now."""
+        one_event = Ragged.from_lengths(np.zeros(1, np.int64), np.ones(1, np.int64))
+        nothing = Ragged.from_lengths(np.zeros(0, np.int64), np.zeros(1, np.int64))
+        one_user = Histories(0, [""], one_event, np.full(1, _UNKNOWN_TIME, np.int64), nothing)
+        times = Ragged(one_user.times, one_event.offsets)
+        self._answers(one_user, times, np.zeros(1, np.int64), {}, {})
+
     def score(self, histories: Histories) -> PartCounts:
         """Writes the part's file by rename, unless it exists already."""
         if self.request.users is not None:

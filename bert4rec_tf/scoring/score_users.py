@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,11 +67,13 @@ class ScoredUsers:
         output_dir: of the parts.
         counts: over all parts, those of earlier runs included; `written` is 0 if all of them were there.
         bad_rows: rows of the log that could not be read.
+        scoring_seconds: how long scoring and writing took, without reading and sorting the log.
     """
 
     output_dir: pathlib.Path
     counts: PartCounts
     bad_rows: int = 0
+    scoring_seconds: float = 0.0
 
 
 def score_log(
@@ -121,9 +124,11 @@ def score_log(
             raise_if_stopped()
             prepared = engine.prepare(config, num_parts, progress)
             scorer = PartScorer(load or (lambda: model), output.directory, options.format, request, prepared.item_ids)
+            if load is None:
+                scorer.warm_up()
             parts = engine.map_shards(functools.partial(_score_shard, scorer))
-            counts = _sum(parts, prepared.users, progress)
-        return output.finish(counts, loaded.bad)
+            counts, seconds = _sum(parts, prepared.users, progress)
+        return output.finish(counts, loaded.bad, seconds)
 
 
 def score_records(
@@ -156,23 +161,25 @@ def score_records(
             request = _request(options, output.work, len(manifest.shards("test")))
             item_ids = Vocabulary.load(data_dir).item_ids
             scorer = PartScorer(lambda: model, output.directory, options.format, request, item_ids)
+            scorer.warm_up()
             parts = map(scorer.score, read_tested_users(data_dir, manifest))
-            counts = _sum(parts, manifest.counts["evaluated_users"], progress or Progress(shown=False))
-        return output.finish(counts, 0)
+            counts, seconds = _sum(parts, manifest.counts["evaluated_users"], progress or Progress(shown=False))
+        return output.finish(counts, 0, seconds)
 
 
 def _score_shard(scorer: PartScorer, shard: ShardSequences) -> PartCounts:
     return scorer.score(Histories.of_shard(shard))
 
 
-def _sum(parts: Iterator[PartCounts], users: int, progress: Progress) -> PartCounts:
-    counts = PartCounts()
+def _sum(parts: Iterator[PartCounts], users: int, progress: Progress) -> tuple[PartCounts, float]:
+    """The counts of all parts, and the seconds that they took."""
+    counts, started = PartCounts(), time.monotonic()
     with progress.stage("scoring", users, unit=" users") as bar:
         for part in parts:
             raise_if_stopped()
             counts += part
             bar.update(part.users)
-    return counts
+    return counts, time.monotonic() - started
 
 
 def _request(options: OutputOptions, work: pathlib.Path, num_parts: int) -> Request:
@@ -241,12 +248,12 @@ class _Output:
                     with deferred():
                         shutil.rmtree(work, ignore_errors=True)
 
-    def finish(self, counts: PartCounts, bad_rows: int) -> ScoredUsers:
+    def finish(self, counts: PartCounts, bad_rows: int, seconds: float) -> ScoredUsers:
         """Writes the metadata and, last, the file that says that everything is there."""
         numbers = {name: value for name, value in dataclasses.asdict(counts).items() if name != "written"}
         _write_json(self.directory / METADATA_FILE, self.run | {_COUNTS: numbers | {"bad_rows": bad_rows}})
         write_whole(self.directory / SUCCESS_FILE, "")
-        return ScoredUsers(self.directory, counts, bad_rows)
+        return ScoredUsers(self.directory, counts, bad_rows, seconds)
 
 
 def _check_options(model: ServedModel, options: OutputOptions) -> None:

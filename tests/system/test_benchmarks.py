@@ -18,6 +18,7 @@ REQUIRED_FLAGS = {
     "pipeline_kills": ["--work_dir=x"],
     "pipeline_memory": ["--work_dir=x"],
     "pipeline_speed": ["--input=x", "--work_dir=x"],
+    "recommend_speed": ["--log=x", "--max_seq_length=1", "--work_dir=x"],
     "reproduce": ["--dataset=x", "--input=x", "--config=x", "--work_dir=x"],
     "serving_index": ["--model_dir=x", "--data_dir=x", "--work_dir=x"],
     "serving_latency": ["--version=x", "--data_dir=x"],
@@ -27,7 +28,7 @@ REQUIRED_FLAGS = {
 }
 PEER_MODULES = (
     "pandas", "pytorch_lightning", "recbole", "recbole.config", "recbole.data", "recbole.model",
-    "recbole.model.sequential_recommender", "recbole.utils", "rectools", "rectools.dataset",
+    "recbole.model.sequential_recommender", "recbole.utils", "recbole.utils.case_study", "rectools", "rectools.dataset",
     "rectools.fast_transformers", "rectools.models", "torch",
 )  # fmt: skip
 
