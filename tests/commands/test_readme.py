@@ -69,7 +69,7 @@ def without_numbers(text: str) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A directory with the commands of the checkout, the shortened recipe, and stand-ins for outside programs."""
     path = tmp_path_factory.mktemp("checkout")
-    for name in ("pipelines", "train.py", "evaluate.py", "export.py"):
+    for name in ("pipelines", "train.py", "evaluate.py", "export.py", "recommend.py"):
         (path / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "configs", path / "configs")
     recipe = json.loads((path / "configs" / "bert4rec-dense.json").read_text())
