@@ -1,16 +1,25 @@
 """The flags that say where a log is and how it is read, for all commands that read logs."""
 
+import atexit
+import functools
+import pathlib
+import tempfile
+
 from absl import flags
 
 from pipelines.engines.base import Source
 from pipelines.sources import timestamps
 from pipelines.sources.log_source import FORMATS, HEADERS, QUOTES, LogSource
+from pipelines.sources.query_log import query_log
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
 from tfrecords.errors import InputError
 
 INPUT = flags.DEFINE_multi_string(
     "input", [], "log file to read, or a glob; plain text, gzip, bz2, xz, zstd or Parquet"
+)
+_QUERY = flags.DEFINE_string(
+    "query", None, "SELECT statement that DuckDB runs instead of reading --input; a row is an event"
 )
 _DATASET = flags.DEFINE_string(
     "dataset",
@@ -73,7 +82,7 @@ _NULL_VALUES = flags.DEFINE_multi_string(
 
 def is_given() -> bool:
     """Whether a flag names a log."""
-    return bool(INPUT.value or _DATASET.value)
+    return bool(INPUT.value or _QUERY.value or _DATASET.value)
 
 
 def log_source(seed: int) -> Source:
@@ -82,11 +91,10 @@ def log_source(seed: int) -> Source:
     Raises:
         InputError: none or two are named, or a flag does not fit.
     """
-    if bool(INPUT.value) == bool(_DATASET.value):
-        raise InputError(
-            f"Give either --input or --dataset. Received: --input={INPUT.value}, --dataset={_DATASET.value}"
-        )
-    if not _DATASET.value:
+    if [bool(INPUT.value), bool(_QUERY.value), bool(_DATASET.value)].count(True) != 1:
+        given = f"--input={INPUT.value}, --query={_QUERY.value}, --dataset={_DATASET.value}"
+        raise InputError(f"Give one of --input, --query and --dataset. Received: {given}")
+    if INPUT.value:
         return LogSource(
             INPUT.value,
             _FORMAT.value,
@@ -102,16 +110,37 @@ def log_source(seed: int) -> Source:
             null_values=_split(_NULL_VALUES.value),
             header=_HEADER.value,
         )
-    for flag in (_EXPLODE, _PARTITION, _QUOTE, _DELIMITER, _HEADER, _NULL_VALUES):
+    of_files = (_FORMAT, _PARTITION, _QUOTE, _DELIMITER, _HEADER, _NULL_VALUES)
+    for flag in of_files if _QUERY.value else (_EXPLODE, *of_files):
         if flag.present:
-            raise InputError(f"--{flag.name} needs --input. Received: --dataset={_DATASET.value}")
-    kind, _, rest = _DATASET.value.partition(":")
+            source = _QUERY if _QUERY.value else _DATASET
+            raise InputError(f"--{flag.name} needs --input. Received: --{source.name}={source.value}")
+    if _QUERY.value:
+        return query_log(
+            _QUERY.value,
+            _temporary_directory(),
+            _USER.value,
+            _ITEM.value,
+            _TIMESTAMP.value,
+            _RATING.value,
+            timestamp_unit=_UNIT.value,
+            explode=_EXPLODE.value,
+        )
+    kind, _, rest = str(_DATASET.value).partition(":")
     if kind == "synthetic":
         return MarkovLog.from_text(rest, seed=seed)
     if kind == "tfds" and rest:
         columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
         return TfdsLog(rest, **columns, timestamp_unit=_UNIT.value)
     raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
+
+
+@functools.cache
+def _temporary_directory() -> pathlib.Path:
+    """A directory that is removed when the process ends."""
+    directory = tempfile.TemporaryDirectory(prefix="bert4rec_tf-")
+    atexit.register(directory.cleanup)
+    return pathlib.Path(directory.name)
 
 
 def _split(values: list[str]) -> tuple[str, ...]:

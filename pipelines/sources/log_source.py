@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from pipelines.sources.delimited import Dialect, Line, read_records, split_header
 from pipelines.sources.log_file import LogFile
+from pipelines.sources.table_formats import refuse_table_files
 from pipelines.sources.text_streams import open_text
 from pipelines.sources.whitespace_format import recognise
 from tfrecords.errors import InputError, check_local
@@ -72,6 +73,7 @@ class LogSource:
         null_values: fields with one of these texts are missing values.
         header: whether the first line of CSV or TSV is a header: "yes", "no", or "auto", which means yes if columns are
             given by name or the line is 0,1,2,…, the column numbers of pandas.
+        query: the SQL query whose result the one file holds; "" if the files are the user's.
     """
 
     paths: Sequence[str]
@@ -87,6 +89,7 @@ class LogSource:
     delimiter: str = ""
     null_values: Sequence[str] = ()
     header: str = "auto"
+    query: str = ""
 
     def __post_init__(self) -> None:
         """Checks the delimiter.
@@ -116,6 +119,7 @@ class LogSource:
         check_local("input", self.paths)
         found: list[str] = []
         for path in self.paths:
+            refuse_table_files(pathlib.Path(os.path.abspath(path)))  # noqa: PTH100, symlinks stay
             matches = [path] if pathlib.Path(path).is_file() else sorted(glob.glob(path, recursive=True))
             matches = [match for match in matches if pathlib.Path(match).is_file()]
             if not matches:
@@ -126,6 +130,8 @@ class LogSource:
         for path in found:
             once.setdefault(os.path.realpath(path), path)
         paths = [pathlib.Path(os.path.abspath(path)) for path in once.values()]  # noqa: PTH100, symlinks stay
+        for file in paths:
+            refuse_table_files(file)
         shared = os.path.commonpath([path.parent for path in paths])
         files = [self._scanned(path, path.relative_to(shared).as_posix()) for path in paths]
         self._check_contents(files)
