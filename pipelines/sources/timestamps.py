@@ -113,10 +113,16 @@ def time_sql(unit: str) -> str:
     # A cast of text to DECIMAL(38, 9) takes 13 microseconds; through a narrower type it takes a hundredth of that.
     scale = f" * {Decimal(1).scaleb(-_DECIMALS[unit]):f}::DECIMAL(9, 9)" if _DECIMALS[unit] else ""
     integer = "[0-9]{1,18}" if unit != "ns" else "([0-9]{1,18}|[1-8][0-9]{18})"
+    decimals = 9 - _DECIMALS[unit]  # of a number, so that the time in seconds has at most nine
+    fraction = (
+        f"rpad(split_part(timestamp, '.', 2), {decimals}, '0')::BIGINT::DECIMAL(19, 0) * 0.000000001::DECIMAL(9, 9)"
+    )
+    with_fraction = rf"""
+        WHEN regexp_full_match(timestamp, '[0-9]{{1,18}}\.[0-9]{{1,{decimals}}}')
+            THEN (split_part(timestamp, '.', 1)::BIGINT::DECIMAL(19, 0){scale})::DECIMAL(38, 9) + {fraction}"""
     return rf"""CASE
         WHEN regexp_full_match(timestamp, '-?{integer}') THEN (timestamp::BIGINT::DECIMAL(19, 0){scale})::DECIMAL(38, 9)
-        WHEN regexp_full_match(timestamp, '-?[0-9]{{1,12}}\.[0-9]{{1,6}}')
-            THEN (timestamp::DECIMAL(18, 6){scale})::DECIMAL(38, 9)
+        {with_fraction if decimals else ""}
         WHEN regexp_full_match(timestamp,
                 '[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([ T]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{{1,9}})?'
                 '(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])?)?')
