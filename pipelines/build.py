@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256
 from tfrecords.interruption import raise_if_stopped
-from tfrecords.manifest import BAD_ROWS_FILE, ITEM_FEATURES_FILE, Manifest
+from tfrecords.manifest import BAD_ROWS_FILE, ITEM_FEATURES_FILE, MANIFEST_FILE, Manifest
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
 # The counts of rows that were read and did not become events.
@@ -61,6 +62,49 @@ class BuildResult:
     items_in_no_event: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class LogSize:
+    """How large a log is, after the filters.
+
+    Attributes:
+        users, items, events: their numbers.
+
+    >>> LogSize(users=10, items=5, events=200).events_per_item
+    40.0
+    """
+
+    users: int
+    items: int
+    events: int
+
+    @classmethod
+    def of_counts(cls, counts: Mapping[str, int]) -> "LogSize":
+        """The size of the log that a manifest's counts describe.
+
+        >>> LogSize.of_counts(built.manifest.counts)
+        LogSize(users=20, items=10, events=120)
+        """
+        return cls(counts["users"], counts["items"], counts["events"])
+
+    @property
+    def events_per_user(self) -> float:
+        """The mean over the users.
+
+        >>> LogSize(users=10, items=5, events=200).events_per_user
+        20.0
+        """
+        return self.events / self.users
+
+    @property
+    def events_per_item(self) -> float:
+        """The mean over the items.
+
+        >>> LogSize(users=10, items=5, events=200).events_per_item
+        40.0
+        """
+        return self.events / self.items
+
+
 def build_records(
     source: Source,
     titles: dict[str, str],
@@ -72,6 +116,7 @@ def build_records(
     dry_run: bool = False,
     progress: Progress | None = None,
     item_features: FeatureTable | None = None,
+    choose_config: Callable[[LogSize], RecordsConfig] | None = None,
 ) -> BuildResult:
     """Builds a data directory from a log. The same source, configuration and seed give the same bytes.
 
@@ -85,6 +130,8 @@ def build_records(
         dry_run: count only, and write nothing to `output_dir`.
         progress: shows progress bars; None shows none.
         item_features: what is known of the items besides their ids; None: nothing.
+        choose_config: returns the configuration for a log of this size. `config` then only says which events count, and
+            must agree with what is returned.
 
     Raises:
         InputError: the log, the item features, the output directory, its disk or the engine cannot be used, or the
@@ -108,7 +155,7 @@ def build_records(
         titles = item_features.titles | titles
     if titles:
         described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
-    if not overwrite and not dry_run and is_complete(path, config, described):
+    if not overwrite and not dry_run and is_complete(path, _expected(path, config, choose_config), described):
         sweep(path)
         manifest = Manifest.load(path)
         return BuildResult(manifest, False, manifest.instances())
@@ -121,6 +168,9 @@ def build_records(
         num_shards = config.data.num_shards or default_num_shards(loaded.events)
         raise_if_stopped()
         prepared = engine.prepare(config, num_shards, progress)
+        if choose_config is not None:
+            chosen = choose_config(LogSize(prepared.users, len(prepared.item_ids), prepared.events))
+            config = RecordsConfig(data=chosen.data, masking=chosen.masking)
         times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
         counted = _count_shards(engine, config, len(prepared.item_ids))
         _check_counts(counted, config, prepared, unit)
@@ -163,6 +213,16 @@ def build_records(
         )
         write_manifest(building, manifest)
     return dataclasses.replace(result, manifest=manifest)
+
+
+def _expected(
+    path: pathlib.Path, config: RecordsConfig, choose_config: Callable[[LogSize], RecordsConfig] | None
+) -> RecordsConfig:
+    """The configuration that finished records in `path` would have."""
+    if choose_config is None or not (path / MANIFEST_FILE).is_file():
+        return config
+    chosen = choose_config(LogSize.of_counts(Manifest.load(path).counts))
+    return RecordsConfig(data=chosen.data, masking=chosen.masking)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ python pipelines/make_tfrecords.py --input=ml-1m.txt --config=configs/ml-1m.json
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -20,11 +21,12 @@ if __name__ == "__main__":  # before `main` there is nothing to clean up
 
 from absl import app, flags
 
+from bert4rec_tf.api.auto_recipe import AUTO, describe_records, records_config
 from bert4rec_tf.api.recipes import config_file
 from bert4rec_tf.command_line import command
 from bert4rec_tf.commands import log_flags
 from bert4rec_tf.config import Config, read_settings
-from pipelines.build import DROPPED, BuildResult, build_records
+from pipelines.build import DROPPED, BuildResult, LogSize, build_records
 from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
@@ -55,7 +57,8 @@ _FEATURE_KINDS = flags.DEFINE_multi_string(
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "JSON file of settings, or the name of a recipe, such as bert4rec-dense; other settings keep their defaults",
+    "JSON file of settings, the name of a recipe, such as bert4rec-dense, or `auto`, which chooses by the log; "
+    "other settings keep their defaults",
 )
 _SET = flags.DEFINE_multi_string("set", [], "one setting, section.field=value, such as data.seed=2; overrides --config")
 _DATA_FLAGS = [
@@ -125,9 +128,9 @@ def _build() -> None:
     own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]
     if not _OUTPUT.value:
         raise InputError("--output_dir must name a directory. Received: ''")
-    config = Config.from_dict(
-        read_settings(config_file(_CONFIG.value), [*_SET.value, *own_flags]), "--config and flags"
-    )
+    automatic = _CONFIG.value == AUTO
+    settings = read_settings(None if automatic else config_file(_CONFIG.value), [*_SET.value, *own_flags])
+    config = Config.from_dict(settings, "--config and flags")
     started = time.monotonic()
     source = log_flags.log_source(config.data.seed)
     built = build_records(
@@ -140,7 +143,10 @@ def _build() -> None:
         dry_run=_DRY_RUN.value,
         progress=Progress(),
         item_features=_item_features(),
+        choose_config=functools.partial(records_config, given=settings) if automatic else None,
     )
+    if automatic:
+        print(describe_records(LogSize.of_counts(built.manifest.counts), built.manifest.config))
     if isinstance(source, LogSource):
         for remark in source.remarks():
             print(remark)

@@ -1,6 +1,7 @@
 """Records from files, data frames and tables."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import tempfile
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bert4rec_tf.api.auto_recipe import AUTO, records_config
 from bert4rec_tf.api.recipes import ConfigLike, settings_of
 from bert4rec_tf.config import Config
 from pipelines import build
@@ -50,8 +52,8 @@ def build_records(
             DuckDB relation, or anything else with the Arrow C stream interface. A table is written to a temporary
             Parquet file first, batch by batch, so that it is checked as files are.
         output_dir: where the records appear, whole, when all of them are written.
-        config: its sections `data` and `masking` are used: a `Config`, a dict of sections, the path of a JSON file or
-            the name of a recipe. None: the defaults.
+        config: its sections `data` and `masking` are used: a `Config`, a dict of sections, the path of a JSON file, the
+            name of a recipe, or "auto", which chooses by the size of the log. None: the defaults.
         user_column: name of the column with the users' ids, text or integers.
         item_column: name of the column with the items' ids.
         timestamp_column: name of the column with the events' times, numbers or dates; "": the rows are in time order.
@@ -76,7 +78,9 @@ def build_records(
     >>> result.manifest.counts["users"], result.manifest.counts["items"]
     (20, 10)
     """
-    checked = Config.from_dict(settings_of(config))
+    automatic = config == AUTO
+    settings = {} if automatic else settings_of(config)
+    checked = Config.from_dict(settings)
     columns = {"user": user_column, "item": item_column, "timestamp": timestamp_column, "rating": rating_column}
     with tempfile.TemporaryDirectory(prefix="bert4rec_tf-") as directory:
         source = log_source(log, columns, timestamp_unit, pathlib.Path(directory))
@@ -92,6 +96,7 @@ def build_records(
             overwrite=overwrite,
             progress=Progress(shown=None if show_progress else False),
             item_features=features,
+            choose_config=functools.partial(records_config, given=settings) if automatic else None,
         )
 
 

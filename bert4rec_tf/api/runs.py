@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import tensorflow as tf
 
+from bert4rec_tf.api.auto_recipe import AUTO, training_settings
 from bert4rec_tf.api.evaluation_records import EvaluationRecords
 from bert4rec_tf.api.recipes import ConfigLike, settings_of
 from bert4rec_tf.api.records import Path
@@ -15,6 +16,7 @@ from bert4rec_tf.evaluation.user_ranks import users_table
 from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.strategy import make_strategy
+from tfrecords.manifest import Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +37,8 @@ def train(
         data_dir: from `build_records`.
         model_dir: new, or of an earlier call with the same configuration and records.
         config: its sections `model`, `training` and `evaluation` are used: a `Config`, a dict of sections, the path of
-            a JSON file or the name of a recipe. Sections `data` and `masking`, where given, must be those of the
-            records.
+            a JSON file, the name of a recipe, or "auto", which chooses by the records. Sections `data` and `masking`,
+            where given, must be those of the records.
         strategy: "default", "mirrored" or another of `train.py --strategy`, or a `tf.distribute` strategy.
         time_limit_minutes: of the whole run, earlier calls included; the learning rate's decay is fitted to it.
         warm_start_from: a model directory to start from.
@@ -59,9 +61,8 @@ def train(
     if isinstance(strategy, str):
         strategy = make_strategy(strategy)
     start = None if warm_start_from is None else os.fspath(warm_start_from)
-    return trainer.train(
-        os.fspath(data_dir), os.fspath(model_dir), settings_of(config), strategy, time_limit_minutes, start
-    )
+    settings = training_settings(Manifest.load(data_dir), {}) if config == AUTO else settings_of(config)
+    return trainer.train(os.fspath(data_dir), os.fspath(model_dir), settings, strategy, time_limit_minutes, start)
 
 
 @dataclasses.dataclass(frozen=True)

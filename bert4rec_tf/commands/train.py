@@ -10,6 +10,7 @@ keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
 
 from absl import flags
 
+from bert4rec_tf.api.auto_recipe import AUTO, describe_training, training_settings
 from bert4rec_tf.api.recipes import config_file
 from bert4rec_tf.command_line import command
 from bert4rec_tf.commands.entry_point import run_main
@@ -19,13 +20,15 @@ from bert4rec_tf.training.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.training.strategy import STRATEGIES, make_strategy
 from bert4rec_tf.training.trainer import train
 from tfrecords.errors import check_local
+from tfrecords.manifest import Manifest
 
 _DATA = flags.DEFINE_string("data_dir", None, "data directory, made by pipelines/make_tfrecords.py", required=True)
 _MODEL = flags.DEFINE_string("model_dir", None, "output directory; an existing run there is resumed", required=True)
 _CONFIG = flags.DEFINE_string(
     "config",
     None,
-    "JSON file of settings, or the name of a recipe, such as bert4rec-dense; other settings keep their defaults",
+    "JSON file of settings, the name of a recipe, such as bert4rec-dense, or `auto`, which chooses by the records; "
+    "other settings keep their defaults",
 )
 _SET = flags.DEFINE_multi_string("set", [], "a setting as section.field=value, which overrides --config; repeatable")
 _STRATEGY = flags.DEFINE_enum(
@@ -63,7 +66,12 @@ def main() -> None:
     for flag in (_DATA, _MODEL, _CONFIG, _WARM, _EXPORT):
         check_local(flag.name, flag.value)
     masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
-    settings = read_settings(config_file(_CONFIG.value), [*_SET.value, *masking])
+    automatic = _CONFIG.value == AUTO
+    settings = read_settings(None if automatic else config_file(_CONFIG.value), [*_SET.value, *masking])
+    if automatic:
+        manifest = Manifest.load(_DATA.value)
+        settings = training_settings(manifest, settings)
+        print(describe_training(manifest, settings))
     publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
