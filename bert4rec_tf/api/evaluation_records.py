@@ -8,6 +8,7 @@ from typing import Any
 from bert4rec_tf.config import EvaluationConfig
 from bert4rec_tf.evaluation.baselines import baseline_scorer
 from bert4rec_tf.evaluation.evaluate import Scorer, choose_times, evaluate, make_ranker
+from bert4rec_tf.evaluation.list_ranker import ListRanker, ListsOf
 from bert4rec_tf.evaluation.metrics import TOP_K
 from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.evaluation.user_ranks import UserRanks
@@ -16,6 +17,23 @@ from pipelines.sources.synthetic import MarkovLog
 from tfrecords.item_features import ItemFeatures
 from tfrecords.manifest import Manifest, VerifiedRecords
 from tfrecords.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherSystem:
+    """A recommender that is no model of this package.
+
+    Attributes:
+        origin: names it in messages.
+        description: the content of metrics.json's "model".
+        lists_of: what it recommends.
+        reads_histories: whether `lists_of` looks at the histories.
+    """
+
+    origin: str
+    description: dict[str, Any]
+    lists_of: ListsOf
+    reads_histories: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +77,12 @@ class EvaluationRecords:
         return trained
 
     def evaluate(
-        self, system: TrainedModel | str, split: str, rules: EvaluationConfig
+        self, system: TrainedModel | OtherSystem | str, split: str, rules: EvaluationConfig
     ) -> tuple[UserRanks, dict[str, Any]]:
         """Ranks the held-out item of each user.
 
         Args:
-            system: a model with this vocabulary, or the name of a baseline.
+            system: a model with this vocabulary, another system, or the name of a baseline.
             split: "test" or "validation".
             rules: how targets are ranked.
 
@@ -76,6 +94,8 @@ class EvaluationRecords:
                 "category_popularity" of items without categories, or `evaluation.target_time` with a system that
                 takes no request time.
         """
+        if isinstance(system, OtherSystem):
+            return self._evaluate_lists(system, split, rules)
         scorer: Scorer
         if isinstance(system, TrainedModel):
             scorer, description = system.model.score_next_item, system.description()
@@ -96,3 +116,13 @@ class EvaluationRecords:
             ranks = evaluate(ranker, self.data_dir, self.manifest, split, max_items=max_items)
         choices = rules.drop_seen, rules.target_time
         return ranks, metrics_json(ranks, description, self.manifest, self.vocabulary, split, *choices)
+
+    def _evaluate_lists(
+        self, system: OtherSystem, split: str, rules: EvaluationConfig
+    ) -> tuple[UserRanks, dict[str, Any]]:
+        choose_times(False, False, self.manifest.has_times, rules.target_time)
+        ranker = ListRanker(system.lists_of, self.vocabulary, rules.drop_seen, system.origin)
+        max_items = None if system.reads_histories else 1
+        with self.verified.unchanged():
+            ranks = evaluate(ranker, self.data_dir, self.manifest, split, max_items=max_items)
+        return ranks, metrics_json(ranks, system.description, self.manifest, self.vocabulary, split, rules.drop_seen)

@@ -7,7 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
-from bert4rec_tf.api.evaluation_records import EvaluationRecords
+from bert4rec_tf.api.evaluation_records import EvaluationRecords, OtherSystem
+from bert4rec_tf.api.predictions import Predictions, ranking_function
 from bert4rec_tf.command_line import command
 from bert4rec_tf.commands.entry_point import run_main
 from bert4rec_tf.config import Config, EvaluationConfig, read_settings
@@ -30,6 +31,18 @@ _BASELINE = flags.DEFINE_enum(
     "baseline to evaluate instead of a model: `popularity`; `category_popularity`, the items that share most "
     "categories with the last one, by popularity; or `optimum`, the best possible ranking of a log made by "
     "make_tfrecords.py --dataset=synthetic",
+)
+_SCORES = flags.DEFINE_string(
+    "scores",
+    None,
+    "predictions to evaluate instead of a model: Parquet, CSV, TSV or JSONL with user_id and item_ids (best first), or "
+    "user_id, item_id and score",
+)
+_RANKER = flags.DEFINE_string(
+    "ranker",
+    None,
+    "MODULE:FUNCTION to evaluate instead of a model; it takes user ids and histories, and returns a list of item ids "
+    "for each user, best first",
 )
 _DATA = flags.DEFINE_string("data_dir", None, "directory of records written by pipelines/make_tfrecords.py")
 _SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "split to evaluate")
@@ -64,7 +77,7 @@ _OUTPUT = flags.DEFINE_string(
 @command
 def main() -> None:
     """Evaluates one model or baseline, or compares two evaluations."""
-    for flag in (_MODEL, _DATA, _COMPARE, _REPORT, _COMPARE_WITH, _GROUPS, _OUTPUT):
+    for flag in (_MODEL, _SCORES, _DATA, _COMPARE, _REPORT, _COMPARE_WITH, _GROUPS, _OUTPUT):
         check_local(flag.name, flag.value)
     if _COMPARE.value is not None:
         _check_compare_flags()
@@ -79,7 +92,7 @@ def main() -> None:
     trained = records.load_model(_MODEL.value) if _MODEL.value else None
     rules = _evaluation_config(trained)
     second_run = _second_run(records.manifest, rules.drop_seen)
-    ranks, metrics = records.evaluate(trained or str(_BASELINE.value), _SPLIT.value, rules)
+    ranks, metrics = records.evaluate(trained or _other_system(), _SPLIT.value, rules)
     metrics["hardware"] = hardware()
     if _OUTPUT.value:
         write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, records.vocabulary)
@@ -99,8 +112,20 @@ def main() -> None:
     print_results(metrics, records.manifest)
 
 
+def _other_system() -> OtherSystem | str:
+    """The system of --baseline, --scores or --ranker."""
+    if _SCORES.value:
+        predictions = Predictions.read(_SCORES.value)
+        return OtherSystem(_SCORES.value, predictions.description, predictions.lists_of, reads_histories=False)
+    if _RANKER.value:
+        function = ranking_function(_RANKER.value)
+        return OtherSystem(_RANKER.value, {"ranker": _RANKER.value}, function, reads_histories=True)
+    return str(_BASELINE.value)
+
+
 def _check_compare_flags() -> None:
-    flags_of_an_evaluation = (_MODEL, _BASELINE, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _COMPARE_WITH, _GROUPS)
+    systems = (_MODEL, _BASELINE, _SCORES, _RANKER)
+    flags_of_an_evaluation = (*systems, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _COMPARE_WITH, _GROUPS)
     given = [flag.name for flag in flags_of_an_evaluation if flag.present]
     if given:
         raise InputError(
@@ -110,12 +135,16 @@ def _check_compare_flags() -> None:
 
 
 def _check_evaluation_flags() -> None:
-    if bool(_MODEL.value) == bool(_BASELINE.value):
-        raise InputError(f"Give either --model_dir or --baseline. Received: {_MODEL.value!r} and {_BASELINE.value!r}")
+    systems = (_MODEL, _BASELINE, _SCORES, _RANKER)
+    given = [f"--{flag.name}={flag.value}" for flag in systems if flag.value]
+    if len(given) != 1:
+        raise InputError(
+            f"Give one of --model_dir, --baseline, --scores and --ranker. Received: {', '.join(given) or 'none'}"
+        )
     if not _DATA.value:
         raise InputError("--data_dir must name the records to evaluate on. Received: none. Fix: --data_dir=data/ml-1m")
     if _REPORT.value and not _MODEL.value:
-        raise InputError(f"--report needs a model. Received: --baseline={_BASELINE.value}. Fix: give --model_dir")
+        raise InputError(f"--report needs a model. Received: {given[0]}. Fix: give --model_dir")
     if _COMPARE_WITH.value and not _REPORT.value:
         raise InputError(
             f"--compare_with needs --report. Received: --compare_with={_COMPARE_WITH.value} only. "

@@ -68,13 +68,15 @@ def print_results(metrics: dict[str, Any], manifest: Manifest) -> None:
     """Prints the metrics of all users, of users unseen in training, and of groups of users."""
     if metrics["target_time"]:
         print("The model was told the time of each target (evaluation.target_time=true).")
-    _print_metrics(metrics["split"], metrics, manifest)
+    of_lists = metrics["model"].keys() & {"scores", "ranker"}
+    why = "they have fewer, or their lists lack some" if of_lists else "they have fewer"
+    _print_metrics(metrics["split"], metrics, manifest, why)
     if "unseen_users" in metrics:
-        _print_metrics(f"{metrics['split']}, unseen in training", metrics["unseen_users"], manifest)
+        _print_metrics(f"{metrics['split']}, unseen in training", metrics["unseen_users"], manifest, why)
     _print_slices(metrics)
 
 
-def _print_metrics(title: str, metrics: dict[str, Any], manifest: Manifest) -> None:
+def _print_metrics(title: str, metrics: dict[str, Any], manifest: Manifest, why_left_out: str) -> None:
     negatives = f"{manifest.config.data.num_negatives} negatives"
     for protocol, candidates in (("full", "all items"), ("sampled", negatives)):
         values = metrics[protocol]
@@ -82,7 +84,7 @@ def _print_metrics(title: str, metrics: dict[str, Any], manifest: Manifest) -> N
         written = "  ".join(f"{name} {values[name]:.4f}" for name in METRICS) if users else "-"
         print(f"{title}, {users:,} users, {candidates + ':':<15} {written}")
     if left_out := metrics["sampled"]["users_left_out"]:
-        print(f"{title}, {left_out:,} users left out of the ranking among {negatives}: they have fewer")
+        print(f"{title}, {left_out:,} users left out of the ranking among {negatives}: {why_left_out}")
 
 
 def _print_slices(metrics: dict[str, Any]) -> None:
