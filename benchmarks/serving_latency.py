@@ -66,7 +66,8 @@ def main() -> None:
     length = config.data.max_seq_length
     histories = [row for users in iterate_raw_histories(_DATA.value, "test", 64, _USERS) for row in users.item_ids]
     histories = [[item_id for item_id in row if item_id] for row in histories]
-    full_length = [row[-(length - 1) :] for row in histories if len(row) >= length - 1][:25]
+    longest = sorted(histories, key=len, reverse=True)[:25]
+    full_length = [(row * length)[-(length - 1) :] for row in longest]  # shorter ones are repeated
     with tempfile.TemporaryDirectory() as work:
         program = cpp_runner.build(pathlib.Path(work))
         products = MatrixProducts(config.model, length)
