@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
-SCRIPTS = {"train", "evaluate", "export", "recommend", "pipelines.make_tfrecords", "deploy", "deploy.client"}
+SCRIPTS = {"train", "evaluate", "export", "recommend", "search", "pipelines.make_tfrecords", "deploy", "deploy.client"}
 COMMANDS = "bert4rec_tf.commands"  # scripts too, which only the scripts of the same names import
 SHARED_BY_COMMANDS = {f"{COMMANDS}.{name}" for name in ("entry_point", "log_flags")}
 # The longest name that matches a module decides what of ours it may import.
@@ -37,6 +37,9 @@ MAY_IMPORT = {
     "bert4rec_tf.evaluation": (_EVALUATION, _INPUTS, _GROUND),
     "bert4rec_tf.checkpoints": (_MODEL, _CONFIG, _GROUND),
     "bert4rec_tf.model_dir": (_MODEL, _CONFIG, *_MODEL_DIR, _GROUND),
+    "bert4rec_tf.search": (
+        "bert4rec_tf.search.", "bert4rec_tf.report.charts", "bert4rec_tf.report.markup", _CONFIG, *_MODEL_DIR, _GROUND,
+    ),
     "bert4rec_tf.scoring": (
         "bert4rec_tf.scoring.", "bert4rec_tf.serving.", "pipelines.engines.base", "pipelines.progress",
         "pipelines.sources.", _GROUND,
