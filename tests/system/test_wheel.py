@@ -1,5 +1,6 @@
 """The wheel outside the checkout: the console commands from a log to an export, and the recipes by name."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,7 +15,8 @@ import pytest
 import bert4rec_tf
 from tests.support.command_line import ROOT
 
-COMMANDS = ["bert4rec-evaluate", "bert4rec-export", "bert4rec-make-tfrecords", "bert4rec-train"]
+NAMES = ("evaluate", "export", "make-tfrecords", "recommend", "search", "train")
+COMMANDS = [f"bert4rec-{name}" for name in NAMES]
 NOT_IN_A_RELEASE = (".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "dist", "build",
                     "demo_output", "data", "models", "exports", "site")  # fmt: skip
 
@@ -92,9 +94,7 @@ def test_the_commands_work_outside_the_checkout(installed: pathlib.Path, tmp_pat
     assert sorted(path.name for path in (installed / "bin").iterdir() if path.name.startswith("bert4rec")) == COMMANDS
     where = run(installed, tmp_path, sys.executable, "-c", "import bert4rec_tf; print(bert4rec_tf.__file__)")
     assert where.strip() == str(installed / "bert4rec_tf/__init__.py")
-    make_tfrecords, train, evaluate, export = (
-        str(installed / "bin" / f"bert4rec-{name}") for name in ("make-tfrecords", "train", "evaluate", "export")
-    )
+    evaluate, export, make_tfrecords, recommend, search, train = (str(installed / "bin" / name) for name in COMMANDS)
     log = "--dataset=synthetic:num_users=200,num_items=60,num_themes=6,min_events=5,max_events=20"
     built = run(installed, tmp_path, make_tfrecords, log, "--config=demo", "--output_dir=data", "--num_workers=2")
     assert "wrote data in " in built
@@ -112,6 +112,13 @@ def test_the_commands_work_outside_the_checkout(installed: pathlib.Path, tmp_pat
     assert "A rollback needs at least two versions" in run(
         installed, tmp_path, export, "rollback", "--export_dir=exported", code=2
     )
+    printed = run(installed, tmp_path, recommend, "--export_dir=exported", log, "--output=recommended")
+    assert "200 users, 0 of them without a known item" in printed
+    if importlib.util.find_spec("optuna"):
+        flags = [*short, "--trials=1", "--set=training.num_passes=null"]
+        (tmp_path / "space.json").write_text('{"model.dropout": {"low": 0.1, "high": 0.2}}')
+        printed = run(installed, tmp_path, search, "--data_dir=data", "--study_dir=s", "--space=space.json", *flags)
+        assert "1 trials finished" in printed
     code = """
 import bert4rec_tf
 assert "bert4rec-dense" in bert4rec_tf.recipe_names()
@@ -131,3 +138,4 @@ bert4rec_tf.build_records("log.csv", "again", "demo")
 def test_help_lists_the_flags(installed: pathlib.Path, tmp_path: pathlib.Path, command: str) -> None:
     shown = run(installed, tmp_path, str(installed / "bin" / command), "--help", code=1)  # absl exits with 1
     assert "dir: " in shown
+    assert ("--item_column" in shown) == (command in ("bert4rec-make-tfrecords", "bert4rec-recommend"))
