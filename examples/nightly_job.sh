@@ -10,7 +10,8 @@
 #     4  the configuration: a JSON file, or the name of a recipe
 #
 # Environment: NIGHT (the date of today), DAYS of events that a night trains on (14), TIME_LIMIT_MINUTES of training (60),
-# MAX_REGRESSION (0.02), KEEP_NIGHTS on disk (7).
+# MAX_REGRESSION (0.02), KEEP_NIGHTS on disk (7), RECOMMENDATIONS (a directory: every user's recommendations are written to
+# RECOMMENDATIONS/DATE), LIMITS (a file for --limits of recommend.py).
 #
 # The first night trains on the whole log. Each later night starts from the last published model, and trains only on the
 # windows that have an event of the last DAYS. DAYS should reach back further than the last run: each user's last two
@@ -31,19 +32,34 @@ here=$work/nights/$night
 # In a checkout the commands are scripts; `pip install .` gives console commands.
 if command -v bert4rec-train > /dev/null; then
   make_tfrecords=(bert4rec-make-tfrecords) train=(bert4rec-train) evaluate=(bert4rec-evaluate) export=(bert4rec-export)
+  recommend=(bert4rec-recommend)
 else
   python=${PYTHON:-python} checkout=$(cd "$(dirname "$0")/.." && pwd)
   make_tfrecords=("$python" "$checkout/pipelines/make_tfrecords.py") train=("$python" "$checkout/train.py")
   evaluate=("$python" "$checkout/evaluate.py") export=("$python" "$checkout/export.py")
+  recommend=("$python" "$checkout/recommend.py")
 fi
 
 say() { echo "nightly_job $night: $*"; }
 stop() { say "$*" >&2; exit 1; }
 
+# Recommendations for every user, by the version that is served now, compared with the last finished night.
+recommend_to_all() {
+  [ -n "${RECOMMENDATIONS:-}" ] || return 0
+  local previous
+  mkdir -p "$RECOMMENDATIONS"
+  previous=$(find "$RECOMMENDATIONS" -mindepth 2 -maxdepth 2 -name _SUCCESS -not -path "*/$night/*" | sort | tail -n 1)
+  "${recommend[@]}" --export_dir="$export_dir" --input="$log" --output="$RECOMMENDATIONS/$night" \
+    ${previous:+--previous="$(dirname "$previous")"} ${LIMITS:+--limits="$LIMITS"} ||
+    stop "the model is published, but the recommendations are not finished. Run the job again, or withdraw the model with" \
+      "export.py rollback"
+}
+
 mkdir -p "$here"
 exec 9> "$work/.lock"
 flock --nonblock 9 || stop "another run is at work in $work; nothing was done"
 if [ "$(readlink "$work/latest" || true)" = "nights/$night" ]; then
+  recommend_to_all
   say "published already; nothing to do"
   exit 0
 fi
@@ -79,7 +95,10 @@ fi
 ln -sfn "nights/$night" "$work/.latest"
 mv -T "$work/.latest" "$work/latest"
 
-# 6. Old nights are removed, except the one that `latest` leads to.
+# 6. Recommendations for every user.
+recommend_to_all
+
+# 7. Old nights are removed, except the one that `latest` leads to.
 find "$work/nights" -mindepth 1 -maxdepth 1 -type d | sort | head -n "-${KEEP_NIGHTS:-7}" | while read -r old; do
   [ "$old" = "$here" ] || rm -rf "$old"
 done

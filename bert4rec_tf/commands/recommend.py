@@ -59,6 +59,12 @@ _WORKERS = flags.DEFINE_integer(
 _MEMORY = flags.DEFINE_string(
     "memory_limit", "1GB", "memory of the engine that sorts the log; beyond it, data goes to disk"
 )
+_PREVIOUS = flags.DEFINE_string(
+    "previous", None, "--output of an earlier night; its recommendations are compared with the new ones"
+)
+_LIMITS = flags.DEFINE_string(
+    "limits", None, "JSON file of limits; recommendations outside them are not marked as finished"
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the recommendations of another run in --output")
 flags.adopt_module_key_flags(log_flags)
 
@@ -71,7 +77,7 @@ def main() -> None:
 
 
 def _score() -> None:
-    for flag in (_MODEL, _EXPORT, _DATA, log_flags.INPUT, _OUTPUT):
+    for flag in (_MODEL, _EXPORT, _DATA, log_flags.INPUT, _OUTPUT, _PREVIOUS, _LIMITS):
         check_local(flag.name, flag.value)
     if bool(_MODEL.value) == bool(_EXPORT.value):
         raise InputError(
@@ -98,6 +104,8 @@ def _score() -> None:
         users=_USERS.value,
         request_time=_time(),
         overwrite=_OVERWRITE.value,
+        previous=_PREVIOUS.value,
+        limits=_LIMITS.value,
     )
     if source is None:
         scored = score_records(model, str(_DATA.value), str(_OUTPUT.value), options, Progress())
@@ -148,6 +156,8 @@ def _report(scored: ScoredUsers, elapsed: float) -> None:
     )
     if counts.written < counts.users:
         print(f"{counts.users - counts.written:>13,} of them were there already")
+    watched = ", ".join(f"{name} {value:g}" for name, value in scored.monitoring.items() if name != "users")
+    print(f"{'':>13} {watched}")
     if counts.written:
         print(f"{counts.written / scored.scoring_seconds:>13,.0f} users/s, without start, reading and sorting")
     print(f"wrote {scored.output_dir} in {elapsed:.1f} s")

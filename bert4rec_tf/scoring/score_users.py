@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bert4rec_tf.scoring.histories import Histories, read_tested_users
+from bert4rec_tf.scoring.monitoring import DRIFT_NUMBERS, check_limits, monitor, read_limits
 from bert4rec_tf.scoring.part_scorer import Format, PartCounts, PartScorer, Request
 from bert4rec_tf.scoring.user_lists import ChosenUsers, UserLists
 from bert4rec_tf.serving.served_model import ServedModel
@@ -27,6 +28,7 @@ from tfrecords.vocabulary import Vocabulary
 
 # Readers of tables skip names that begin with an underscore.
 SUCCESS_FILE, METADATA_FILE, BAD_ROWS_FILE = "_SUCCESS", "_metadata.json", "_bad_rows.jsonl"
+MONITORING_FILE = "_monitoring.json"
 _COUNTS = "counts"  # in the metadata of a finished run
 _LISTS = ("exclude", "allow", "users")
 
@@ -44,6 +46,9 @@ class OutputOptions:
         users: file of the only users, see `ChosenUsers.read`; None: all.
         request_time: when the items will be shown, in seconds since 1970; None: unknown.
         overwrite: whether the output of another run is replaced.
+        previous: directory with the recommendations of an earlier night, to compare with; None: there is none.
+        limits: JSON file of limits, see `monitoring.read_limits`; recommendations outside them are not marked as
+            finished. None: no limits.
 
     >>> OutputOptions(top_k=20, exclude="sold_out.csv").format
     'parquet'
@@ -57,6 +62,8 @@ class OutputOptions:
     users: str | None = None
     request_time: int | None = None
     overwrite: bool = False
+    previous: str | None = None
+    limits: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +75,14 @@ class ScoredUsers:
         counts: over all parts, those of earlier runs included; `written` is 0 if all of them were there.
         bad_rows: rows of the log that could not be read.
         scoring_seconds: how long scoring and writing took, without reading and sorting the log.
+        monitoring: the numbers of `monitoring.monitor`.
     """
 
     output_dir: pathlib.Path
     counts: PartCounts
     bad_rows: int = 0
     scoring_seconds: float = 0.0
+    monitoring: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def score_log(
@@ -201,12 +210,16 @@ class _Output:
         work: for temporary files.
         run: what the parts depend on, as JSON values.
         finished: the outcome, if an earlier run wrote everything.
+        num_items: how many items the model knows.
+        options: what is written.
     """
 
     directory: pathlib.Path
     work: pathlib.Path
     run: dict[str, Any]
     finished: ScoredUsers | None
+    num_items: int
+    options: OutputOptions
 
     @classmethod
     @contextlib.contextmanager
@@ -243,17 +256,26 @@ class _Output:
                 finished = _read_outcome(directory) if done.is_file() else None
                 try:
                     work.mkdir()
-                    yield cls(directory, work, run, finished)
+                    yield cls(directory, work, run, finished, len(model.vocabulary.item_ids), options)
                 finally:
                     with deferred():
                         shutil.rmtree(work, ignore_errors=True)
 
     def finish(self, counts: PartCounts, bad_rows: int, seconds: float) -> ScoredUsers:
-        """Writes the metadata and, last, the file that says that everything is there."""
+        """Writes metadata and monitoring and, last, the file that says that everything is there.
+
+        Raises:
+            InputError: the recommendations are outside the limits.
+        """
+        options = self.options
+        previous = None if options.previous is None else pathlib.Path(options.previous)
+        numbers_now = monitor(self.directory, counts, self.num_items, options.top_k, previous)
+        _write_json(self.directory / MONITORING_FILE, numbers_now)
+        check_limits(numbers_now, read_limits(options.limits))
         numbers = {name: value for name, value in dataclasses.asdict(counts).items() if name != "written"}
         _write_json(self.directory / METADATA_FILE, self.run | {_COUNTS: numbers | {"bad_rows": bad_rows}})
         write_whole(self.directory / SUCCESS_FILE, "")
-        return ScoredUsers(self.directory, counts, bad_rows, seconds)
+        return ScoredUsers(self.directory, counts, bad_rows, seconds, numbers_now)
 
 
 def _check_options(model: ServedModel, options: OutputOptions) -> None:
@@ -266,6 +288,15 @@ def _check_options(model: ServedModel, options: OutputOptions) -> None:
         raise InputError(
             "--request_time needs a model that takes times. Received: a model without model.time_bias and "
             "model.request_time. Fix: leave it out"
+        )
+    limits = read_limits(options.limits)
+    needed = [name for name in limits if name in DRIFT_NUMBERS]
+    if needed and options.previous is None:
+        raise InputError(f"A limit on {needed[0]} needs an earlier night. Received: no --previous. Fix: name it")
+    if options.previous is not None and not (pathlib.Path(options.previous) / SUCCESS_FILE).is_file():
+        raise InputError(
+            f"--previous must be a finished directory of recommend.py. Received: {options.previous}, without "
+            f"{SUCCESS_FILE}. Fix: name another night"
         )
     for name in _LISTS:
         path = getattr(options, name)
@@ -297,7 +328,7 @@ def _make_ready(directory: pathlib.Path, run: dict[str, Any], overwrite: bool) -
                 f"{different}. Fix: name another directory, or pass --overwrite"
             )
         (directory / SUCCESS_FILE).unlink(missing_ok=True)  # first: from now on, nobody may read the parts
-        for path in [*directory.glob("part-*"), directory / BAD_ROWS_FILE]:
+        for path in [*directory.glob("part-*"), directory / BAD_ROWS_FILE, directory / MONITORING_FILE]:
             path.unlink(missing_ok=True)
     else:
         return
@@ -322,4 +353,4 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
 def _read_outcome(directory: pathlib.Path) -> ScoredUsers:
     counts = _read_json(directory / METADATA_FILE)[_COUNTS]
     bad_rows = counts.pop("bad_rows")
-    return ScoredUsers(directory, PartCounts(**counts), bad_rows)
+    return ScoredUsers(directory, PartCounts(**counts), bad_rows, monitoring=_read_json(directory / MONITORING_FILE))

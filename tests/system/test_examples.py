@@ -110,6 +110,37 @@ def test_the_nightly_job_stops_or_continues_at_each_failure(tmp_path: pathlib.Pa
     assert sorted(path.name for path in latest.parent.glob("nights/*")) == [f"2026-01-{day:02}" for day in range(4, 11)]
 
 
+def test_the_nightly_job_recommends_to_all_users_until_that_is_done(tmp_path: pathlib.Path) -> None:
+    stub = tmp_path / "python"  # prints the command; recommend.py finishes its directory unless it is to fail
+    stub.write_text(
+        """#!/bin/sh
+echo "$(basename "$1") $*"
+[ "$(basename "$1")" != "$FAILS" ] || exit 2
+for flag in "$@"; do
+  output=${flag#--output=}
+  case "$flag" in --output=*/2026-*) mkdir -p "$output"; touch "$output/_SUCCESS";; esac
+done
+"""
+    )
+    stub.chmod(0o755)
+    variables = {"PYTHON": str(stub), "RECOMMENDATIONS": "for all", "LIMITS": "limits.json"}
+
+    def recommended(printed: str) -> list[str]:
+        return [line.split("recommend.py ", 2)[2] for line in printed.splitlines() if line.startswith("recommend.py")]
+
+    printed = nightly_job(tmp_path, "2026-01-01", FAILS="", **variables)
+    flags = "--export_dir=exports --input=logs/*.csv --output=for all/2026-01-01 --limits=limits.json"
+    assert recommended(printed) == [flags]
+    printed = nightly_job(tmp_path, "2026-01-02", code=1, FAILS="recommend.py", **variables)
+    assert "the model is published, but the recommendations are not finished" in printed
+    printed = nightly_job(tmp_path, "2026-01-02", FAILS="", **variables)
+    (flags,) = recommended(printed)
+    assert "--output=for all/2026-01-02 --previous=for all/2026-01-01" in flags
+    assert "published already" in printed
+    assert "train.py" not in printed
+    assert not recommended(nightly_job(tmp_path, "2026-01-03", FAILS="", PYTHON=str(stub)))
+
+
 @pytest.mark.slow
 def test_the_nightly_job_publishes_each_night_once(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))

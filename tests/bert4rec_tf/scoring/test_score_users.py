@@ -14,7 +14,14 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.scoring.part_scorer import PartScorer, _batches_by_length
-from bert4rec_tf.scoring.score_users import METADATA_FILE, SUCCESS_FILE, OutputOptions, score_log, score_records
+from bert4rec_tf.scoring.score_users import (
+    METADATA_FILE,
+    MONITORING_FILE,
+    SUCCESS_FILE,
+    OutputOptions,
+    score_log,
+    score_records,
+)
 from bert4rec_tf.serving.served_model import ServedModel
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.sources.log_source import LogSource
@@ -275,3 +282,24 @@ def test_options_are_checked(model: ServedModel, tmp_path: pathlib.Path, options
     with pytest.raises(InputError, match=message):
         score(model, tmp_path, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_recommendations_outside_the_limits_are_not_finished(model: ServedModel, tmp_path: pathlib.Path) -> None:
+    score(model, tmp_path, "before")
+    limits = tmp_path / "limits.json"
+    with pytest.raises(InputError, match=r"--previous must be a finished directory of recommend.py. Received: absent"):
+        score(model, tmp_path, previous="absent")
+    limits.write_text('{"overlap": {"min": 0.5}}')
+    with pytest.raises(InputError, match="A limit on overlap needs an earlier night"):
+        score(model, tmp_path, limits=str(limits))
+    limits.write_text('{"overlap": {"max": 0.5}, "unknown_event_share": {"max": 0.1}}')
+    options = {"previous": str(tmp_path / "before"), "limits": str(limits)}
+    with pytest.raises(InputError, match=r"Received: overlap is 1, above 0.5; unknown_event_share is 0.25, above 0.1"):
+        score(model, tmp_path, **options)
+    assert not (tmp_path / "out" / SUCCESS_FILE).exists()
+    numbers = json.loads((tmp_path / "out" / MONITORING_FILE).read_text())
+    assert (numbers["overlap"], numbers["unknown_event_share"]) == (1, 0.25)
+    limits.write_text('{"overlap": {"min": 0.5}}')
+    before = hashes(tmp_path / "out")
+    score(model, tmp_path, **options)
+    assert before.items() - hashes(tmp_path / "out").items() == {(METADATA_FILE, before[METADATA_FILE])}, "only counts"
