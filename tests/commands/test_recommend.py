@@ -51,29 +51,43 @@ def test_the_files_are_a_table_for_every_reader(directory: pathlib.Path) -> None
     assert "30 users" in printed
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([SOME_USERS], "error: Give either --model_dir or --export_dir. Received: --model_dir=None, --export_dir=None"),
-        (["--model_dir=m", "--export_dir=e"], "Received: --model_dir=m, --export_dir=e"),
-        (["--model_dir=m"], "error: Give either a log, by --input or --dataset, or --data_dir. Received: none"),
-        (["--model_dir=m", "--data_dir=d", SOME_USERS], "or --data_dir. Received: both"),
-        (["--model_dir=m", "--data_dir=d", "--engine=spark"], "error: --engine sorts a log. Received: --engine=spark"),
-        (["--model_dir=absent", SOME_USERS], "error: `directory` must be a model directory of train"),
-        (["--model_dir=MODEL", "--input=absent.csv"], "error: --input"),
-        (
-            ["--model_dir=MODEL", SOME_USERS, "--request_time=soon"],
-            "--request_time must be an ISO 8601 time or seconds",
-        ),
-        (["--model_dir=s3://bucket/m", SOME_USERS], "error: --model_dir must be a path on this machine"),
-    ],
-)
-def test_mistakes_end_in_one_line(
-    directory: pathlib.Path, tmp_path: pathlib.Path, flags: list[str], message: str
-) -> None:
-    given = [flag.replace("MODEL", str(directory / "model")) for flag in flags]
-    printed = run("recommend.py", *given, f"--output={tmp_path / 'out'}", code=2)
-    assert message in printed
+MISTAKES = [
+    ([SOME_USERS], "error: Give either --model_dir or --export_dir. Received: --model_dir=None, --export_dir=None"),
+    (["--model_dir=m", "--export_dir=e"], "Received: --model_dir=m, --export_dir=e"),
+    (["--model_dir=m"], "error: Give either a log, by --input or --dataset, or --data_dir. Received: none"),
+    (["--model_dir=m", "--data_dir=d", SOME_USERS], "or --data_dir. Received: both"),
+    (["--model_dir=m", "--data_dir=d", "--engine=spark"], "error: --engine sorts a log. Received: --engine=spark"),
+    (["--model_dir=absent", SOME_USERS], "error: `directory` must be a model directory of train"),
+    (["--model_dir=MODEL", "--input=absent.csv"], "error: --input"),
+    (
+        ["--model_dir=MODEL", SOME_USERS, "--request_time=soon"],
+        "--request_time must be an ISO 8601 time or seconds",
+    ),
+    (["--model_dir=s3://bucket/m", SOME_USERS], "error: --model_dir must be a path on this machine"),
+]
+# Runs the command for each list of flags in one process, since TensorFlow takes seconds to start.
+TRY_ALL = """
+import json, sys
+from absl import flags
+from bert4rec_tf.commands import recommend
+for given in json.loads(sys.argv[1]):
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["recommend.py", *given])
+    try:
+        recommend.main(["recommend.py"])
+    except SystemExit as ended:
+        print("exit code", ended.code, file=sys.stderr, flush=True)
+"""
+
+
+def test_mistakes_end_in_one_line(directory: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    output = f"--output={tmp_path / 'out'}"
+    given = [[flag.replace("MODEL", str(directory / "model")) for flag in flags] + [output] for flags, _ in MISTAKES]
+    printed = run("-c", TRY_ALL, json.dumps(given))
+    lines = [line for line in printed.splitlines() if line.startswith(("error: ", "exit code "))]
+    assert lines[1::2] == ["exit code 2"] * len(MISTAKES)
+    for line, (_, message) in zip(lines[::2], MISTAKES, strict=True):
+        assert message in line
     assert not (tmp_path / "out").exists()
 
 
