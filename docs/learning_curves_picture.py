@@ -16,7 +16,7 @@ mpl.use("svg")  # no display is needed
 from matplotlib import pyplot as plt
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-_COLOURS = {"bert4rec": "#2a6fb0", "cloze": "#c77d1e", "causal": "#777777"}
+_COLOURS = {"causal": "#777777", "cloze": "#c77d1e", "bert4rec": "#2a6fb0"}  # by the first of them in a recipe's name
 
 
 def learning_curves() -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
@@ -27,6 +27,7 @@ def learning_curves() -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
         lines = path.with_name(f"{path.stem}-history.jsonl").read_text(encoding="utf-8").splitlines()
         if not any(setting.startswith("data.validation_share") for setting in run.get("set", [])):
             recipe = pathlib.Path(run["config"]).stem
+            recipe += ", causal" if "model.attention=causal" in run.get("set", []) else ""
             found.setdefault(run["dataset"], {}).setdefault(recipe, []).append([json.loads(line) for line in lines])
     return found
 
@@ -42,7 +43,7 @@ def draw(path: pathlib.Path) -> None:
             for index, run in enumerate(runs):
                 steps = [entry["step"] for entry in run]
                 values = [entry["validation"]["full"]["ndcg@10"] for entry in run]
-                colour = next(colour for kind, colour in _COLOURS.items() if recipe.endswith(kind))
+                colour = next(colour for kind, colour in _COLOURS.items() if kind in recipe)
                 panel.plot(steps, values, color=colour, linewidth=1.2, label=None if index else recipe)
         panel.set(title=log, xlabel="steps", ylim=(0, None), xlim=(0, None))
         panel.legend(frameon=False, loc="lower right")
