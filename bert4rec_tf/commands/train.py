@@ -2,11 +2,15 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Level 3: TensorFlow reports errors as exceptions, and writes a warning for each program that it loads from the cache.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from bert4rec_tf.training.compilation_cache import use_compilation_cache
 from bert4rec_tf.training.host_memory import keep_freed_memory
 
-keep_freed_memory()  # before TensorFlow is imported, whose threads allocate
+# Both before TensorFlow is imported.
+keep_freed_memory()
+use_compilation_cache()
 
 from absl import flags
 
