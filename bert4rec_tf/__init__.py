@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from bert4rec_tf.api.runs import Evaluation as Evaluation
     from bert4rec_tf.api.runs import evaluate as evaluate
     from bert4rec_tf.api.runs import train as train
+    from bert4rec_tf.api.split_tables import write_split_tables as write_split_tables
     from bert4rec_tf.config import Config as Config
     from bert4rec_tf.config import EvaluationConfig as EvaluationConfig
     from bert4rec_tf.config import ModelConfig as ModelConfig
@@ -94,6 +95,7 @@ _PUBLIC = {
     "load_model": "bert4rec_tf.model_dir",
     "recipe_names": "bert4rec_tf.api.recipes",
     "train": "bert4rec_tf.api.runs",
+    "write_split_tables": "bert4rec_tf.api.split_tables",
 }
 __all__ = ["__version__", *_PUBLIC]
 

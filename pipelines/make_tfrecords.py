@@ -107,6 +107,9 @@ _WORKERS = flags.DEFINE_integer(
 _MEMORY = flags.DEFINE_string(
     "memory_limit", None, "memory of the DuckDB engine, such as 4GB; beyond it, data goes to disk beside --output_dir"
 )
+_SPLIT_DIR = flags.DEFINE_string(
+    "split_dir", None, "directory to write the split in, as Parquet tables for other systems; needs TensorFlow"
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "build again and replace the records that --output_dir holds")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the counts of the records, but do not write them")
 _BAD_ROWS_SHOWN = 3
@@ -121,7 +124,7 @@ def main() -> None:
 
 def _build() -> None:
     """Turns the flags into a configuration, a source and an engine, and calls `build_records`."""
-    for flag in (log_flags.INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT):
+    for flag in (log_flags.INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT, _SPLIT_DIR):
         check_local(flag.name, flag.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
@@ -154,6 +157,11 @@ def _build() -> None:
         _report(built, time.monotonic() - started)
     else:
         print(f"{_OUTPUT.value} is complete: same input, same configuration. Nothing to do.")
+    if _SPLIT_DIR.value and not _DRY_RUN.value:
+        from bert4rec_tf.api.split_tables import write_split_tables  # imports TensorFlow
+
+        rows = write_split_tables(_OUTPUT.value, _SPLIT_DIR.value)
+        print(f"wrote {_SPLIT_DIR.value}: " + ", ".join(f"{number:,} rows of {name}" for name, number in rows.items()))
 
 
 def _item_features() -> FeatureTable | None:

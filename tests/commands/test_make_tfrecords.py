@@ -24,6 +24,7 @@ from pipelines.build import build_records
 from pipelines.engines import base
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
+from tests.support import command_line
 from tests.support.command_line import ROOT
 from tfrecords.config import RecordsConfig
 from tfrecords.manifest import Manifest
@@ -529,3 +530,13 @@ def test_progress_is_shown_only_on_a_terminal(tmp_path: pathlib.Path) -> None:
     for words in (b"reading", b"sorting", b"writing", b"rows/s"):
         assert words in shown
     assert run(tmp_path / "other", TINY).stderr == ""
+
+
+def test_the_split_is_written_as_tables_too(tmp_path: pathlib.Path) -> None:
+    printed = command_line.run(
+        "pipelines/make_tfrecords.py", TINY, f"--output_dir={tmp_path / 'data'}", f"--split_dir={tmp_path / 'split'}"
+    )
+    counts = Manifest.load(tmp_path / "data").counts
+    rows = f"{counts['validated_users']:,} rows of validation, {counts['evaluated_users']:,} rows of test"
+    assert f"{counts['training_events']:,} rows of train, {rows}" in printed
+    assert sorted(path.stem for path in (tmp_path / "split").iterdir()) == ["negatives", "test", "train", "validation"]
