@@ -23,6 +23,7 @@ REQUIRED_FLAGS = {
     "serving_index": ["--model_dir=x", "--data_dir=x", "--work_dir=x"],
     "serving_latency": ["--version=x", "--data_dir=x"],
     "serving_swaps": ["--work_dir=x"],
+    "table2": ["--dataset=x", "--input=x", "--work_dir=x"],
     "training_kills": ["--work_dir=x"],
     "training_speed": ["--log=x", "--max_seq_length=1", "--masking_rate=0.5", "--work_dir=x"],
 }
