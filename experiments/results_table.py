@@ -44,6 +44,7 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
         ours.setdefault(run["run"]["dataset"], []).append(run)
     published = json.loads((ROOT / "results" / "published.json").read_text())
     ablated = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("ablations-*.json"))]
+    compared = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("table2-*.json"))]
     full, short = {}, {}
     for dataset in sorted(ours):
         rivals = [result for result in published if result["dataset"] == dataset]
@@ -52,7 +53,7 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
             short[f"results: {dataset}, short"] = table(ours[dataset], [row for row in rivals if row.get("short")])
     return {
         ROOT / "README.md": short,
-        ROOT / "docs" / "results.md": full,
+        ROOT / "docs" / "results.md": full | {f"table2: {run['dataset']}": simpler_systems(run) for run in compared},
         ROOT / "docs" / "experiments.md": {f"ablations: {run['dataset']}": ablations(run) for run in ablated},
     }
 
@@ -105,6 +106,26 @@ def ablations(run: dict[str, Any]) -> str:
         cells = [_number(paper), _change(paper, published.get("as configured"))]
         cells += [_number(here), _change(here, unchanged), _number(row["full"]["ndcg@10"])]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['seconds'] / 60:.1f} |")
+    return "\n".join(lines)
+
+
+def simpler_systems(run: dict[str, Any]) -> str:
+    """The systems of a file of `table2.py`, with BERT4Rec's lead over each."""
+    lines = [
+        "| system | from | HR@10, all items | NDCG@10, all items | BERT4Rec minus this, NDCG@10 | p | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in run["systems"]:
+        if "error" in row:
+            lines.append(f"| {row['name']} | {row['library']} | {row['error']} | | | | |")
+            continue
+        lead = row.get("bert4rec_minus_this")
+        cells = ["", ""]
+        if lead:
+            low, high = lead["ci95"]
+            cells = [f"{lead['difference']:+.4f} [{low:+.4f}, {high:+.4f}]", f"{lead['p']:.4f}"]
+        figures = [f"{row['full'][name]:.4f}".removeprefix("0") for name in ("hr@10", "ndcg@10")]
+        lines.append(f"| {' | '.join([row['name'], row['library'], *figures, *cells])} | {row['seconds']:.0f} |")
     return "\n".join(lines)
 
 
