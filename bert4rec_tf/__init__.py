@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` im
     from bert4rec_tf.model.bert4rec import Bert4Rec as Bert4Rec
     from bert4rec_tf.model_dir import TrainedModel as TrainedModel
     from bert4rec_tf.model_dir import load_model as load_model
-    from bert4rec_tf.scoring.score_users import OutputOptions as OutputOptions
+    from bert4rec_tf.scoring.output import OutputOptions as OutputOptions
     from bert4rec_tf.serving.export import ExportOptions as ExportOptions
     from bert4rec_tf.serving.export import export as export
     from pipelines.build import BuildResult as BuildResult
@@ -83,7 +83,7 @@ _PUBLIC = {
     "Manifest": "tfrecords.manifest",
     "MaskingConfig": "tfrecords.config",
     "ModelConfig": "bert4rec_tf.config",
-    "OutputOptions": "bert4rec_tf.scoring.score_users",
+    "OutputOptions": "bert4rec_tf.scoring.output",
     "Recommendations": "bert4rec_tf.api.recommender",
     "Recommender": "bert4rec_tf.api.recommender",
     "TrainedModel": "bert4rec_tf.model_dir",

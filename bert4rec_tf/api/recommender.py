@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from bert4rec_tf.api.records import Path, log_source
 from bert4rec_tf.model.event_times import UNKNOWN_TIME
-from bert4rec_tf.scoring.score_users import OutputOptions, ScoredUsers, score_log
+from bert4rec_tf.scoring.output import OutputOptions, ScoredUsers
+from bert4rec_tf.scoring.score_users import score_log
 from bert4rec_tf.serving.served_model import ServedModel
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress

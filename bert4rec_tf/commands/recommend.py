@@ -13,7 +13,8 @@ from absl import flags
 from bert4rec_tf.command_line import command
 from bert4rec_tf.commands import log_flags
 from bert4rec_tf.commands.entry_point import run_main
-from bert4rec_tf.scoring.score_users import BAD_ROWS_FILE, OutputOptions, ScoredUsers, score_log, score_records
+from bert4rec_tf.scoring.output import BAD_ROWS_FILE, OutputOptions, ScoredUsers
+from bert4rec_tf.scoring.score_users import score_log, score_records
 from bert4rec_tf.serving.served_model import ServedModel
 from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine

@@ -13,15 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from bert4rec_tf.scoring.output import METADATA_FILE, MONITORING_FILE, SUCCESS_FILE, OutputOptions
 from bert4rec_tf.scoring.part_scorer import PartScorer, _batches_by_length
-from bert4rec_tf.scoring.score_users import (
-    METADATA_FILE,
-    MONITORING_FILE,
-    SUCCESS_FILE,
-    OutputOptions,
-    score_log,
-    score_records,
-)
+from bert4rec_tf.scoring.score_users import score_log, score_records
 from bert4rec_tf.serving.served_model import ServedModel
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.sources.log_source import LogSource
