@@ -15,17 +15,18 @@ import matplotlib as mpl
 mpl.use("svg")  # no display is needed
 from matplotlib import pyplot as plt
 
+_LEFT_OUT = ("data.validation_share", "model.neighbours")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _COLOURS = {"causal": "#777777", "cloze": "#c77d1e", "bert4rec": "#2a6fb0"}  # by the first of them in a recipe's name
 
 
 def learning_curves() -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
-    """Dataset -> recipe -> the validations of each seed; runs with `data.validation_share` are left out."""
+    """Dataset -> recipe -> the validations of each seed; runs with other settings than a recipe's are left out."""
     found: dict[str, dict[str, list[list[dict[str, Any]]]]] = {}
     for path in sorted((ROOT / "results").glob("*-seed*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))["run"]
         lines = path.with_name(f"{path.stem}-history.jsonl").read_text(encoding="utf-8").splitlines()
-        if not any(setting.startswith("data.validation_share") for setting in run.get("set", [])):
+        if not any(setting.startswith(_LEFT_OUT) for setting in run.get("set", [])):
             recipe = pathlib.Path(run["config"]).stem
             recipe += ", causal" if "model.attention=causal" in run.get("set", []) else ""
             found.setdefault(run["dataset"], {}).setdefault(recipe, []).append([json.loads(line) for line in lines])
