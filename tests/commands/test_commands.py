@@ -377,7 +377,8 @@ def test_evaluate_names_what_it_cannot_rank(
     run("pipelines/make_tfrecords.py", "--dataset=synthetic:num_users=50", f"--output_dir={tmp_path / 'other'}")
     other = run("evaluate.py", f"--model_dir={model_dir}", f"--data_dir={tmp_path / 'other'}", code=2)
     assert "its own vocabulary" in other
-    assert "either --model_dir or --baseline" in run("evaluate.py", f"--data_dir={data_dir}", code=2)
+    neither = run("evaluate.py", f"--data_dir={data_dir}", code=2)
+    assert "Give one of --model_dir, --baseline, --scores and --ranker. Received: none" in neither
     assert "--split besides" in run("evaluate.py", "--compare=a.json,b.json", "--split=validation", code=2)
     second = [f"--model_dir={model_dir}", f"--data_dir={data_dir}", f"--compare_with={tmp_path / 'none.json'}"]
     assert "--compare_with needs --report" in run("evaluate.py", *second, code=2)
