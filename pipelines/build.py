@@ -130,8 +130,8 @@ def build_records(
         dry_run: count only, and write nothing to `output_dir`.
         progress: shows progress bars; None shows none.
         item_features: what is known of the items besides their ids; None: nothing.
-        choose_config: returns the configuration for a log of this size. `config` then only says which events count, and
-            must agree with what is returned.
+        choose_config: returns the configuration for a log of this size. `config` then decides only which events count;
+            its filters must equal those of the returned configuration.
 
     Raises:
         InputError: the log, the item features, the output directory, its disk or the engine cannot be used, or the

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from bert4rec_tf.evaluation.list_ranker import ListsOf
+from pipelines.sources.log_source import quoted
 from tfrecords.errors import InputError, check_local
 from tfrecords.files import file_sha256
 
@@ -57,7 +58,7 @@ class Predictions:
         suffix = pathlib.Path(files[0]).suffix.lower()
         if suffix not in _READERS:
             raise InputError(f"--scores must be {', '.join(_READERS)} files. Received: {files[0]}. Fix: convert it")
-        names = "[" + ", ".join("'" + file.replace("'", "''") + "'" for file in files) + "]"
+        names = "[" + ", ".join(map(quoted, files)) + "]"
         with duckdb.connect() as connection:
             try:
                 given = connection.sql(f"SELECT * FROM {_READERS[suffix].format(files=names)}")

@@ -18,7 +18,7 @@ from tfrecords.manifest import Manifest
 
 _DATA = flags.DEFINE_string("data_dir", None, "data directory, made by pipelines/make_tfrecords.py", required=True)
 _STUDY = flags.DEFINE_string(
-    "study_dir", None, "directory of the search; the same command goes on with the search there", required=True
+    "study_dir", None, "directory of the search; the same command continues a search that it holds", required=True
 )
 _CONFIG = flags.DEFINE_string(
     "config", AUTO, "settings that all trials share: a JSON file, the name of a recipe, or `auto`"

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from bert4rec_tf.scoring.part_scorer import PartCounts
+from pipelines.sources.log_source import quoted
 from tfrecords.errors import InputError
 
 _SHARE_FLOOR = 1e-4  # of a bin, so that the index stays finite
@@ -125,8 +126,8 @@ def _make_tables(connection: duckdb.DuckDBPyConnection, directory: pathlib.Path,
     """The views `name` of users and `name`_places of recommended items."""
     for suffix, reader in ((".parquet", "read_parquet"), (".jsonl", "read_json")):
         if any(directory.glob(f"part-*{suffix}")):
-            files = str(directory / f"part-*{suffix}").replace("'", "''")
-            connection.execute(f"CREATE VIEW {name} AS SELECT user_id, item_ids, scores FROM {reader}('{files}')")
+            files = quoted(str(directory / f"part-*{suffix}"))
+            connection.execute(f"CREATE VIEW {name} AS SELECT user_id, item_ids, scores FROM {reader}({files})")
             connection.execute(
                 f"""CREATE VIEW {name}_places AS
                 SELECT unnest(item_ids) AS item, unnest(scores)::DOUBLE AS score FROM {name}"""

@@ -135,7 +135,7 @@ class Output:
                         shutil.rmtree(work, ignore_errors=True)
 
     def finish(self, counts: PartCounts, bad_rows: int, seconds: float) -> ScoredUsers:
-        """Writes metadata and monitoring and, last, the file that says that everything is there.
+        """Writes the metadata and the monitoring. `_SUCCESS`, which marks the output as finished, comes last.
 
         Raises:
             InputError: the recommendations are outside the limits.

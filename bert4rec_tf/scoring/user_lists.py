@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from pipelines.sources.log_source import quoted
 from tfrecords.errors import InputError
 from tfrecords.hashed_random import portable_key_sql
 
@@ -93,7 +94,7 @@ def _open(connection: duckdb.DuckDBPyConnection, path: str, flag: str, needed: s
             f"--{flag} must be a {', '.join(_READERS)} file. Received: {path}. Fix: convert it, or rename it"
         )
     try:
-        source = connection.sql(f"SELECT * FROM {_READERS[suffix].format(path=_quoted(path), column=needed)}")
+        source = connection.sql(f"SELECT * FROM {_READERS[suffix].format(path=quoted(path), column=needed)}")
         types = dict(zip(source.columns, map(str, source.types), strict=True))
         if needed not in types:
             raise InputError(
@@ -127,15 +128,11 @@ def _open(connection: duckdb.DuckDBPyConnection, path: str, flag: str, needed: s
     return columns
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _write_parts(connection: duckdb.DuckDBPyConnection, columns: str, directory: pathlib.Path, num_parts: int) -> None:
     directory.mkdir(parents=True)
     rows = f"SELECT DISTINCT {columns}, {portable_key_sql('user_id')} % {num_parts} AS part FROM given ORDER BY ALL"
     connection.execute(
-        f"COPY ({rows}) TO {_quoted(str(directory))} (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)"
+        f"COPY ({rows}) TO {quoted(str(directory))} (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)"
     )
 
 

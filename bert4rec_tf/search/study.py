@@ -223,7 +223,7 @@ def _open_study(directory: pathlib.Path, options: SearchOptions) -> "optuna.Stud
 
 
 def _counts(trial: "optuna.trial.FrozenTrial") -> bool:
-    """Whether it is one of the trials that were asked for. One that another trial continued is not."""
+    """Whether a trial counts towards `SearchOptions.trials`. A stopped one that was started again does not."""
     states = optuna.trial.TrialState
     return trial.state in (states.COMPLETE, states.PRUNED, states.RUNNING) or "error" in trial.user_attrs
 

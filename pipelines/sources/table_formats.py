@@ -1,4 +1,4 @@
-"""Recognises files that belong to a table format, whose log says which rows and files are still valid."""
+"""Recognises files of Delta, Iceberg and Hudi tables. Such a table lists its valid files; others hold deleted rows."""
 
 import functools
 import pathlib
