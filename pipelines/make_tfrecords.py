@@ -127,7 +127,7 @@ def _build() -> None:
     for flag in (log_flags.INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT, _SPLIT_DIR):
         check_local(flag.name, flag.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
-    given |= {flag.name: _time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
+    given |= {flag.name: log_flags.read_time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
     own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]
     if not _OUTPUT.value:
         raise InputError("--output_dir must name a directory. Received: ''")
@@ -180,15 +180,6 @@ def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[E
 
         return SparkEngine(spill_dir, _WORKERS.value, _MEMORY.value)
     return DuckDBEngine(spill_dir, _WORKERS.value, _MEMORY.value)
-
-
-def _time(name: str, text: str) -> float:
-    with contextlib.suppress(ValueError):
-        return float(text)
-    time_ = timestamps.seconds(text, "s")
-    if time_ is None:
-        raise InputError(f"--{name} must be an ISO 8601 time or seconds since 1970. Received: {text!r}")
-    return float(time_)
 
 
 def _report(built: BuildResult, seconds: float) -> None:

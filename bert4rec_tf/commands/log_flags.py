@@ -1,6 +1,7 @@
 """The flags that say where a log is and how it is read, for all commands that read logs."""
 
 import atexit
+import contextlib
 import functools
 import pathlib
 import tempfile
@@ -133,6 +134,20 @@ def log_source(seed: int) -> Source:
         columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
         return TfdsLog(rest, **columns, timestamp_unit=_UNIT.value)
     raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
+
+
+def read_time(name: str, text: str) -> float:
+    """The time that a flag gives, in seconds since 1970.
+
+    Raises:
+        InputError: neither an ISO 8601 time nor a number.
+    """
+    with contextlib.suppress(ValueError):
+        return float(text)
+    time = timestamps.seconds(text, "s")
+    if time is None:
+        raise InputError(f"--{name} must be an ISO 8601 time or seconds since 1970. Received: {text!r}")
+    return float(time)
 
 
 @functools.cache

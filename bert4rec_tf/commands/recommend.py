@@ -19,7 +19,6 @@ from bert4rec_tf.serving.served_model import ServedModel
 from pipelines.engines.base import Engine
 from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
-from pipelines.sources.timestamps import seconds
 from tfrecords.errors import InputError, check_local
 from tfrecords.interruption import stopped_at_once
 
@@ -135,13 +134,8 @@ def _time() -> int | None:
     text = _REQUEST_TIME.value
     if text is None:
         return None
-    found = None
-    with contextlib.suppress(ValueError):
-        found = float(text)
-    if found is None:
-        parsed = seconds(text, "s")
-        found = None if parsed is None else float(parsed)
-    if found is None or not 0 <= found < 2**62:
+    found = log_flags.read_time(_REQUEST_TIME.name, text)
+    if not 0 <= found < 2**62:
         raise InputError(f"--request_time must be an ISO 8601 time or seconds since 1970. Received: {text!r}")
     return int(found)
 

@@ -183,7 +183,7 @@ class PartScorer:
     def _rectangle(self, items: Ragged) -> tf.Tensor:
         """String [B, L], padded with ""."""
         return tf.constant(
-            np.concatenate([self._names, [b""]])[_padded(items, -1)].tolist(),
+            self._names[_padded(items, -1)].tolist(),
             tf.string,
             [len(items), int(items.lengths.max(initial=0))],
         )
@@ -194,9 +194,9 @@ class PartScorer:
 
     @functools.cached_property
     def _names(self) -> np.ndarray:
-        """The raw ids as bytes: arrays of text would lose trailing NULs."""
-        names = np.empty(len(self.item_ids), object)
-        names[:] = [item_id.encode("utf-8") for item_id in self.item_ids]
+        """The raw ids as bytes, and b"" at -1, for padding. Arrays of text would lose trailing NULs."""
+        names = np.empty(len(self.item_ids) + 1, object)
+        names[:] = [*(item_id.encode("utf-8") for item_id in self.item_ids), b""]
         return names
 
     @functools.cached_property
