@@ -77,29 +77,29 @@ def draw_masks(
     }
 
 
-def draw_length(length: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """How many items of a window are left after a random cut.
+def draw_lengths(lengths: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """How many items of each window are left after a random cut.
 
     Args:
-        length: int32 scalar, items of the window.
-        key: uint64 [1] or scalar, of the draw.
+        lengths: int32 [R], items of each window.
+        keys: uint64 [R], of each row's draw.
 
     Returns:
-        int32 scalar from 2 to `length`, each number equally likely; 1 if the window has one item.
+        int32 [R] from 2 to the window's length, each number equally likely; 1 if the window has one item.
     """
-    return length - draw_below(tf.maximum(length - 1, 1), key, _CUT)[0]
+    return lengths - draw_below(tf.maximum(lengths - 1, 1), keys, _CUT)
 
 
-def draw_prefix(length: tf.Tensor, causal_rows: float, key: tf.Tensor) -> tf.Tensor:
-    """How many slots of a row form its prefix.
+def draw_prefixes(lengths: tf.Tensor, causal_rows: float, keys: tf.Tensor) -> tf.Tensor:
+    """How many slots of each row form its prefix.
 
     Args:
-        length: int32 scalar, slots of the row.
+        lengths: int32 [R], slots of each row.
         causal_rows: chance of an empty prefix.
-        key: uint64 [1] or scalar, of the draw.
+        keys: uint64 [R], of each row's draws.
 
     Returns:
-        int32 [1]: 0, or from 1 to `length`, each number equally likely.
+        int32 [R]: 0, or from 1 to the row's length, each number equally likely.
     """
-    prefix = tf.minimum(1 + draw_below(tf.maximum(length, 1), key, _PREFIX), length)
-    return tf.where(hashed_uniform(key, _EMPTY_PREFIX) < causal_rows, 0, prefix)
+    prefixes = tf.minimum(1 + draw_below(tf.maximum(lengths, 1), keys, _PREFIX), lengths)
+    return tf.where(hashed_uniform(keys, _EMPTY_PREFIX) < causal_rows, 0, prefixes)

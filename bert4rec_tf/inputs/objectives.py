@@ -7,10 +7,10 @@ from typing import Literal
 
 import tensorflow as tf
 
-from bert4rec_tf.inputs.instance_draws import draw_length, draw_masks, draw_prefix, max_predictions_of
+from bert4rec_tf.inputs.instance_draws import draw_lengths, draw_masks, draw_prefixes, max_predictions_of
 from bert4rec_tf.inputs.length_buckets import Bucket
 from tfrecords.manifest import LengthCount, Manifest
-from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.schema import MASKED_WINDOW, parse_batch
 from tfrecords.vocabulary import MASK_ID, PAD_ID
 
 # What is predicted: "masked_item", masked items of a window, from both sides; "next_item", at every slot the item after
@@ -51,19 +51,20 @@ class TrainingInstances(abc.ABC):
         """An upper bound of the slots that one pass predicts; 0 if it has nothing to predict."""
 
     @abc.abstractmethod
-    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        """Makes one instance of a window.
+    def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        """Makes one instance of each of R windows.
 
         Args:
-            record: string scalar, a `MASKED_WINDOW`.
-            instance_id: int64 scalar, names the record and the turn.
-            draw_keys: gives the key of this instance's random draws.
+            records: string [R], of the schema `MASKED_WINDOW`.
+            instance_ids: int64 [R], name the record and the turn.
+            draw_keys: gives the keys of these instances' random draws.
 
         Returns:
-            item_ids int32 [any]; masked_item_ids int32 [any], the items to predict; masked_positions int32 [any], their
-            slots, unless all slots are predicted. What `mask` adds to a batch may be missing. With times also times
-            int32 [any], of the events that the slots stand for, in seconds since the window's first; where slots
-            predict next items, then that of the last item to predict.
+            length int32 [R], slots of each instance; item_ids int32 [R, any]; masked_item_ids int32 [R, any], the items
+            to predict; masked_positions int32 [R, any], their slots, unless all slots are predicted. Rows are padded
+            with PAD_ID. What `mask` adds to a batch may be missing. With times also times int32 [R, any], of the events
+            that the slots stand for, in seconds since the window's first; where slots predict next items, then that of
+            the last item to predict.
         """
 
     def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
@@ -75,12 +76,12 @@ class TrainingInstances(abc.ABC):
         return bucket.predictions
 
     def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        """Masks the items of a batch, if `make_instance` did not.
+        """Masks the items of a batch, if `make_instances` did not.
 
         Args:
-            batch: padded instances, [B, any].
+            batch: instances, [B, any].
             predictions: int64 scalar, P of the batch.
-            draw_keys: see `make_instance`.
+            draw_keys: see `make_instances`.
 
         Returns:
             item_ids int32 [B, L], masked_item_ids int32 [B, P] and, unless all slots are predicted, masked_positions
@@ -88,17 +89,20 @@ class TrainingInstances(abc.ABC):
         """
         return batch
 
-    def _window(self, record: tf.Tensor) -> tuple[tf.Tensor, Instances]:
-        """The items of a window, int32 [any], and its `_times`."""
-        window = parse(_ITEMS_AND_TIMES if self._with_times else _ITEMS, record)
-        return window["item_ids"], self._times(window)
+    def _windows_of(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Instances]:
+        """The items of windows, int32 [R, any], their number, int32 [R], and the windows' `_times`."""
+        windows = parse_batch(_ITEMS_AND_TIMES if self._with_times else _ITEMS, records)
+        item_ids = windows["item_ids"]
+        return item_ids.to_tensor(PAD_ID), tf.cast(item_ids.row_lengths(), tf.int32), self._times(windows)
 
-    def _times(self, window: Instances) -> Instances:
-        """Times for the instances of a parsed record, int32 [any], as a dict; empty without times."""
+    def _times(self, windows: dict[str, tf.RaggedTensor]) -> Instances:
+        """Times for the instances of parsed records, int32 [R, any], as a dict; empty without times."""
         if not self._with_times:
             return {}
-        times = tf.minimum(window["times"] - window["times"][:1], tf.int32.max - 1)
-        return {"times": tf.cast(tf.reshape(times, tf.shape(window["item_ids"])), tf.int32)}
+        times = windows["times"]
+        first = tf.repeat(tf.gather(times.values, times.row_starts()), times.row_lengths())
+        since_first = tf.minimum(times.values - first, tf.int32.max - 1)
+        return {"times": windows["item_ids"].with_values(tf.cast(since_first, tf.int32)).to_tensor(0)}
 
 
 class StoredMaskInstances(TrainingInstances):
@@ -113,21 +117,32 @@ class StoredMaskInstances(TrainingInstances):
     def predicted_slots(self) -> int:
         return sum(row.max_predictions * row.instances for row in self._manifest.length_histogram)
 
-    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        window = parse(MASKED_WINDOW, record)
+    def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        windows = parse_batch(MASKED_WINDOW, records)
+        item_ids = windows["item_ids"]
         # Neighbouring records start at different instances, so that last-item instances are spread over a turn.
-        turn, record_number = instance_id // IDS_PER_TURN, instance_id % IDS_PER_FILE
-        index = (turn + record_number) % self._masking.instances_per_window
-        first, number = tf.reduce_sum(window["masked_counts"][:index]), window["masked_counts"][index]
-        positions = window["masked_positions"][first : first + number]
-        instance = {
-            "item_ids": window["item_ids"],
-            "masked_positions": positions,
-            "masked_item_ids": tf.gather(window["item_ids"], positions),
+        turns, record_numbers = instance_ids // IDS_PER_TURN, instance_ids % IDS_PER_FILE
+        index = (turns + record_numbers) % self._masking.instances_per_window
+        counts = tf.cast(windows["masked_counts"].to_tensor(0), tf.int64)
+        first = tf.gather(tf.cumsum(counts, axis=1, exclusive=True), index, batch_dims=1)
+        number = tf.gather(counts, index, batch_dims=1)
+
+        def of_instance(name: str) -> tf.RaggedTensor:
+            starts = windows[name].row_starts() + first
+            slots = tf.ragged.range(starts, starts + number, row_splits_dtype=tf.int64)
+            return slots.with_values(tf.gather(windows[name].values, slots.values))
+
+        positions = of_instance("masked_positions")
+        items = tf.gather(item_ids.values, tf.repeat(item_ids.row_starts(), number) + tf.cast(positions.values, tf.int64))
+        instances = {
+            "length": tf.cast(item_ids.row_lengths(), tf.int32),
+            "item_ids": item_ids.to_tensor(PAD_ID),
+            "masked_positions": positions.to_tensor(0),
+            "masked_item_ids": positions.with_values(items).to_tensor(PAD_ID),
         }
         if self._masking.random_item_rate or self._masking.kept_item_rate:
-            instance["shown_item_ids"] = window["shown_item_ids"][first : first + number]
-        return instance | self._times(window)
+            instances["shown_item_ids"] = of_instance("shown_item_ids").to_tensor(PAD_ID)
+        return instances | self._times(windows)
 
     def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
         masked = tf.where(batch["masked_item_ids"] != PAD_ID)
@@ -154,9 +169,9 @@ class RedrawnMaskInstances(StoredMaskInstances):
     def max_predictions(self, bucket: Bucket) -> int:
         return max_predictions_of(bucket.length, self._masking)
 
-    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        item_ids, times = self._window(record)
-        return {"item_ids": item_ids, "instance_id": instance_id} | times
+    def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        item_ids, lengths, times = self._windows_of(records)
+        return {"length": lengths, "item_ids": item_ids, "instance_id": instance_ids} | times
 
     def mask(self, batch: Instances, predictions: tf.Tensor, draw_keys: DrawKeys) -> Instances:
         keys = draw_keys(batch.pop("instance_id"))
@@ -184,9 +199,11 @@ class NextItemInstances(TrainingInstances):
     def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
         return 1
 
-    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        item_ids, times = self._window(record)
-        return {"item_ids": item_ids[:-1], "masked_item_ids": item_ids[1:]} | times
+    def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        item_ids, lengths, times = self._windows_of(records)
+        shown = tf.sequence_mask(lengths - 1, tf.shape(item_ids)[1] - 1)
+        shown_item_ids = tf.where(shown, item_ids[:, :-1], PAD_ID)
+        return {"length": lengths - 1, "item_ids": shown_item_ids, "masked_item_ids": item_ids[:, 1:]} | times
 
     def _windows(self, row: LengthCount) -> int:
         return row.instances // self._masking.instances_per_window
@@ -209,14 +226,14 @@ class RandomPrefixInstances(NextItemInstances):
         super().__init__(manifest, with_times)
         self._causal_rows = causal_rows
 
-    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        instance = super().make_instance(record, instance_id, draw_keys)
-        slots = tf.size(instance["item_ids"])
-        prefix = draw_prefix(slots, self._causal_rows, draw_keys(instance_id))
-        predicted = tf.range(slots) >= prefix - 1
-        return instance | {
-            "masked_item_ids": tf.where(predicted, instance["masked_item_ids"], PAD_ID),
-            "prefix_lengths": prefix,
+    def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        instances = super().make_instances(records, instance_ids, draw_keys)
+        next_items = instances["masked_item_ids"]
+        prefixes = draw_prefixes(instances["length"], self._causal_rows, draw_keys(instance_ids))[:, None]
+        predicted = tf.range(tf.shape(next_items)[1]) >= prefixes - 1
+        return instances | {
+            "masked_item_ids": tf.where(predicted, next_items, PAD_ID),
+            "prefix_lengths": prefixes,
         }
 
 
@@ -245,15 +262,18 @@ class LastItemInstances(TrainingInstances):
         extra = -(-2 * len(buckets) * batch_size // self._manifest.records("train"))
         return self._masking.instances_per_window + extra
 
-    def make_instance(self, record: tf.Tensor, instance_id: tf.Tensor, draw_keys: DrawKeys) -> Instances:
-        item_ids, times = self._window(record)
-        last = draw_length(tf.size(item_ids), draw_keys(instance_id)) - 1
-        instance = {
-            "item_ids": tf.concat([item_ids[:last], [MASK_ID]], axis=0),
-            "masked_positions": last[None],
-            "masked_item_ids": item_ids[last, None],
+    def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
+        item_ids, lengths, times = self._windows_of(records)
+        kept = draw_lengths(lengths, draw_keys(instance_ids))
+        last = kept[:, None] - 1
+        slots = tf.range(tf.shape(item_ids)[1])
+        instances = {
+            "length": kept,
+            "item_ids": tf.where(slots < last, item_ids, tf.where(slots == last, MASK_ID, PAD_ID)),
+            "masked_positions": last,
+            "masked_item_ids": tf.gather(item_ids, last, batch_dims=1),
         }
-        return instance | {name: values[: last + 1] for name, values in times.items()}
+        return instances | {name: tf.where(slots <= last, values, 0) for name, values in times.items()}
 
 
 def training_instances(

@@ -15,6 +15,7 @@ from tfrecords.vocabulary import PAD_ID
 
 _SHUFFLE_RECORDS = 20_000
 _FILES_AT_ONCE = 8
+_RECORDS_AT_ONCE = 256  # are parsed together
 
 
 def objective_buckets(manifest: Manifest, objective: Objective, number: int) -> list[Bucket]:
@@ -69,23 +70,27 @@ def training_batches(
         seeds = tf.random.stateless_uniform([2], [seed, tf.cast(epoch, tf.int32)], 0, tf.int32.max, tf.int32)
         draw_keys = functools.partial(hashed_bits, seed, epoch)
 
-        def make_instance(instance_id: tf.Tensor, record: tf.Tensor) -> Instances:
-            return instances.make_instance(record, instance_id, draw_keys)
+        def make_instances(instance_ids: tf.Tensor, records: tf.Tensor) -> Instances:
+            return shapes.widest(instances.make_instances(records, instance_ids, draw_keys))
 
-        def mask(batch: Instances) -> Instances:
-            return instances.mask(batch, shapes.predictions_of(batch), draw_keys)
+        def finish(batch: Instances) -> Instances:
+            batch, predictions = shapes.narrowed(batch)
+            return shapes.filled_up(instances.mask(batch, predictions, draw_keys))
 
         records = tf.data.Dataset.range(turns).flat_map(lambda turn: _one_turn(files, turn, seeds))
         records = records.shuffle(_SHUFFLE_RECORDS, tf.cast(seeds[0], tf.int64), reshuffle_each_iteration=False)
-        made = records.map(make_instance, num_parallel_calls=2, deterministic=True)
-        batches = made.group_by_window(shapes.bucket_of, shapes.padded, window_size=batch_size).take(steps)
-        return batches.map(mask, num_parallel_calls=2)
+        made = records.batch(_RECORDS_AT_ONCE).map(make_instances, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+        batches = made.group_by_window(
+            lambda instance: instance["bucket"], lambda _, rows: rows.batch(batch_size), window_size=batch_size
+        )
+        # Batches that are skipped need no masks.
+        first = tf.where(epoch == first_step // steps, tf.constant(first_step % steps, tf.int64), 0)
+        return batches.take(steps).skip(first).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
     passes = tf.data.Dataset.range(first_step // steps, np.iinfo(np.int64).max)
-    batches = passes.flat_map(one_pass).skip(first_step % steps).map(shapes.filled_up, num_parallel_calls=2)
     options = tf.data.Options()
     options.deterministic = True
-    return batches.with_options(options).prefetch(4)
+    return passes.flat_map(one_pass).with_options(options).prefetch(4)
 
 
 def _one_turn(files: list[str], turn: tf.Tensor, seeds: tf.Tensor) -> tf.data.Dataset:
@@ -114,26 +119,36 @@ class _BatchShapes:
         self._batch_size = batch_size
         self._lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
         self._predictions = tf.constant(predictions, tf.int64)
+        length = buckets[-1].length
+        self._widest = {"item_ids": length, "masked_item_ids": max(predictions), "prefix_lengths": 1, "times": length + 1}
         # With a single shape, batches have a static shape.
         self._static_length = buckets[0].length if len(buckets) == 1 else None
         self._static_times = buckets[0].length + 1 if len(buckets) == 1 else None
         self._static_predictions = predictions[0] if len(buckets) == 1 else None
 
-    def bucket_of(self, instance: Instances) -> tf.Tensor:
-        """The index of the smallest shape that the instance fits, int64 scalar."""
-        return self._bucket_of_length(tf.size(instance["item_ids"], tf.int64))
+    def widest(self, instances: Instances) -> Instances:
+        """Instances [R, any] padded to the longest shape, with the index of the smallest shape that each one fits."""
+        made = {"bucket": tf.searchsorted(self._lengths, tf.cast(instances["length"], tf.int64), out_type=tf.int64)}
+        for name, values in instances.items():
+            if name == "instance_id":
+                made[name] = values
+            elif name != "length":
+                width = self._widest.get(name, self._widest["masked_item_ids"])
+                made[name] = tf.pad(values, [[0, 0], [0, width - tf.shape(values)[1]]])
+                made[name].set_shape([None, width])
+        return made
 
-    def padded(self, bucket: tf.Tensor, instances: tf.data.Dataset) -> tf.data.Dataset:
-        """One batch of the instances of a bucket."""
-        length = self._lengths[bucket, None]
-        widths = {"item_ids": length, "instance_id": [], "prefix_lengths": [1], "times": length + 1}
-        shapes = {name: widths.get(name, self._predictions[bucket, None]) for name in instances.element_spec}
-        padding = {name: tf.constant(PAD_ID, spec.dtype) for name, spec in instances.element_spec.items()}
-        return instances.padded_batch(self._batch_size, shapes, padding_values=padding)
-
-    def predictions_of(self, batch: Instances) -> tf.Tensor:
-        """P of a padded batch, int64 scalar."""
-        return self._predictions[self._bucket_of_length(tf.shape(batch["item_ids"], tf.int64)[1])]
+    def narrowed(self, batch: Instances) -> tuple[Instances, tf.Tensor]:
+        """A batch of one bucket in its shape, and its P, int64 scalar."""
+        bucket = batch["bucket"][0]
+        length, predictions = self._lengths[bucket], self._predictions[bucket]
+        widths = {"item_ids": length, "prefix_lengths": 1, "times": length + 1}
+        narrowed = {
+            name: values if name == "instance_id" else values[:, : widths.get(name, predictions)]
+            for name, values in batch.items()
+            if name != "bucket"
+        }
+        return narrowed, predictions
 
     def filled_up(self, batch: Instances) -> Instances:
         """The batch with empty rows up to B, its valid mask and the weights of its predictions."""
@@ -146,6 +161,3 @@ class _BatchShapes:
             "valid_mask": filled["item_ids"] != PAD_ID,
             "masked_weights": tf.cast(filled["masked_item_ids"] != PAD_ID, tf.float32),
         }
-
-    def _bucket_of_length(self, length: tf.Tensor) -> tf.Tensor:
-        return tf.searchsorted(self._lengths, length[None], out_type=tf.int64)[0]
