@@ -8,6 +8,11 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from bert4rec_tf.inputs.objectives import Objective
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -37,8 +42,8 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rate, cpu, steps, start, resumed = pool.apply(measure, arguments)
         print(
-            f"{kind}: {rate:,.0f} rows/s, {1e6 * cpu:.1f} us of CPU a row; first batch after {start:.2f} s at the start "
-            f"of a pass of {steps:,} batches, after {resumed:.2f} s at its last batch",
+            f"{kind}: {rate:,.0f} rows/s, {1e6 * cpu:.1f} us of CPU a row; first batch after {start:.2f} s at the "
+            f"start of a pass of {steps:,} batches, after {resumed:.2f} s at its last one",
             flush=True,
         )
 
@@ -57,12 +62,12 @@ def measure(
     from tfrecords.vocabulary import Vocabulary
 
     manifest = Manifest.load(data_dir)
-    objective = "masked_item" if kind == "redrawn" else kind
+    objective = cast("Objective", "masked_item" if kind == "redrawn" else kind)
     vocabulary_size = Vocabulary.load(data_dir).size if kind == "redrawn" else None
     buckets = objective_buckets(manifest, objective, num_buckets)
     steps = steps_per_pass(buckets, batch_size)
 
-    def batches(first_step: int) -> "Iterator[dict[str, tf.Tensor]]":
+    def batches(first_step: int) -> Iterator[object]:
         return iter(
             training_batches(
                 data_dir, manifest, buckets, batch_size, 1, first_step, vocabulary_size, objective, causal_rows=0.4

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from bert4rec_tf.api.evaluation_records import EvaluationRecords
 from tfrecords.errors import InputError, check_local, writing
-from tfrecords.schema import EVALUATION_USER, parse
+from tfrecords.schema import EVALUATION_USER, parse_batch
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 TABLES = ("train", "validation", "test", "negatives")
@@ -119,5 +119,5 @@ def _users(records: EvaluationRecords, split: str) -> Iterator[dict[str, tf.Tens
     shards = records.manifest.shards(split)
     files = [os.path.join(records.data_dir, shard.file) for shard in shards if shard.records]  # noqa: PTH118
     if files:
-        dataset = tf.data.TFRecordDataset(files).map(lambda record: parse(EVALUATION_USER, record))
-        yield from dataset.ragged_batch(_USERS_AT_ONCE)
+        batches = tf.data.TFRecordDataset(files).batch(_USERS_AT_ONCE)
+        yield from batches.map(lambda users: parse_batch(EVALUATION_USER, users))

@@ -133,7 +133,9 @@ class StoredMaskInstances(TrainingInstances):
             return slots.with_values(tf.gather(windows[name].values, slots.values))
 
         positions = of_instance("masked_positions")
-        items = tf.gather(item_ids.values, tf.repeat(item_ids.row_starts(), number) + tf.cast(positions.values, tf.int64))
+        items = tf.gather(
+            item_ids.values, tf.repeat(item_ids.row_starts(), number) + tf.cast(positions.values, tf.int64)
+        )
         instances = {
             "length": tf.cast(item_ids.row_lengths(), tf.int32),
             "item_ids": item_ids.to_tensor(PAD_ID),

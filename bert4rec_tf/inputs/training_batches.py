@@ -34,6 +34,8 @@ def training_batches(
     objective: Objective = "masked_item",
     causal_rows: float = 0.0,
     with_times: bool = False,
+    process: int = 0,
+    processes: int = 1,
 ) -> tf.data.Dataset:
     """Endless batches; which records the n-th one holds is a function of the seed and n.
 
@@ -53,14 +55,17 @@ def training_batches(
         objective: what is predicted.
         causal_rows: share of the rows with an empty prefix. Only "random_prefix" uses it.
         with_times: whether batches hold the times of events.
+        process: the number of this process, from 0.
+        processes: how many read the same batches. Each gets its share of the rows of each batch, and masks only these.
 
     Returns:
         Dicts of item_ids int32 [B, L], valid_mask bool [B, L], masked_positions (not with "next_item" and
         "random_prefix") and masked_item_ids int32 [B, P], masked_weights float32 [B, P], and with "random_prefix"
-        prefix_lengths int32 [B, 1]. With times also times int32 [B, L + 1], see `TrainingInstances.make_instance`.
+        prefix_lengths int32 [B, 1]. With times also times int32 [B, L + 1], see `TrainingInstances.make_instances`.
+        With several processes, B is divided by their number.
     """
     instances = training_instances(manifest, objective, vocabulary_size, causal_rows, with_times)
-    shapes = _BatchShapes(buckets, [instances.max_predictions(bucket) for bucket in buckets], batch_size)
+    shapes = _BatchShapes(buckets, [instances.max_predictions(bucket) for bucket in buckets], batch_size // processes)
     files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards("train") if shard.records]
     steps = steps_per_pass(buckets, batch_size)
     turns = instances.turns(buckets, batch_size)
@@ -74,7 +79,7 @@ def training_batches(
             return shapes.widest(instances.make_instances(records, instance_ids, draw_keys))
 
         def finish(batch: Instances) -> Instances:
-            batch, predictions = shapes.narrowed(batch)
+            batch, predictions = shapes.narrowed(batch, process)
             return shapes.filled_up(instances.mask(batch, predictions, draw_keys))
 
         records = tf.data.Dataset.range(turns).flat_map(lambda turn: _one_turn(files, turn, seeds))
@@ -112,7 +117,7 @@ class _BatchShapes:
     Args:
         buckets: the shapes, from the shortest.
         predictions: P of each.
-        batch_size: B.
+        batch_size: rows of a batch that this process takes.
     """
 
     def __init__(self, buckets: Sequence[Bucket], predictions: Sequence[int], batch_size: int):
@@ -120,7 +125,12 @@ class _BatchShapes:
         self._lengths = tf.constant([bucket.length for bucket in buckets], tf.int64)
         self._predictions = tf.constant(predictions, tf.int64)
         length = buckets[-1].length
-        self._widest = {"item_ids": length, "masked_item_ids": max(predictions), "prefix_lengths": 1, "times": length + 1}
+        self._widest = {
+            "item_ids": length,
+            "masked_item_ids": max(predictions),
+            "prefix_lengths": 1,
+            "times": length + 1,
+        }
         # With a single shape, batches have a static shape.
         self._static_length = buckets[0].length if len(buckets) == 1 else None
         self._static_times = buckets[0].length + 1 if len(buckets) == 1 else None
@@ -138,13 +148,14 @@ class _BatchShapes:
                 made[name].set_shape([None, width])
         return made
 
-    def narrowed(self, batch: Instances) -> tuple[Instances, tf.Tensor]:
-        """A batch of one bucket in its shape, and its P, int64 scalar."""
+    def narrowed(self, batch: Instances, process: int) -> tuple[Instances, tf.Tensor]:
+        """A process's rows of a batch of one bucket, in the bucket's shape, and P, int64 scalar."""
         bucket = batch["bucket"][0]
         length, predictions = self._lengths[bucket], self._predictions[bucket]
         widths = {"item_ids": length, "prefix_lengths": 1, "times": length + 1}
+        rows = slice(process * self._batch_size, (process + 1) * self._batch_size)
         narrowed = {
-            name: values if name == "instance_id" else values[:, : widths.get(name, predictions)]
+            name: values[rows] if name == "instance_id" else values[rows, : widths.get(name, predictions)]
             for name, values in batch.items()
             if name != "bucket"
         }

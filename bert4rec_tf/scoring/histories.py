@@ -10,7 +10,7 @@ import tensorflow as tf
 from pipelines.engines.base import ShardSequences
 from tfrecords.manifest import Manifest
 from tfrecords.ragged import Ragged
-from tfrecords.schema import EVALUATION_USER, parse
+from tfrecords.schema import EVALUATION_USER, parse_batch
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _RECORDS_AT_ONCE = 1024
@@ -64,7 +64,7 @@ def read_tested_users(data_dir: str | pathlib.Path, manifest: Manifest) -> Itera
         users: list[str] = []
         items, lengths, times = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         files = [str(pathlib.Path(data_dir) / shard.file)] if shard.records else []
-        records = tf.data.TFRecordDataset(files).map(_whole_history).ragged_batch(_RECORDS_AT_ONCE)
+        records = tf.data.TFRecordDataset(files).batch(_RECORDS_AT_ONCE).map(_whole_histories)
         for batch in records.prefetch(1):
             users += [user_id.decode("utf-8") for user_id in batch["user_id"].numpy()]
             items.append(batch["item_ids"].values.numpy() - NUM_SPECIAL_IDS)
@@ -76,7 +76,7 @@ def read_tested_users(data_dir: str | pathlib.Path, manifest: Manifest) -> Itera
         yield Histories(part, users, Ragged.from_lengths(flat, np.concatenate(lengths)), known_times, nothing)
 
 
-def _whole_history(record: tf.Tensor) -> dict[str, tf.Tensor]:
-    user = parse(EVALUATION_USER, record)
-    items = tf.concat([user["item_ids"], user["target_item_id"][None]], axis=0)
-    return {"user_id": user["user_id"], "item_ids": items, "times": user["times"]}
+def _whole_histories(records: tf.Tensor) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    users = parse_batch(EVALUATION_USER, records)
+    items = tf.concat([users["item_ids"], users["target_item_id"][:, None]], axis=1)
+    return {"user_id": users["user_id"], "item_ids": items, "times": users["times"]}

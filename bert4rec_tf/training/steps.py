@@ -2,11 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from bert4rec_tf.model.batch import Batch
 from bert4rec_tf.model.bert4rec import Bert4Rec
+
+BatchesOf = Callable[[int, int], tf.data.Dataset]  # a process's number and how many there are -> its rows of each batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +36,18 @@ class StepSums:
 class SynchronousSteps:
     """Steps in which all replicas make one update together, each on its share of one batch.
 
-    Every process reads all batches and takes its own rows of each, so the batch of a step does not depend on the
-    number of replicas.
+    Every process reads all records, and masks only its own rows of each batch. The batch of a step does not depend on
+    the number of replicas.
 
     Args:
         model: compiled, made in the strategy's scope.
         strategy: any strategy without parameter servers.
-        batches: each for all replicas together, see `bert4rec_tf.inputs.training_batches.training_batches`.
+        batches_of: gives the batches, see `bert4rec_tf.inputs.training_batches.training_batches`.
     """
 
-    def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
+    def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches_of: BatchesOf):
         self._model, self._strategy = model, strategy
-        self._shares = iter(strategy.distribute_datasets_from_function(lambda context: _shares(batches, context)))
+        self._shares = iter(strategy.distribute_datasets_from_function(lambda context: _shares(batches_of, context)))
         self._run = tf.function(self._steps)
 
     @staticmethod
@@ -86,12 +89,12 @@ class ParameterServerSteps:
     Args:
         model: compiled, made in the strategy's scope.
         strategy: a parameter-server strategy.
-        batches: one per step.
+        batches_of: gives the batches, one a step.
     """
 
-    def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches: tf.data.Dataset):
+    def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches_of: BatchesOf):
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-        self._batches = iter(batches)
+        self._batches = iter(batches_of(0, 1))
 
         @tf.function(reduce_retracing=True)
         def step(batch: Batch) -> Batch:
@@ -119,21 +122,18 @@ class ParameterServerSteps:
         return StepSums(number, loss, masked_items, items, waited, time.monotonic() - started)
 
 
-def _shares(batches: tf.data.Dataset, context: tf.distribute.InputContext) -> tf.data.Dataset:
+def _shares(batches_of: BatchesOf, context: tf.distribute.InputContext) -> tf.data.Dataset:
     """The rows of each batch for the replicas of one process: one element per replica."""
-    replicas, processes = context.num_replicas_in_sync, context.num_input_pipelines
-    if replicas == 1:
+    batches = batches_of(context.input_pipeline_id, context.num_input_pipelines)
+    num_local = context.num_replicas_in_sync // context.num_input_pipelines
+    if num_local == 1:
         return batches
-    num_local = replicas // processes
-    first = context.input_pipeline_id * num_local
 
-    def rows_of_this_process(batch: Batch) -> tf.data.Dataset:
+    def rows_of_replicas(batch: Batch) -> tf.data.Dataset:
         parts = {
-            name: tf.reshape(value, [replicas, value.shape[0] // replicas, tf.shape(value)[1]])[
-                first : first + num_local
-            ]
+            name: tf.reshape(value, [num_local, value.shape[0] // num_local, tf.shape(value)[1]])
             for name, value in batch.items()
         }
         return tf.data.Dataset.from_tensor_slices(parts)
 
-    return batches.flat_map(rows_of_this_process).prefetch(2 * num_local)
+    return batches.flat_map(rows_of_replicas).prefetch(2 * num_local)

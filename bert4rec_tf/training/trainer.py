@@ -1,6 +1,7 @@
 """Trains a model on a data directory into a model directory; the same call again resumes the run."""
 
 import dataclasses
+import functools
 import math
 import signal
 
@@ -164,7 +165,9 @@ def _make_steps(context: RunContext, monitor: TrainingMonitor | None, signals: S
         with context.records.unchanged():  # checked before these steps count, so before a checkpoint holds them
             if make_steps is None or in_last_stage != progress.in_last_stage:
                 in_last_stage = progress.in_last_stage
-                make_steps = _steps_class(context)(context.model, context.strategy, _batches(context))
+                make_steps = _steps_class(context)(
+                    context.model, context.strategy, functools.partial(_batches, context)
+                )
             sums = make_steps(agreed.steps)
         progress.step.assign_add(agreed.steps)
         if not math.isfinite(sums.loss):
@@ -191,8 +194,8 @@ def _next_round(context: RunContext, monitor: TrainingMonitor) -> Round:
     return Round(steps, int(progress.total_steps.numpy()), int(progress.last_stage_from.numpy()), stop=0)
 
 
-def _batches(context: RunContext) -> tf.data.Dataset:
-    """The batches of the current stage, from the current step on."""
+def _batches(context: RunContext, process: int, processes: int) -> tf.data.Dataset:
+    """One process's rows of the batches of the current stage, from the current step on."""
     training, progress = context.config.training, context.progress
     return training_batches(
         context.data_dir,
@@ -205,4 +208,6 @@ def _batches(context: RunContext) -> tf.data.Dataset:
         context.objective,
         context.causal_rows,
         context.config.model.uses_times,
+        process,
+        processes,
     )

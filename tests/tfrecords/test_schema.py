@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.ragged_lists import ragged
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse, parse_batch
 
 Row = dict[str, list[int] | int | str]
 
@@ -78,7 +78,12 @@ def test_masked_windows_are_the_bytes_of_the_protocol_buffer(rows: list[Row]) ->
 )
 @settings(max_examples=30)
 def test_parse_gives_the_rows_back(rows: list[Row]) -> None:
-    for row, record in zip(rows, encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows)), strict=True):
+    records = encode(EVALUATION_USER, columns_of(EVALUATION_USER, rows))
+    together = parse_batch(EVALUATION_USER, tf.constant(records, tf.string))
+    for name, values in together.items():
+        found = values.to_list() if isinstance(values, tf.RaggedTensor) else values.numpy().tolist()
+        assert found == [row[name].encode() if name == "user_id" else row[name] for row in rows]
+    for row, record in zip(rows, records, strict=True):
         parsed = parse(EVALUATION_USER, tf.constant(record))
         assert parsed["user_id"].numpy().decode() == row["user_id"]
         for name in ("item_ids", "negative_item_ids", "target_item_id"):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits, hashed_uniform
-from bert4rec_tf.inputs.instance_draws import draw_length, draw_masks, draw_prefix, max_predictions_of
+from bert4rec_tf.inputs.instance_draws import draw_lengths, draw_masks, draw_prefixes, max_predictions_of
 from pipelines.stages import masking
 from tfrecords import hashed_random
 from tfrecords.config import MaskingConfig
@@ -73,9 +73,7 @@ def test_last_item_instances_have_the_same_share_as_in_the_records() -> None:
 
 @pytest.mark.parametrize(("length", "cuts"), [(1, {1}), (2, {2}), (3, {2, 3}), (9, set(range(2, 10)))])
 def test_windows_are_cut_to_every_length_from_two(length: int, cuts: set[int]) -> None:
-    found = Counter(
-        draw_length(tf.constant(length), tf.constant(KEYS[row : row + 1])).numpy().item() for row in range(400)
-    )
+    found = Counter(draw_lengths(tf.fill([400], length), tf.constant(KEYS[:400])).numpy().tolist())
     assert found.keys() == cuts
     mean = 400 / len(cuts)
     assert all(abs(number - mean) <= 4 * mean**0.5 for number in found.values())
@@ -83,9 +81,7 @@ def test_windows_are_cut_to_every_length_from_two(length: int, cuts: set[int]) -
 
 @pytest.mark.parametrize(("length", "possible"), [(0, {0}), (1, {0, 1}), (6, set(range(7)))])
 def test_prefixes_of_each_length_are_equally_likely(length: int, possible: set[int]) -> None:
-    found = Counter(
-        draw_prefix(tf.constant(length), 0.25, tf.constant(KEYS[row : row + 1])).numpy().item() for row in range(400)
-    )
+    found = Counter(draw_prefixes(tf.fill([400], length), 0.25, tf.constant(KEYS[:400])).numpy().tolist())
     assert found.keys() == possible
     if length:
         assert abs(found[0] - 100) <= 4 * (400 * 0.25 * 0.75) ** 0.5

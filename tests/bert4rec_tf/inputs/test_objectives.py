@@ -128,6 +128,33 @@ def test_instances_have_the_times_of_their_events(data_dir: pathlib.Path, manife
     assert_same(found, plain)
 
 
+@pytest.mark.parametrize("objective", ["masked_item", "redrawn", "random_prefix", "last_item"])
+def test_the_shares_of_processes_are_the_rows_of_the_joint_batches(
+    data_dir: pathlib.Path, manifest: Manifest, objective: str
+) -> None:
+    of_batches = "masked_item" if objective == "redrawn" else objective
+    buckets = choose_buckets(histogram_of(manifest, of_batches), 3)
+    size = 43 if objective == "redrawn" else None
+    number = steps_per_pass(buckets, BATCH_SIZE)
+
+    def read(process: int, processes: int) -> list[Batch]:
+        made = training_batches(
+            data_dir, manifest, buckets, BATCH_SIZE, 1, 2, size, of_batches, 0.5, True, process, processes
+        )
+        return list(made.take(number).as_numpy_iterator())
+
+    shares = [read(process, 2) for process in range(2)]
+    joined = [
+        {name: np.concatenate([first[name], second[name]]) for name in first}
+        for first, second in zip(*shares, strict=True)
+    ]
+    filled_up = any(not batch["valid_mask"][-1].any() for batch in joined)
+    assert filled_up == (objective != "last_item"), (
+        "batches that are filled up are tested, too; cuts always fill theirs"
+    )
+    assert_same(joined, read(0, 1))
+
+
 def test_windows_of_one_item_have_no_next_item_to_predict(tmp_path: pathlib.Path) -> None:
     config = Config.from_dict({"data": {"min_user_events": 1, "max_seq_length": 5, "num_negatives": 2}})
     log = MarkovLog(num_users=20, num_items=10, num_themes=2, min_events=3, max_events=3)

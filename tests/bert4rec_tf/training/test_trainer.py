@@ -17,7 +17,7 @@ from bert4rec_tf.checkpoints import Checkpoints
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.training import trainer
-from bert4rec_tf.training.steps import StepSums
+from bert4rec_tf.training.steps import BatchesOf, StepSums
 from pipelines.sources.synthetic import MarkovLog
 from tests.support.short_run import build, train_here
 from tfrecords.errors import InputError, Stopped
@@ -59,8 +59,8 @@ class CheapSteps:
     made = 0
     before: Callable[[int], object] = staticmethod(lambda _: None)
 
-    def __init__(self, model: object, strategy: object, batches: tf.data.Dataset):
-        self._batches = iter(batches)
+    def __init__(self, model: object, strategy: object, batches_of: BatchesOf):
+        self._batches = iter(batches_of(0, 1))
 
     @staticmethod
     def min_steps() -> int:
@@ -111,7 +111,7 @@ def test_random_prefixes_have_their_share_of_the_steps(
     made: list[tuple[int, float]] = []
 
     def recorded(*arguments: Any) -> tf.data.Dataset:
-        *_, first_step, _, objective, causal_rows, _ = arguments
+        *_, first_step, _, objective, causal_rows, _, _, _ = arguments
         assert objective == "random_prefix"
         made.append((first_step, causal_rows))
         return training_batches(*arguments)
