@@ -28,11 +28,11 @@ _EVENTS = flags.DEFINE_multi_integer(
 )
 _LIMIT = flags.DEFINE_string("memory_limit", "1GB", "--memory_limit of the pipeline")
 _SET = flags.DEFINE_multi_string("set", [], "--set of the pipeline: section.field=value; repeatable")
+_USER_EVENTS = flags.DEFINE_integer("events_per_user", 100, "mean number of events of a user", lower_bound=1)
 _WORK = flags.DEFINE_string(
     "work_dir", None, "directory for the logs (1.5 GB for 50 million events) and the records", required=True
 )
 
-_EVENTS_PER_USER = 100
 _ITEMS = 100_000
 _CHUNK = 1_000_000
 
@@ -44,10 +44,11 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     per_event = []
     for events in _EVENTS.value:
-        log = work / f"{events}.csv"
+        name = f"{events}" if _USER_EVENTS.value == _USER_EVENTS.default else f"{events}-of-{_USER_EVENTS.value}"
+        log = work / f"{name}.csv"
         if not log.exists():
             write_log(log, events)
-        seconds, peak = run_pipeline(log, work / f"{events}.records")
+        seconds, peak = run_pipeline(log, work / f"{name}.records")
         per_event.append(1e6 * seconds / events)
         print(f"{events:>12,} events: {seconds:7.1f} s, {per_event[-1]:.2f} us an event, peak {peak / 1e9:.2f} GB")
     if len(per_event) > 1:
@@ -64,7 +65,7 @@ def write_log(path: pathlib.Path, events: int) -> None:
         for first in range(0, events, _CHUNK):
             number = min(_CHUNK, events - first)
             columns = [
-                random.integers(0, events // _EVENTS_PER_USER, number),
+                random.integers(0, max(events // _USER_EVENTS.value, 1), number),
                 np.searchsorted(cumulative, random.random(number) * cumulative[-1]),
                 1_600_000_000 + first + np.arange(number),
             ]

@@ -20,7 +20,7 @@ from pipelines.sources.load_events import LoadCounts, timestamp_unit
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.timestamps import format_time, infer_unit
 from pipelines.stages.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
-from pipelines.stages.splits import MIN_EVALUATED_EVENTS
+from pipelines.stages.splits import MIN_EVALUATED_EVENTS, evaluated_share
 from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError, check_local, writing
@@ -172,7 +172,7 @@ def build_records(
             chosen = choose_config(LogSize(prepared.users, len(prepared.item_ids), prepared.events))
             config = RecordsConfig(data=chosen.data, masking=chosen.masking)
         times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
-        counted = _count_shards(engine, config, len(prepared.item_ids))
+        counted = _count_shards(engine, config, prepared)
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         features = _Features.of(item_features, vocabulary)
@@ -199,7 +199,8 @@ def build_records(
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         if features.content is not None:
             (building / ITEM_FEATURES_FILE).write_bytes(features.content)
-        builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts)
+        share = evaluated_share(config.data, prepared.users)
+        builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts, share)
         with progress.stage("writing", prepared.events) as bar:
             built = _write_shards(engine, builder, bar)
         for leftover in building.glob("*/.*.tmp"):  # tasks that were killed and repeated leave these
@@ -251,10 +252,13 @@ class _Features:
         return None if self.content is None else hashlib.sha256(self.content).hexdigest()
 
 
-def _count_shards(engine: Engine, config: RecordsConfig, num_items: int) -> ShardCounts:
+def _count_shards(engine: Engine, config: RecordsConfig, prepared: PreparedLog) -> ShardCounts:
     """The counts of all shards together."""
+    num_items, share = len(prepared.item_ids), evaluated_share(config.data, prepared.users)
     counted = ShardCounts(np.zeros(num_items, np.int64))
-    for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
+    for shard in engine.map_shards(
+        functools.partial(count_shard, config=config, num_items=num_items, evaluated_share=share)
+    ):
         counted += shard
     raise_if_stopped()
     return counted
@@ -312,6 +316,12 @@ def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: Prepare
     since = format_time(config.data.train_since or 0.0, unit)
     first, last = format_time(prepared.first_time, unit), format_time(prepared.last_time, unit)
     log = f"the log's events run from {first} to {last}"
+    if config.data.evaluation_users is not None and not (counted.evaluated_users and counted.validated_users):
+        raise InputError(
+            "data.evaluation_users must leave users to validate and to test. Received: "
+            f"{config.data.evaluation_users}, which leaves {counted.validated_users:,} to validate and "
+            f"{counted.evaluated_users:,} to test, of {prepared.users:,} users. Fix: set a larger number"
+        )
     if config.data.validation_share < 1 and counted.evaluated_users and not counted.validated_users:
         raise InputError(
             "data.validation_share must leave a user to validate. Received: "
@@ -326,7 +336,7 @@ def _check_counts(counted: ShardCounts, config: RecordsConfig, prepared: Prepare
                 f"to train on, {counted.validated_users:,} users to validate, {counted.evaluated_users:,} to test. "
                 f"Fix: name a time within the log, in seconds or as a date: {log}"
             )
-    elif not counted.evaluated_users:
+    elif not counted.evaluated_users and config.data.evaluation_users is None:
         raise InputError(
             f"Leave-one-out needs a user with at least {MIN_EVALUATED_EVENTS} events. Received: a log that has "
             "none after the filters. Fix: use a longer log, or lower --min_item_events or --min_rating"

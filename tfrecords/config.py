@@ -51,6 +51,9 @@ class DataConfig:
     validation_share: float = 1.0
     """Share of users whose validation target is held out. The rest are trained on theirs (the authors' code trains on
     all of them; Petrov & Macdonald, RecSys 2022, hold out those of 2,048 users). Every test target is held out."""
+    evaluation_users: int | None = None
+    """About how many users are validated and tested, a random sample of all. The events of the others are all trained
+    on (with split=temporal, those before `split_time`). None: all users (the paper)."""
     train_since: float | None = None
     """Only windows that have an event at or after this time (seconds since 1970) are trained on; None: all. Everything
     else is that of the whole log: vocabulary, counts, split, evaluated users."""
@@ -76,6 +79,7 @@ class DataConfig:
             "a finite number with split=temporal, and null without",
         )
         check_field(self, "validation_share", 0 < self.validation_share <= 1, "above 0 and at most 1")
+        check_field(self, "evaluation_users", self.evaluation_users is None or 1 <= self.evaluation_users, "at least 1")
         check_field(self, "train_since", self.train_since is None or math.isfinite(self.train_since), "a finite number")
         check_field(self, "sliding_window", 0 <= self.sliding_window <= 1, "from 0 to 1")
         check_field(self, "num_negatives", 0 <= self.num_negatives, "at least 0")

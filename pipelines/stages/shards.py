@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.engines.base import ShardSequences
 from pipelines.stages.masking import mask_windows
-from pipelines.stages.negatives import draw_negatives
+from pipelines.stages.negatives import Popularity, draw_negatives
 from pipelines.stages.shuffle import ShuffledRecords
 from pipelines.stages.splits import Split, Targets, split_sequences
 from pipelines.stages.windows import cut_windows
@@ -56,9 +56,9 @@ class ShardCounts:
         )
 
 
-def count_shard(users: ShardSequences, config: RecordsConfig, num_items: int) -> ShardCounts:
+def count_shard(users: ShardSequences, config: RecordsConfig, num_items: int, evaluated_share: float) -> ShardCounts:
     """Splits a shard's sequences and counts, but masks and writes nothing."""
-    split = split_sequences(users.sequences, users.early_events, users.user_keys, config.data)
+    split = split_sequences(users.sequences, users.early_events, users.user_keys, config.data, evaluated_share)
     windows = cut_windows(split.training, config.data.max_seq_length, config.data.sliding_window)
     trained_on = windows.reaching(users.old_events)
     return ShardCounts(
@@ -82,6 +82,7 @@ class ShardBuilder:
         num_shards: number of shards per split.
         ids: int32 [V - 3], the integer id of each index in the list of all item ids.
         counts: int64 [V - 3], training events of each item, in the order of the integer ids.
+        evaluated_share: of the users, see `pipelines.stages.splits.evaluated_share`.
     """
 
     data_dir: str
@@ -89,12 +90,13 @@ class ShardBuilder:
     num_shards: int
     ids: np.ndarray
     counts: np.ndarray
+    evaluated_share: float
 
     def build(self, users: ShardSequences) -> "BuiltShard":
         """Writes the shard's three files."""
         items = self.ids[users.sequences.values]
         events = Ragged(np.arange(len(items)), users.sequences.offsets)
-        split = split_sequences(events, users.early_events, users.user_keys, self.config.data)
+        split = split_sequences(events, users.early_events, users.user_keys, self.config.data, self.evaluated_share)
         met = joined(Ragged(items, events.offsets), Ragged(self.ids[users.also_met.values], users.also_met.offsets))
         records, histogram = self._mask(split, items, users)
         files, few_negatives = {"train": self._write("train", users.shard, records)}, {}
@@ -134,13 +136,14 @@ class ShardBuilder:
     ) -> tuple[Shard, int]:
         """Writes the evaluation users of a split; also returns how many have too few negatives."""
         data, few = self.config.data, 0
+        popularity = Popularity(self.counts)
 
         def records() -> Iterator[bytes]:
             nonlocal few
             for first in range(0, len(targets.users), _USERS_AT_ONCE):
                 some = targets.rows(first, first + _USERS_AT_ONCE)
                 keys = users.user_keys[some.users]
-                negatives = draw_negatives(met.rows(some.users), keys, self.counts, data.num_negatives, data.seed, name)
+                negatives = draw_negatives(met.rows(some.users), keys, popularity, data.num_negatives, data.seed, name)
                 few += int(np.sum(negatives.lengths < data.num_negatives))
                 histories, ends = some.histories, some.histories.offsets[1:]
                 times = np.insert(users.times[histories.values], ends, users.times[some.targets])

@@ -10,7 +10,7 @@ from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.evaluation_batches import evaluation_batches
 from pipelines.build import build_records
 from pipelines.sources.log_source import LogSource
-from pipelines.stages.negatives import draw_negatives
+from pipelines.stages.negatives import Popularity, draw_negatives
 from tests.support.ragged_lists import lists, ragged
 from tfrecords.config import DataConfig, MaskingConfig
 from tfrecords.hashed_random import NEGATIVES, RARE_NEGATIVES, TIES, hashed_bits
@@ -36,10 +36,20 @@ def keys_of(users: int) -> np.ndarray:
     return hashed_bits(11, np.arange(users))
 
 
+@pytest.mark.parametrize("counts", [[1], [0, 3, 0], [10**9, 1, 1, 10**6], COUNTS, 3000 // np.arange(1, 9000)])
+def test_numbers_draw_the_items_of_a_binary_search(counts: np.ndarray) -> None:
+    popularity, cumulative = Popularity(np.array(counts)), np.cumsum(counts)
+    bounds = cumulative[:-1] / cumulative[-1]
+    of_bounds = np.concatenate([[0.0, 1 - 2.0**-53], bounds[bounds < 1], np.nextafter(bounds, 0)])
+    uniform = np.concatenate([np.random.default_rng(1).random(5000), of_bounds])
+    expected = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    np.testing.assert_array_equal(popularity.draw(uniform), expected)
+
+
 @pytest.mark.parametrize("number", [0, 1, 10, 40, NUM_ITEMS])
 def test_negatives_are_unseen_distinct_and_as_many_as_possible(number: int) -> None:
     sequences = histories(200, np.random.default_rng(1))
-    negatives = draw_negatives(sequences, keys_of(200), COUNTS, number, seed=1)
+    negatives = draw_negatives(sequences, keys_of(200), Popularity(COUNTS), number, seed=1)
     trained_on = set((np.flatnonzero(COUNTS) + NUM_SPECIAL_IDS).tolist())
     for history, drawn in zip(lists(sequences), lists(negatives), strict=True):
         assert len(set(drawn)) == len(drawn) == min(number, len(trained_on - set(history)))
@@ -49,18 +59,18 @@ def test_negatives_are_unseen_distinct_and_as_many_as_possible(number: int) -> N
 def test_a_draw_depends_only_on_seed_and_user() -> None:
     sequences, keys = histories(200, np.random.default_rng(2)), keys_of(200)
     # 40 of at most 55: some users need one round of draws, some two, and some the exponential races.
-    together = lists(draw_negatives(sequences, keys, COUNTS, 40, seed=1))
+    together = lists(draw_negatives(sequences, keys, Popularity(COUNTS), 40, seed=1))
     some = np.array([3, 199, 0, 77])
-    alone = lists(draw_negatives(sequences.rows(some), keys[some], COUNTS, 40, seed=1))
+    alone = lists(draw_negatives(sequences.rows(some), keys[some], Popularity(COUNTS), 40, seed=1))
     assert alone == [together[user] for user in some]
-    assert lists(draw_negatives(sequences, keys, COUNTS, 40, seed=2)) != together
-    assert lists(draw_negatives(sequences, keys + np.uint64(1), COUNTS, 40, seed=1)) != together
+    assert lists(draw_negatives(sequences, keys, Popularity(COUNTS), 40, seed=2)) != together
+    assert lists(draw_negatives(sequences, keys + np.uint64(1), Popularity(COUNTS), 40, seed=1)) != together
 
 
 def test_splits_and_seeds_draw_independently() -> None:
     sequences, keys = all_users_saw([3], 2000), keys_of(2000)
     draws = {
-        (seed, split): draw_negatives(sequences, keys, COUNTS, 1, seed, split).values
+        (seed, split): draw_negatives(sequences, keys, Popularity(COUNTS), 1, seed, split).values
         for seed in (1, 2)
         for split in ("validation", "test")
     }
@@ -93,7 +103,7 @@ def assert_frequencies(drawn: np.ndarray, probabilities: np.ndarray) -> None:
 
 def test_negatives_are_drawn_by_training_count() -> None:
     users, seen = 20_000, [3, 10]
-    negatives = draw_negatives(all_users_saw(seen, users), keys_of(users), COUNTS, 1, seed=1)
+    negatives = draw_negatives(all_users_saw(seen, users), keys_of(users), Popularity(COUNTS), 1, seed=1)
     weights = COUNTS.astype(float)
     weights[np.array(seen) - NUM_SPECIAL_IDS] = 0
     assert_frequencies(negatives.values, weights / weights.sum())
@@ -101,7 +111,9 @@ def test_negatives_are_drawn_by_training_count() -> None:
 
 def test_the_second_item_is_drawn_from_the_rest() -> None:
     counts, users = np.array([6, 3, 1]), 20_000
-    negatives = draw_negatives(all_users_saw([3 + len(counts)], users), keys_of(users), np.append(counts, 1), 2, seed=1)
+    negatives = draw_negatives(
+        all_users_saw([3 + len(counts)], users), keys_of(users), Popularity(np.append(counts, 1)), 2, seed=1
+    )
     second = negatives.values.reshape(users, 2)[:, 1]
     # P(second = j) = sum over i != j of p_i p_j / (1 - p_i)
     share = counts / counts.sum()
@@ -112,17 +124,17 @@ def test_the_second_item_is_drawn_from_the_rest() -> None:
 def test_negatives_fall_back_to_rare_items() -> None:
     # Draws with replacement meet a rare item once in 3e17 times, so the exponential races draw all of these.
     counts, users = np.array([10**17, 10**17, 10**17, 1, 2, 3, 0]), 5_000
-    negatives = draw_negatives(all_users_saw([3, 4, 5], users), keys_of(users), counts, 1, seed=1)
+    negatives = draw_negatives(all_users_saw([3, 4, 5], users), keys_of(users), Popularity(counts), 1, seed=1)
     assert negatives.lengths.tolist() == [1] * users
     assert_frequencies(negatives.values, np.array([0, 0, 0, 1, 2, 3, 0]) / 6)
-    all_rare = draw_negatives(all_users_saw([3, 4, 5], 3), keys_of(3), counts, 100, seed=1)
+    all_rare = draw_negatives(all_users_saw([3, 4, 5], 3), keys_of(3), Popularity(counts), 100, seed=1)
     assert [sorted(row) for row in lists(all_rare)] == [[6, 7, 8]] * 3
 
 
 def test_a_user_who_saw_every_item_gets_no_negatives() -> None:
-    negatives = draw_negatives(all_users_saw([3, 4], 2), keys_of(2), np.array([5, 5, 0]), 4, seed=1)
+    negatives = draw_negatives(all_users_saw([3, 4], 2), keys_of(2), Popularity(np.array([5, 5, 0])), 4, seed=1)
     assert lists(negatives) == [[], []]
-    assert lists(draw_negatives(all_users_saw([3], 2), keys_of(2), np.array([0, 0]), 4, seed=1)) == [[], []]
+    assert lists(draw_negatives(all_users_saw([3], 2), keys_of(2), Popularity(np.array([0, 0])), 4, seed=1)) == [[], []]
 
 
 def build_rated(directory: pathlib.Path, name: str, rows: list[tuple[str, str, int, int]]) -> pathlib.Path:
