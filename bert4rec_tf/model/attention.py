@@ -79,7 +79,7 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         """
         query, key, value = self._project(queries, hidden)
         weights = self._softmax_weights(query, key, valid_mask, query_positions, prefix_lengths, times)
-        weights = self.dropout(weights, dropout_seed)
+        weights = self.dropout(tf.cast(weights, self.compute_dtype), dropout_seed)
         attended = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
         return self.output_projection(tf.reshape(attended, tf.shape(queries)))
 
@@ -127,10 +127,12 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         times: SlotTimes | None,
     ) -> tf.Tensor:
         head_size = self.config.hidden_size // self.config.num_heads
-        scores = tf.matmul(query * head_size**-0.5, key, transpose_b=True)  # [B, h, P, L]
+        # [B, h, P, L]. Also with mixed precision the softmax is in single precision, which holds `_HIDDEN_SCORE`.
+        scores = tf.cast(tf.matmul(query * head_size**-0.5, key, transpose_b=True), tf.float32)
         hiding = tf.where(valid_mask, 0.0, _HIDDEN_SCORE)[:, None, None, :]
         if self.config.time_bias and times is not None:
-            scores += tf.transpose(tf.gather(self.time_bias, times.between(query_positions)), [0, 3, 1, 2])
+            biases = tf.gather(self.time_bias, times.between(query_positions))
+            scores += tf.transpose(tf.cast(biases, tf.float32), [0, 3, 1, 2])
         key_positions = tf.range(tf.shape(key)[2])
         if query_positions is None:
             query_positions = key_positions[None, :]
@@ -144,5 +146,5 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         if max_distance := self.config.relative_distances:
             clipped = tf.clip_by_value(distances, -max_distance, max_distance)
             biases = tf.gather(self.distance_bias, clipped + max_distance)
-            scores += tf.transpose(biases, [0, 3, 1, 2])
+            scores += tf.transpose(tf.cast(biases, tf.float32), [0, 3, 1, 2])
         return tf.nn.softmax(scores)

@@ -160,7 +160,9 @@ class Bert4Rec(tf.keras.Model):
         times: tf.Tensor | None = None,
         item_vectors: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Hidden states of the last layer, float32 [B, P, D] or [1, M, D]; arguments as in the layers' own `call`.
+        """Hidden states of the last layer, [B, P, D] or [1, M, D]; arguments as in the layers' own `call`.
+
+        They are float32; with a mixed-precision policy of Keras, of its compute dtype.
 
         `times`: see `slot_times`.
 
@@ -241,9 +243,10 @@ class Bert4Rec(tf.keras.Model):
         True
         """
         inputs = self._next_item_inputs(histories, times, request_times)
-        return self.head.project(
-            self.encode(inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"], times=inputs.get("times"))
+        hidden = self.encode(
+            inputs["item_ids"], inputs["valid_mask"], inputs["masked_positions"], times=inputs.get("times")
         )
+        return tf.cast(self.head.project(hidden), tf.float32)
 
     def _next_item_inputs(
         self, histories: tf.Tensor, times: tf.Tensor | None, request_times: tf.Tensor | None
@@ -325,6 +328,7 @@ class Bert4Rec(tf.keras.Model):
         )
         super().compile(optimizer=optimizer, run_eagerly=run_eagerly, steps_per_execution=steps_per_execution)
         self._sampled_loss = sampled_loss
+        self._scales_loss = isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         self._compiled = _Compiled(
             {"jit_compile": jit_compile, "run_eagerly": run_eagerly, "steps_per_execution": steps_per_execution}
         )
@@ -518,6 +522,8 @@ class Bert4Rec(tf.keras.Model):
         items = tf.reduce_sum(tf.cast(batch["valid_mask"], tf.float32))
         loss, weight, items = replica.all_reduce(tf.distribute.ReduceOp.SUM, [loss, weight, items])
         divisor = tf.maximum(weight, 1.0)
+        if self._scales_loss:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
         # apply_gradients sums over the replicas, so each one divides by the weight of all of them.
         gradients = [_divided(gradient, divisor) for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
@@ -526,7 +532,8 @@ class Bert4Rec(tf.keras.Model):
     def _loss_and_gradients(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | tf.IndexedSlices]]:
         with tf.GradientTape() as tape:
             loss, weight = self._loss(batch)
-        gradients = tape.gradient(loss, self.trainable_variables)
+            scaled_loss = self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
         if self._sampled_loss is None:  # the item table has a dense gradient plus a sparse one from the input
             gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         return loss, weight, gradients

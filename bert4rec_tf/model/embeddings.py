@@ -45,7 +45,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         self.item_features = None
         if feature_shapes is not None:
             self.item_features = ItemFeatureEmbedding(
-                vocabulary_size, feature_shapes, config, self._seed, name="item_features"
+                vocabulary_size, feature_shapes, config, self._seed, name="item_features", dtype=tf.float32
             )
         self.norm = layer_norm(config, "layer_norm") if config.embedding_layer_norm else None
         self.dropout = SeededDropout(config.dropout, EMBEDDING_SALT, name="dropout")
@@ -88,6 +88,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
             embedded = self.vectors_of(item_ids, dropout_seed)
         else:
             embedded = tf.gather(item_vectors, item_ids)
+        embedded = tf.cast(embedded, self.compute_dtype)
         if self.config.neighbours:
             embedded = self._with_neighbours(embedded, valid_mask)
         slot_index = tf.range(tf.shape(item_ids)[1])

@@ -43,7 +43,9 @@ class MaskedItemHead(tf.keras.layers.Layer):
         self._bias_start = tf.keras.initializers.Constant(log_popularity) if from_popularity else "zeros"
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        self.output_bias = self.add_weight("output_bias", [self.vocabulary_size], initializer=self._bias_start)
+        self.output_bias = self.add_weight(
+            "output_bias", [self.vocabulary_size], initializer=self._bias_start, experimental_autocast=False
+        )
         super().build(input_shape)
 
     def call(self, hidden: tf.Tensor, item_vectors: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
@@ -59,7 +61,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """
         special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
         bias = tf.where(special, _SPECIAL_SCORE, self.output_bias if bias is None else bias)
-        logits = tf.matmul(self.project(hidden), item_vectors, transpose_b=True) + bias
+        logits = _products(self.project(hidden), item_vectors) + bias
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 
     def sampled_logits(
@@ -77,8 +79,8 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """
         projected = self.project(hidden)
         (positive_vectors, positive_bias), (negative_vectors, negative_bias) = positives, negatives
-        positive = tf.reduce_sum(projected * positive_vectors, axis=1)
-        negative = tf.matmul(projected, negative_vectors, transpose_b=True)
+        positive = tf.reduce_sum(tf.cast(projected, tf.float32) * positive_vectors, axis=1)
+        negative = _products(projected, negative_vectors)
         return positive + positive_bias, negative + negative_bias
 
     def project(self, hidden: tf.Tensor) -> tf.Tensor:
@@ -94,3 +96,8 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """
         projected = hidden if self.projection is None else self.projection(hidden)
         return tf.reshape(projected, [-1, projected.shape[-1]])
+
+
+def _products(projected: tf.Tensor, item_vectors: tf.Tensor) -> tf.Tensor:
+    """Inner products in the precision of `projected`, float32 [slots, items]."""
+    return tf.cast(tf.matmul(projected, tf.cast(item_vectors, projected.dtype), transpose_b=True), tf.float32)

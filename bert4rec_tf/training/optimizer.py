@@ -122,7 +122,7 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
     """
     # LazyAdamW itself decays the rows that it touches.
     kind, by_rows = (SelectiveAdamW, ()) if config.loss == "softmax" else (LazyAdamW, _TABLES)
-    return kind(
+    optimizer = kind(
         undecayed=[*_UNDECAYED, *by_rows],
         learning_rate=WarmupThenDecay(config, total_steps),
         weight_decay=config.weight_decay,
@@ -131,6 +131,16 @@ def make_optimizer(config: TrainingConfig, total_steps: tf.Variable) -> tf.keras
         epsilon=config.epsilon,
         global_clipnorm=config.clip_norm,
     )
+    if config.precision != "mixed_float16":
+        return optimizer
+    # The loss is a sum over all masked items of a batch, which scales it already.
+    return tf.keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=1.0)
+
+
+def variables_of(optimizer: tf.keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """All state of an optimizer. Keras's list leaves out the scale of the loss."""
+    scale = getattr(optimizer, "_loss_scale", None)
+    return [*optimizer.variables, *([] if scale is None else [scale.current_loss_scale, scale.counter])]
 
 
 def _decays(variable: tf.Variable) -> bool:

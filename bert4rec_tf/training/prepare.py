@@ -1,9 +1,11 @@
 """Prepares a run: checks records and settings, makes the model, and resumes or warm-starts it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -18,7 +20,7 @@ from bert4rec_tf.model.item_features import FeatureArrays
 from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
 from bert4rec_tf.training.coordination import Coordinator, is_chief
-from bert4rec_tf.training.optimizer import make_optimizer
+from bert4rec_tf.training.optimizer import make_optimizer, variables_of
 from bert4rec_tf.training.run_context import RunContext
 from bert4rec_tf.training.strategy import on_parameter_servers
 from bert4rec_tf.training.validation import is_validated
@@ -99,7 +101,7 @@ def prepare(
 
     coordinator = Coordinator(strategy, chief)
     _check_same_run(coordinator, chief, data_dir, manifest, config)
-    coordinator.broadcast_from_chief([*model.variables, *optimizer.variables, *progress.variables])
+    coordinator.broadcast_from_chief([*model.variables, *variables_of(optimizer), *progress.variables])
     return RunContext(
         data_dir=data_dir,
         model_dir=pathlib.Path(model_dir),
@@ -165,6 +167,12 @@ def _check_strategy(strategy: tf.distribute.Strategy, config: Config) -> None:
         raise InputError(
             f"`training.num_length_buckets` must be 1 on a TPU, which takes batches of one shape. Received: {buckets}"
         )
+    unscaled = isinstance(strategy, tf.distribute.TPUStrategy) or on_parameter_servers(strategy)
+    if config.training.precision == "mixed_float16" and unscaled:
+        raise InputError(
+            "`training.precision` must be float32 or mixed_bfloat16 on TPUs and with parameter servers, where Keras "
+            "does not scale the loss. Received: mixed_float16"
+        )
 
 
 def _check_something_to_predict(data_dir: str, manifest: Manifest, objective: Objective) -> None:
@@ -222,7 +230,8 @@ def _make_model(
         progress = Progress(training.num_steps)
         arrays = None if features is None else FeatureArrays.of(features, vocabulary.counts)
         sizes = vocabulary.size, config.data.max_seq_length
-        model = build_model(config.model, *sizes, log_popularity, training.seed, arrays)
+        with _precision(training.precision):
+            model = build_model(config.model, *sizes, log_popularity, training.seed, arrays)
         # XLA cannot read weights that are on another machine.
         jit_compile = training.jit_compile and not on_parameter_servers(strategy)
         optimizer = make_optimizer(training, progress.total_steps)
@@ -230,6 +239,17 @@ def _make_model(
         sampled_loss = None if training.loss == "softmax" else SampledLoss(training, log_popularity)
         model.compile(optimizer, jit_compile=jit_compile, sampled_loss=sampled_loss)
     return model, optimizer, progress
+
+
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Layers that are made in the block have this policy of Keras."""
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
 
 
 def _steps_are_done(config: Config, progress: Progress, time_limit_seconds: float | None) -> bool:

@@ -142,7 +142,8 @@ def history_of(model_dir: pathlib.Path) -> list[tuple[int, dict]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--masking=pregenerated", "--masking=resample", "--set=model.attention=causal",
-                                  "--set=training.prefix_share=0.5", "--set=training.last_item_share=0.9"])  # fmt: skip
+                                  "--set=training.prefix_share=0.5", "--set=training.last_item_share=0.9",
+                                  "--set=training.precision=mixed_float16"])  # fmt: skip
 def test_a_run_resumed_after_kill_9_equals_an_uninterrupted_one(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, flag: str
 ) -> None:
