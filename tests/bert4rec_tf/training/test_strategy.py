@@ -175,6 +175,22 @@ def test_mirrored_makes_the_updates_of_one_device_with_other_losses_and_attentio
     assert_same_weights(mirrored, one_device)
 
 
+@pytest.mark.slow
+def test_mirrored_makes_the_updates_of_one_device_in_mixed_precision(
+    data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    mirrored, one_device = (
+        weights_of_three_steps(data_dir, tmp_path / strategy, strategy, "--set=training.precision=mixed_float16")
+        for strategy in ("mirrored", "default")
+    )
+    assert mirrored.keys() == one_device.keys()
+    moments = [name for name in one_device if "/_momentums/" in name]
+    assert moments
+    for name in moments:  # sums of products that are rounded to half precision, in another order
+        atol = 2.0**-6 * np.abs(one_device[name]).max()
+        np.testing.assert_allclose(mirrored[name], one_device[name], rtol=0, atol=atol, err_msg=name)
+
+
 @pytest.mark.slow  # the same sums as mirrored replicas, over the network
 def test_two_workers_make_the_updates_of_one_device(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, one_device: dict[str, np.ndarray]
