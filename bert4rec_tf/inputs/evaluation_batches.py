@@ -71,7 +71,7 @@ def evaluation_batches(
     users = tf.data.TFRecordDataset(files).map(read_user, num_parallel_calls=2)
     if max_users is not None:
         users = users.take(max_users)
-    boundaries = [2**power for power in range(4, 31)]
+    boundaries = [round(2 ** (step / 2)) for step in range(4, 61)]
     batches = users.bucket_by_sequence_length(
         lambda user: user["history_length"],
         bucket_boundaries=boundaries,

@@ -86,9 +86,9 @@ def test_a_long_history_adds_no_padding_to_other_users(
     shard = write_shard(tmp_path, "test/0.tfrecord", encode(EVALUATION_USER, columns))
     written = replace(manifest, splits={"test": (shard,)})
     batches = list(evaluation_batches(tmp_path, written, "test", 8, max_items=max_items).as_numpy_iterator())
-    assert [len(batch["user_id"]) for batch in batches] == [4, 4, 4, 4, 4, 1]  # 4 x 128 slots are 8 x 64
-    assert batches[0]["item_ids"].shape == (4, max_items or 70)
-    assert batches[0]["seen_item_ids"].shape == (4, 70)
+    assert [len(batch["user_id"]) for batch in batches] == [5, 5, 5, 5, 1]  # 5 x 91 slots are at most 8 x 64
+    assert batches[0]["item_ids"].shape == (5, max_items or 70)
+    assert batches[0]["seen_item_ids"].shape == (5, 70)
     assert batches[-1]["item_ids"].shape == (1, max_items or 20_000)
     assert batches[-1]["seen_item_ids"].shape == (1, 1000)
     assert batches[-1]["history_length"].tolist() == [20_000]
