@@ -9,20 +9,19 @@ import functools
 import itertools
 import os
 import pathlib
-import pickle
 import re
 import shutil
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import parquet
 
 from pipelines.engines.base import SQL_SECONDS, PreparedLog, ShardSequences, Source, nothing_left, sql_before
 from pipelines.engines.duckdb_connection import connect, raise_as_input_error
@@ -38,6 +37,7 @@ from tfrecords.ragged import Ragged
 
 try:
     from py4j.protocol import Py4JError
+    from pyspark import RDD, Broadcast
     from pyspark.errors import PySparkException
     from pyspark.sql import Column, DataFrame, SparkSession, Window
     from pyspark.sql import functions as F  # noqa: N812, as in Spark's own documentation
@@ -51,6 +51,7 @@ _PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
 _SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # spark-submit sets it, and chooses where to run
 _TRIES = 4
 _BATCH_ROWS = 1 << 16
+_MAX_FILES = 4096
 # Spark's logging is off: errors come back as exceptions. Without an appender, Spark would use its own setting.
 _QUIET = """rootLogger.level = off
 rootLogger.appenderRef.console.ref = console
@@ -78,7 +79,8 @@ class SparkEngine:
         """
         self._memory_limit, self._spill_dir = memory_limit, spill_dir
         self._num_shards, self._files_written = 0, 0
-        self._prepared = PreparedLog([], 0, 0, 0, 0, Decimal(0), Decimal(0))
+        self._shard_files: list[pathlib.Path] = []
+        self._item_ids: Broadcast[pa.Array]
         connect(spill_dir, memory_limit).close()  # reports a wrong limit here instead of in a task
         spill_dir.mkdir(parents=True, exist_ok=True)
         self._spark = _start(num_workers, spill_dir)
@@ -119,7 +121,7 @@ class SparkEngine:
         return loaded
 
     def prepare(self, config: RecordsConfig, num_shards: int, progress: Progress) -> PreparedLog:
-        """Runs one pass for duplicates, one per round of the filters, and one for the order."""
+        """Runs one pass for duplicates, one per round of the filters, and one that sorts."""
         data, self._num_shards = config.data, num_shards
         events = self._spark.read.parquet(_url(self._spill_dir / "events"))
         number = events.count()
@@ -139,8 +141,16 @@ class SparkEngine:
                 break
         if left == 0:
             raise nothing_left(data, different)
-        item_ids = sorted(row.item_id for row in events.select("item_id").distinct().collect())
+        items = events.select("item_id").distinct().toArrow()["item_id"]
+        item_ids = items.take(pc.array_sort_indices(items)).to_pylist()
         users = events.select("user_id").distinct().count()
+        first, last = events.agg(F.min("time"), F.max("time")).collect()[0]
+        self._write_shards(events, data, num_shards)
+        self._item_ids = self._spark.sparkContext.broadcast(pa.array(item_ids, pa.string()))
+        return PreparedLog(item_ids, users, left, number - different, different - left, first, last)
+
+    def _write_shards(self, events: "DataFrame", data: DataConfig, num_shards: int) -> None:
+        """Sorts the events once, into a file for each shard, or for a few."""
         events = (
             events.withColumn("key", _portable_key("user_id"))
             .withColumn("shard", (F.col("key") % num_shards).cast("int"))
@@ -157,38 +167,46 @@ class SparkEngine:
             met = met.join(events.select("item_id").distinct(), "item_id", "left_semi").withColumn("met", F.lit(True))
             met = met.join(events.select("user_id", "key", "shard").distinct(), "user_id")
             events = events.unionByName(met, allowMissingColumns=True)
-        self._sequences = self._written(events)
         ties = {"hash": ["tie", "item_id"], "item_id": ["item_id"], "input": []}
-        self._order = ["shard", "user_id", "met", "time", *ties[data.tie_order], "row"]
-        first, last = self._sequences.agg(F.min("time"), F.max("time")).collect()[0]
-        self._prepared = PreparedLog(item_ids, users, left, number - different, different - left, first, last)
-        return self._prepared
+        # By number and not by hash: a hash would leave a third of the files empty, and give others several shards.
+        num_files = min(num_shards, _MAX_FILES)
+        directory = self._write(
+            events.repartitionById(num_files, F.col("shard") % num_files)
+            .sortWithinPartitions("shard", "user_id", "met", "time", *ties[data.tie_order], "row")
+            .select("shard", "user_id", "key", "item_id", "seconds", "early", "old", "met")
+        )
+        self._shard_files = sorted(directory.glob("*.parquet"))
 
     def map_shards(self, function: Callable[[ShardSequences], T]) -> Iterator[T]:
         """Calls the function in Spark tasks, and in this process for shards without users."""
-        item_ids = self._spark.sparkContext.broadcast(pa.array(self._prepared.item_ids, pa.string()))
-        results = (
-            self._sequences.repartition(min(self._num_shards, 4096), "shard")
-            .sortWithinPartitions(*self._order)
-            .select("shard", "user_id", "key", "item_id", "seconds", "early", "old", "met")
-            .mapInArrow(functools.partial(_map_batches, function, item_ids), "shard int, result binary")
-        )
-        found = {row.shard: row.result for row in results.collect()}
+        call = functools.partial(_map_file, function, self._item_ids)
+        results = self._files().flatMap(call).collect()
+        found = dict(results)
+        if len(found) < len(results):
+            raise RuntimeError("the engine wrote a shard to two files")
         nothing = np.zeros(0, np.int64)
         nobody = Ragged.from_lengths(nothing, nothing)
         for shard in range(self._num_shards):
             if shard in found:
-                yield pickle.loads(found[shard])
+                yield found[shard]
             else:
                 nobodys_events = nobody, nothing, nothing, nothing
                 yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), *nobodys_events, nobody))
 
+    def _files(self) -> "RDD[pathlib.Path]":
+        """The files of shards, one a task."""
+        return self._spark.sparkContext.parallelize(self._shard_files, len(self._shard_files))
+
     def _written(self, events: "DataFrame") -> "DataFrame":
         """Writes the events to files, which survive the loss of a machine, and reads them back."""
+        return self._spark.read.parquet(_url(self._write(events)))
+
+    def _write(self, events: "DataFrame") -> pathlib.Path:
+        """Writes the events to a directory, each partition that is not empty to one file."""
         self._files_written += 1
-        url = _url(self._spill_dir / f"events-{self._files_written}")
-        events.write.parquet(url)
-        return self._spark.read.parquet(url)
+        directory = self._spill_dir / f"events-{self._files_written}"
+        events.write.option("maxRecordsPerFile", 0).parquet(_url(directory))
+        return directory
 
 
 def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
@@ -313,26 +331,26 @@ def _hash_ties(seed: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Reco
         yield batch.set_column(batch.schema.get_field_index("tie"), "tie", pa.array(ties))
 
 
-def _map_batches(
-    function: Callable[[ShardSequences], object], item_ids: Any, batches: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Splits a sorted stream of events into shards, and calls the function with each."""
+def _map_file(
+    function: Callable[[ShardSequences], T], item_ids: "Broadcast[pa.Array]", path: pathlib.Path
+) -> Iterator[tuple[int, T]]:
+    """Splits a sorted file of events into shards, and calls the function with each."""
     waiting: list[pa.Table] = []
 
-    def done() -> pa.RecordBatch:
+    def done() -> tuple[int, T]:
         shard = _shard_of(pa.concat_tables(waiting), item_ids.value)
-        row = {"shard": [shard.shard], "result": [pickle.dumps(function(shard))]}
-        return pa.RecordBatch.from_pydict(row, schema=pa.schema([("shard", pa.int32()), ("result", pa.binary())]))
+        return shard.shard, function(shard)
 
-    for batch in filter(len, batches):
-        table = pa.Table.from_batches([batch])
-        shards = table["shard"].to_numpy()
-        bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
-        for first, last in itertools.pairwise(bounds):
-            if waiting and waiting[0]["shard"][0].as_py() != shards[first]:
-                yield done()
-                waiting = []
-            waiting.append(table.slice(first, last - first))
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            shards = table["shard"].to_numpy()
+            bounds = [0, *(np.flatnonzero(np.diff(shards)) + 1).tolist(), len(shards)]
+            for first, last in itertools.pairwise(bounds):
+                if waiting and waiting[0]["shard"][0].as_py() != shards[first]:
+                    yield done()
+                    waiting = []
+                waiting.append(table.slice(first, last - first))
     if waiting:
         yield done()
 

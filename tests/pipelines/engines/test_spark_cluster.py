@@ -15,7 +15,7 @@ from tests.support.command_line import ROOT, run
 pytest.importorskip(
     "pyspark", reason="pyspark is an extra, for Python 3.11 and later: pip install -r requirements-spark.txt"
 )
-from tests.support.spark_cluster import SparkCluster, loopback_cluster  # noqa: E402, needs pyspark
+from tests.support.spark_cluster import SparkCluster, loopback_cluster
 
 pytestmark = [
     pytest.mark.slow,
