@@ -172,7 +172,8 @@ def build_records(
             chosen = choose_config(LogSize(prepared.users, len(prepared.item_ids), prepared.events))
             config = RecordsConfig(data=chosen.data, masking=chosen.masking)
         times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
-        counted = _count_shards(engine, config, len(prepared.item_ids))
+        counted = engine.sum_shards(functools.partial(count_shard, config=config, num_items=len(prepared.item_ids)))
+        raise_if_stopped()
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         features = _Features.of(item_features, vocabulary)
@@ -249,15 +250,6 @@ class _Features:
     @property
     def sha256(self) -> str | None:
         return None if self.content is None else hashlib.sha256(self.content).hexdigest()
-
-
-def _count_shards(engine: Engine, config: RecordsConfig, num_items: int) -> ShardCounts:
-    """The counts of all shards together."""
-    counted = ShardCounts(np.zeros(num_items, np.int64))
-    for shard in engine.map_shards(functools.partial(count_shard, config=config, num_items=num_items)):
-        counted += shard
-    raise_if_stopped()
-    return counted
 
 
 def _write_shards(engine: Engine, builder: ShardBuilder, bar: "tqdm[None]") -> list[BuiltShard]:

@@ -7,6 +7,8 @@ All machines must see the inputs, the output and the spill directory under the s
 
 import functools
 import itertools
+import math
+import operator
 import os
 import pathlib
 import re
@@ -193,6 +195,15 @@ class SparkEngine:
                 nobodys_events = nobody, nothing, nothing, nothing
                 yield function(ShardSequences(shard, [], np.zeros(0, np.uint64), *nobodys_events, nobody))
 
+    def sum_shards(self, function: Callable[[ShardSequences], T]) -> T:
+        """Adds up in Spark tasks, in two rounds, so that this process receives one result and not one of each shard."""
+        sums = self._files().map(functools.partial(_sum_file, function, self._item_ids))
+        for groups in (math.isqrt(len(self._shard_files)), 1):
+            grouped: RDD[tuple[int, T]] = sums.mapPartitionsWithIndex(functools.partial(_grouped, groups))
+            sums = grouped.reduceByKey(operator.add, groups).values()
+        (result,) = sums.collect()
+        return result
+
     def _files(self) -> "RDD[pathlib.Path]":
         """The files of shards, one a task."""
         return self._spark.sparkContext.parallelize(self._shard_files, len(self._shard_files))
@@ -353,6 +364,14 @@ def _map_file(
                 waiting.append(table.slice(first, last - first))
     if waiting:
         yield done()
+
+
+def _sum_file(function: Callable[[ShardSequences], T], item_ids: "Broadcast[pa.Array]", path: pathlib.Path) -> T:
+    return functools.reduce(operator.add, (result for _, result in _map_file(function, item_ids, path)))
+
+
+def _grouped(groups: int, partition: int, results: Iterator[T]) -> Iterator[tuple[int, T]]:
+    return ((partition % groups, result) for result in results)
 
 
 def _shard_of(events: pa.Table, item_ids: pa.Array) -> ShardSequences:

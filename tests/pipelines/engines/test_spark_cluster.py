@@ -22,16 +22,17 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("java") is None, reason="no java is on the PATH"),
 ]
 FLAGS = ["--max_bad_fraction=0.01", "--set=data.tie_order=input", "--set=masking.duplicate_factor=2"]
-MEMORY = {"spark_executor_memory": "512m", "spark_driver_memory": "512m"}
+# The counts of all items in twenty shards would be 5 MB at the driver.
+MEMORY = {"spark_executor_memory": "512m", "spark_driver_memory": "512m", "spark_driver_maxResultSize": "2m"}
 _SECONDS = 400
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Four files with repeats, ties and unreadable rows."""
+    """Four files with repeats, ties, unreadable rows and 30,000 items."""
     directory, draw = tmp_path_factory.mktemp("log"), random.Random(5)
     for number in range(4):
-        rows = [f"u{draw.randrange(900)},i{draw.randrange(120)},{draw.randrange(5000)}\n" for _ in range(15_000)]
+        rows = [f"u{draw.randrange(900)},i{draw.randrange(40_000)},{draw.randrange(5000)}\n" for _ in range(15_000)]
         rows[::700] = ["no event\n"] * len(rows[::700])
         rows[::90] = rows[1::90]
         (directory / f"part-{number}.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))

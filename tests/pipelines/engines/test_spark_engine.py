@@ -93,17 +93,19 @@ def use_in_tasks(monkeypatch: pytest.MonkeyPatch, around: Callable[[Any, Any], A
     """Makes Spark's tasks call `around(function, shard)` instead of `function(shard)`."""
     from pipelines.engines.spark_engine import SparkEngine
 
-    map_shards = SparkEngine.map_shards
+    def changed(original: Any) -> Any:
+        def call_around(self: SparkEngine, function: Any) -> Any:
+            def call(shard: ShardSequences) -> Any:
+                from pyspark import TaskContext
 
-    def changed(self: SparkEngine, function: Any) -> Any:
-        def call(shard: ShardSequences) -> Any:
-            from pyspark import TaskContext
+                return around(function, shard) if TaskContext.get() else function(shard)
 
-            return around(function, shard) if TaskContext.get() else function(shard)
+            return original(self, call)
 
-        return map_shards(self, call)
+        return call_around
 
-    monkeypatch.setattr(SparkEngine, "map_shards", changed)
+    for name in ("map_shards", "sum_shards"):
+        monkeypatch.setattr(SparkEngine, name, changed(getattr(SparkEngine, name)))
 
 
 def test_tasks_that_fail_and_run_again_change_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
