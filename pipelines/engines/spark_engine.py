@@ -28,6 +28,7 @@ from pyarrow import parquet
 from pipelines.engines.base import SQL_SECONDS, PreparedLog, ShardSequences, Source, nothing_left, sql_before
 from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.progress import Progress
+from pipelines.sources.file_pieces import Piece, pieces_of
 from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches, load_file
 from pipelines.sources.log_source import LogSource, quoted
 from pipelines.sources.synthetic import MarkovLog
@@ -104,11 +105,13 @@ class SparkEngine:
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
     ) -> LoadCounts:
-        """Reads each file in a separate task, and other sources in this process."""
+        """Reads each piece of a file in a separate task, and other sources in this process."""
         if isinstance(source, LogSource):
-            files = range(len(source.files))
-            read = functools.partial(_read_file, source, unit, config.data, self._spill_dir, self._memory_limit)
-            results = self._spark.sparkContext.parallelize(files, len(files)).map(read).collect()
+            rated = config.data.min_rating is not None
+            pieces = [piece for number in range(len(source.files)) for piece in pieces_of(source, number, rated)]
+            read = functools.partial(_read_piece, source, unit, config.data, self._spill_dir, self._memory_limit)
+            numbered = self._spark.sparkContext.parallelize(list(enumerate(pieces)), len(pieces))
+            results = numbered.map(read).collect()
         else:
             results = [_read_batches(source, unit, config.data, self._spill_dir, self._memory_limit)]
         loaded = LoadCounts()
@@ -274,13 +277,23 @@ def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
 # ---- what runs in the tasks ----
 
 
-def _read_file(
-    source: LogSource, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None, number: int
+def _read_piece(
+    source: LogSource,
+    unit: str,
+    data: DataConfig,
+    spill_dir: pathlib.Path,
+    memory_limit: str | None,
+    numbered: tuple[int, Piece],
 ) -> LoadCounts | str:
-    """Reads a log file into a file of events. A user's mistake is returned, not raised: another try would not help."""
+    """Reads a piece of a log into a file of events. A user's mistake is returned, not raised: it would happen again."""
+    number, piece = numbered
 
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> LoadCounts:
-        return load_file(connection, source, number, data, bad, unit=unit)
+        # Spark names the disks of this machine: the copy of a piece need not go to the shared one.
+        disks = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
+        with tempfile.TemporaryDirectory(prefix="piece-", dir=disks[0] or None) as directory:
+            copy = pathlib.Path(directory) / "piece"
+            return load_file(connection, source, piece.file, data, bad, unit=unit, piece=piece, copied_to=copy)
 
     return _read(load, spill_dir, memory_limit, number)
 

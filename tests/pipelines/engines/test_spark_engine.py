@@ -13,6 +13,8 @@ import pytest
 from bert4rec_tf.config import Config
 from pipelines.build import build_records
 from pipelines.engines.base import ShardSequences
+from pipelines.sources import log_file
+from pipelines.sources.file_pieces import pieces_of
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.errors import InputError
@@ -77,6 +79,20 @@ CONFIGS = [
 def test_the_engines_write_the_same_bytes(logs: pathlib.Path, tmp_path: pathlib.Path, settings: dict[str, Any]) -> None:
     config = Config.from_dict({"data": {"max_bad_fraction": 0.05} | settings})
     source = LogSource([f"{logs}/*.csv"], rating_column="rating" if "min_rating" in settings else "")
+    by_duckdb, by_spark = build_both(source, config, tmp_path)
+    assert "data/bad_rows.jsonl" in by_duckdb
+    assert by_duckdb == by_spark
+
+
+def test_one_file_is_read_in_several_tasks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "PIECE_BYTES", 10_000)
+    draw = random.Random(4)
+    rows = [f'{draw.randrange(90)}"\ti{draw.randrange(40)}\t{draw.randrange(60)}\n' for _ in range(5000)]
+    rows[::300] = ["\n", "no event\n"] * 8 + ["\n"]
+    (tmp_path / "log.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(rows))
+    source = LogSource([str(tmp_path / "log.tsv")])
+    assert len(pieces_of(source, 0, rated=False)) > 4
+    config = Config.from_dict({"data": {"max_bad_fraction": 0.05, "tie_order": "input", "duplicates": "last"}})
     by_duckdb, by_spark = build_both(source, config, tmp_path)
     assert "data/bad_rows.jsonl" in by_duckdb
     assert by_duckdb == by_spark
