@@ -112,6 +112,10 @@ def _score() -> None:
     else:
         elsewhere = functools.partial(_load_once, os.fspath(pathlib.Path(directory).resolve()))
         load = elsewhere if _ENGINE.value == "spark" else None
+        if _ENGINE.value == "spark":
+            from pipelines.engines.spark_engine import scan_in_tasks  # pyspark is an optional package
+
+            scan_in_tasks(source)
         scored = score_log(model, source, str(_OUTPUT.value), options, _make_engine, load, Progress())
     _report(scored, time.monotonic() - started)
 

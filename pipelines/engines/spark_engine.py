@@ -30,6 +30,7 @@ from pipelines.engines.duckdb_connection import connect, raise_as_input_error
 from pipelines.progress import Progress
 from pipelines.sources.file_pieces import Piece, pieces_of
 from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches, load_file
+from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import LogSource, quoted
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
@@ -50,6 +51,7 @@ except ImportError:
         "Fix: pip install -r requirements-spark.txt, on Python 3.11 or later"
     ) from None
 T = TypeVar("T")
+_ZIP = "bert4rec_tf_packages.zip"
 _PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
 _SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # spark-submit sets it, and chooses where to run
 _TRIES = 4
@@ -87,7 +89,7 @@ class SparkEngine:
         connect(spill_dir, memory_limit).close()  # reports a wrong limit here instead of in a task
         spill_dir.mkdir(parents=True, exist_ok=True)
         self._spark = _start(num_workers, spill_dir)
-        self._spark.sparkContext.addPyFile(str(_zipped_packages(spill_dir)))
+        _add_packages(self._spark)
 
     def __enter__(self) -> "SparkEngine":
         return self
@@ -100,7 +102,7 @@ class SparkEngine:
         if isinstance(error, duckdb.Error):
             raise_as_input_error(error, self._memory_limit)
         if isinstance(error, PySparkException | Py4JError):
-            raise InputError(f"Every Spark task must succeed. Received: {_cause(error)}") from None
+            raise _failed(error) from None
 
     def load(
         self, source: Source, unit: str, config: RecordsConfig, bad_rows: pathlib.Path, progress: Progress
@@ -116,9 +118,7 @@ class SparkEngine:
             results = [_read_batches(source, unit, config.data, self._spill_dir, self._memory_limit)]
         loaded = LoadCounts()
         for number, result in enumerate(results):
-            if isinstance(result, str):
-                raise InputError(result)
-            loaded += result
+            loaded += _checked(result)
             part = _part(self._spill_dir, "bad", number)
             if part.exists():
                 with bad_rows.open("ab") as stream, part.open("rb") as rows:
@@ -223,6 +223,38 @@ class SparkEngine:
         return directory
 
 
+def scan_in_tasks(source: Source) -> None:
+    """Scans the files of a log in Spark's tasks, if `spark-submit` runs this process; otherwise `source.files` does it.
+
+    Raises:
+        InputError: as `LogSource.files`, or a task failed.
+    """
+    if not _SUBMITTED or not isinstance(source, LogSource):
+        return
+
+    def run(scan: Callable[[pathlib.Path, str], LogFile], paths: list[pathlib.Path], names: list[str]) -> list[LogFile]:
+        session = _start(1, pathlib.Path())
+        _add_packages(session)
+        files = session.sparkContext.parallelize(list(zip(paths, names, strict=True)), len(paths))
+        return [_checked(result) for result in files.map(functools.partial(_scan, scan)).collect()]
+
+    try:
+        source.scan(run)
+    except (PySparkException, Py4JError) as error:
+        raise _failed(error) from None
+
+
+def _checked(result: T | str) -> T:
+    """The result of a task.
+
+    Raises:
+        InputError: the task returned its text.
+    """
+    if isinstance(result, str):
+        raise InputError(result)
+    return result
+
+
 def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
     builder = SparkSession.builder.appName("make_tfrecords")
     builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", _BATCH_ROWS)
@@ -256,14 +288,25 @@ def _cause(error: Exception) -> str:
     return (named or lines)[-1][:500]
 
 
-def _zipped_packages(directory: pathlib.Path) -> pathlib.Path:
-    """A zip of this project's packages, for the machines that run the tasks."""
-    root, path = pathlib.Path(__file__).resolve().parents[2], directory / "bert4rec_tf_packages.zip"
-    with zipfile.ZipFile(path, "w") as archive:
+def _failed(error: Exception) -> InputError:
+    return InputError(f"Every Spark task must succeed. Received: {_cause(error)}")
+
+
+def _add_packages(session: "SparkSession") -> None:
+    """Sends this project's packages to the machines that run the tasks."""
+    if not any(file.endswith(_ZIP) for file in session.sparkContext.listFiles):
+        session.sparkContext.addPyFile(str(pathlib.Path(_packages().name) / _ZIP))
+
+
+@functools.cache
+def _packages() -> "tempfile.TemporaryDirectory[str]":
+    """A directory with a zip of the packages, for as long as this process runs: any task may fetch it."""
+    root, directory = pathlib.Path(__file__).resolve().parents[2], tempfile.TemporaryDirectory()
+    with zipfile.ZipFile(pathlib.Path(directory.name) / _ZIP, "w") as archive:
         for package in _PACKAGES:
             for file in sorted((root / package).rglob("*.py")):
                 archive.write(file, file.relative_to(root))
-    return path
+    return directory
 
 
 def _url(path: pathlib.Path) -> str:
@@ -275,6 +318,13 @@ def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
 
 
 # ---- what runs in the tasks ----
+
+
+def _scan(scan: Callable[[pathlib.Path, str], LogFile], path_and_name: tuple[pathlib.Path, str]) -> LogFile | str:
+    try:
+        return scan(*path_and_name)
+    except InputError as error:
+        return str(error)
 
 
 def _read_piece(

@@ -89,6 +89,8 @@ def test_a_cluster_writes_the_same_bytes(cluster: SparkCluster, log: pathlib.Pat
     by_spark, printed = of_spark(cluster, log, tmp_path)
     assert len(by_duckdb) == 3 * 8 + 3  # shards, vocabulary, manifest, bad rows
     assert by_spark == by_duckdb
+    for first_sets in (0, 1):  # the files are hashed in tasks, and read in tasks
+        assert f"Adding task set {first_sets}.0 with 4 tasks" in printed
     assert "(executor 0)" in printed
     assert "(executor 1)" in printed
 
