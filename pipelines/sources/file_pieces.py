@@ -1,8 +1,8 @@
 """Splits a large log file into pieces that are read separately, as if it were several files.
 
 A piece has the lines, the bad rows and the order of its part of the file, so that nothing shows where the file was cut.
-Files that cannot be cut so are one piece: compressed text and text in other encodings than UTF-8, CSV with a quote,
-text without timestamps (its rows are numbered), and files whose lists are exploded.
+Files that cannot be cut so are one piece: compressed text and text in other encodings than UTF-8, CSV with line ends in
+quoted fields, text without timestamps (its rows are numbered), and files whose lists are exploded.
 """
 
 import dataclasses
@@ -57,8 +57,8 @@ def pieces_of(source: LogSource, number: int, rated: bool) -> list[Piece]:
 
 
 def _may_cut_text(layout: Layout) -> bool:
-    if layout.format in DELIMITERS and layout.dialect.quoted and layout.file.quotes:
-        return False  # a quoted field may hold line ends
+    if layout.format in DELIMITERS and layout.dialect.quoted and not layout.file.even_quotes:
+        return False
     return layout.timed and layout.file.plain
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -38,6 +39,7 @@ class LogFile:
         quotes: number of quotes.
         delimiters: number of the format's delimiters.
         field_quotes: number of quotes at the start or the end of a field; those at both count twice.
+        even_quotes: whether each line has an even number of quotes: then no quoted field holds a line end.
         cuts: where the file may be cut into pieces of about `PIECE_BYTES`: the offset of a line of text, and the number
             of lines before it; of Parquet, the number of a row group, and the rows before it.
         stamp: file system state before the first byte was read; if it differs later, the file may have changed.
@@ -56,6 +58,7 @@ class LogFile:
     quotes: int
     delimiters: int
     field_quotes: int
+    even_quotes: bool
     cuts: tuple[tuple[int, int], ...]
     stamp: tuple[int, ...]
 
@@ -89,7 +92,7 @@ class LogFile:
         return cls(
             path, name, reader.bytes, reader.sha256.hexdigest(), content_sha256.hexdigest(), stream.compression,
             stream.encoding, text.blank, text.lines, text.plain, text.quotes, text.delimiters, text.field_quotes,
-            tuple(cuts.found), stamp,
+            text.even_quotes, tuple(cuts.found), stamp,
         )  # fmt: skip
 
     @classmethod
@@ -100,7 +103,9 @@ class LogFile:
             metadata = parquet.read_metadata(path)
             rows, cuts = metadata.num_rows, _parquet_cuts(metadata)
         sha256 = _sha256(path, stamp)
-        return cls(path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, tuple(cuts), stamp)
+        return cls(
+            path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, True, tuple(cuts), stamp
+        )
 
     def check_unchanged(self) -> None:
         """Refuses a file that changed after it was hashed: `sha256` would not identify its rows.
@@ -119,7 +124,7 @@ class _Text:
 
     def __init__(self, delimiter: bytes):
         self.lines = self.quotes = self.delimiters = self.field_quotes = 0
-        self.plain = self.blank = True
+        self.plain = self.blank = self.even_quotes = True
         self._delimiter, self._last = delimiter, b"\n"  # as if a line had ended before the first
 
     def add(self, piece: bytes) -> None:
@@ -129,13 +134,21 @@ class _Text:
         self.lines += piece.count(b"\n")
         returns = joined.count(b"\r") - (self._last == b"\r")
         self.plain = self.plain and not (b"\x00" in piece or b"\x01" in piece) and returns == joined.count(b"\r\n")
-        self.quotes += piece.count(b'"')
+        self._add_quotes(piece)
         if self._delimiter:
             self.delimiters += piece.count(self._delimiter)
             if b'"' in joined:
                 opening = (self._delimiter + b'"', b'\n"')
                 closing = (b'"' + self._delimiter, b'"\n', b'"\r')
                 self.field_quotes += sum(map(joined.count, opening + closing))
+
+    def _add_quotes(self, piece: bytes) -> None:
+        if self.even_quotes and (self.quotes % 2 or b'"' in piece):
+            characters = np.frombuffer(piece, np.uint8)
+            quotes, line_ends = (np.flatnonzero(characters == ord(each)) for each in '"\n')
+            before = self.quotes + np.searchsorted(quotes, line_ends)
+            self.even_quotes = not np.any(before % 2)
+        self.quotes += piece.count(b'"')
 
     def end(self) -> None:
         self.lines += self._last != b"\n"

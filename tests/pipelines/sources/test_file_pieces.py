@@ -45,6 +45,7 @@ def json_line(row: Row) -> str:
 
 FORMATS: dict[str, Callable[[Row], str]] = {
     "csv": lambda row: f"{row[0]},{row[1]},{row[2]}\n",
+    "quoted csv": lambda row: f'"{row[0]}","say ""{row[1]}""",{row[2]}\n',
     "tsv": lambda row: f'{row[0]}"\t{row[1]}\t{row[2]}\n',
     "jsonl": json_line,
     "user_item_rating_time": lambda row: f"{row[0]} {row[1]} 5 {row[2]}\r\n",
@@ -53,10 +54,10 @@ FORMATS: dict[str, Callable[[Row], str]] = {
 
 
 def write(directory: pathlib.Path, format_: str, rows: list[Row], bad: bool = True) -> LogSource:
-    header = {"csv": HEADER, "tsv": HEADER.replace(",", "\t")}.get(format_, "")
+    header = {"csv": HEADER, "quoted csv": HEADER, "tsv": HEADER.replace(",", "\t")}.get(format_, "")
     path = directory / "log.txt"
     path.write_bytes((header + text(rows, FORMATS[format_], bad)).encode())
-    return LogSource([str(path)], format_)
+    return LogSource([str(path)], format_.split()[-1])
 
 
 def load(source: LogSource, pieces: list[Piece], directory: pathlib.Path) -> tuple[list[Any], str, LoadCounts]:
@@ -116,7 +117,8 @@ def test_parquet_without_timestamps_keeps_its_numbers(tmp_path: pathlib.Path) ->
     ("content", "options"),
     [
         (gzip.compress((HEADER + "ann,book,5\n" * 900).encode()), {}),
-        ((HEADER + 'ann,"a book",5\n' * 900).encode(), {}),
+        ((HEADER + 'ann,"a\nbook",5\n' * 900).encode(), {}),
+        ((HEADER + "ann,book,5\n" * 900 + 'ann,"a\nbook",5\n').encode(), {}),
         ((HEADER + "ann,book,5\n" * 900).encode("utf-16"), {}),
         (b"\xef\xbb\xbf" + (HEADER + "ann,book,5\n" * 900).encode(), {}),
         ((HEADER + "ann,book,5\n" * 900).encode(), {"timestamp_column": ""}),
@@ -124,7 +126,17 @@ def test_parquet_without_timestamps_keeps_its_numbers(tmp_path: pathlib.Path) ->
         (b"ann book\n" * 900, {"format": "user_item"}),
         ((HEADER + "ann,book,5\rx\n" * 900).encode(), {}),
     ],
-    ids=["gzip", "quoted", "utf-16", "marked", "untimed", "exploded", "user_item", "carriage_returns"],
+    ids=[
+        "gzip",
+        "line ends",
+        "one line end",
+        "utf-16",
+        "marked",
+        "untimed",
+        "exploded",
+        "user_item",
+        "carriage_returns",
+    ],
 )
 def test_other_files_stay_whole(tmp_path: pathlib.Path, content: bytes, options: dict[str, Any]) -> None:
     (tmp_path / "log.csv").write_bytes(content)
