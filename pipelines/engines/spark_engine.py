@@ -5,6 +5,8 @@ random draws depend only on seed, user and position, and a task that fails and r
 All machines must see the inputs, the output and the spill directory under the same paths.
 """
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -41,7 +43,7 @@ from tfrecords.ragged import Ragged
 
 try:
     from py4j.protocol import Py4JError
-    from pyspark import RDD, Broadcast
+    from pyspark import RDD, Broadcast, SparkContext
     from pyspark.errors import PySparkException
     from pyspark.sql import Column, DataFrame, SparkSession, Window
     from pyspark.sql import functions as F  # noqa: N812, as in Spark's own documentation
@@ -57,6 +59,7 @@ _SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # spark-submit sets it, and choos
 _TRIES = 4
 _BATCH_ROWS = 1 << 16
 _MAX_FILES = 4096
+_MACHINE_PERCENT = 80  # of the memory: DuckDB's own default
 # Spark's logging is off: errors come back as exceptions. Without an appender, Spark would use its own setting.
 _QUIET = """rootLogger.level = off
 rootLogger.appenderRef.console.ref = console
@@ -77,7 +80,7 @@ class SparkEngine:
         Args:
             spill_dir: for events between the stages, on a disk that all machines share; removed at the end.
             num_workers: number of threads, if Spark runs only on this machine.
-            memory_limit: of DuckDB in each task that reads a file.
+            memory_limit: of DuckDB in each task that reads; None: the task's share of the executor's memory.
 
         Raises:
             InputError: Java is missing, or the limit is not a size.
@@ -90,6 +93,7 @@ class SparkEngine:
         spill_dir.mkdir(parents=True, exist_ok=True)
         self._spark = _start(num_workers, spill_dir)
         _add_packages(self._spark)
+        self._share = _Share.of_tasks(self._spark.sparkContext, memory_limit)
 
     def __enter__(self) -> "SparkEngine":
         return self
@@ -111,11 +115,13 @@ class SparkEngine:
         if isinstance(source, LogSource):
             rated = config.data.min_rating is not None
             pieces = [piece for number in range(len(source.files)) for piece in pieces_of(source, number, rated)]
-            read = functools.partial(_read_piece, source, unit, config.data, self._spill_dir, self._memory_limit)
+            read = functools.partial(_read_piece, source, unit, config.data, self._spill_dir, self._share)
             numbered = self._spark.sparkContext.parallelize(list(enumerate(pieces)), len(pieces))
             results = numbered.map(read).collect()
         else:
-            results = [_read_batches(source, unit, config.data, self._spill_dir, self._memory_limit)]
+            results = [
+                _read_batches(source, unit, config.data, self._spill_dir, _Share(memory_limit=self._memory_limit))
+            ]
         loaded = LoadCounts()
         for number, result in enumerate(results):
             loaded += _checked(result)
@@ -200,7 +206,7 @@ class SparkEngine:
 
     def sum_shards(self, function: Callable[[ShardSequences], T]) -> T:
         """Adds up in Spark tasks, in two rounds, so that this process receives one result and not one of each shard."""
-        sums = self._files().map(functools.partial(_sum_file, function, self._item_ids))
+        sums = self._files().flatMap(functools.partial(_sum_file, function, self._item_ids))
         for groups in (math.isqrt(len(self._shard_files)), 1):
             grouped: RDD[tuple[int, T]] = sums.mapPartitionsWithIndex(functools.partial(_grouped, groups))
             sums = grouped.reduceByKey(operator.add, groups).values()
@@ -320,6 +326,54 @@ def _part(spill_dir: pathlib.Path, kind: str, number: int) -> pathlib.Path:
 # ---- what runs in the tasks ----
 
 
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """What the DuckDB of a task may use of its machine.
+
+    Attributes:
+        memory_limit: a size; None: as `executor_megabytes` says.
+        threads: None: all cores.
+        executor_megabytes: memory of all the tasks of an executor; None: most of the machine's.
+        executor_cores: None: all cores of the machine.
+    """
+
+    memory_limit: str | None = None
+    threads: int | None = None
+    executor_megabytes: int | None = None
+    executor_cores: int | None = None
+
+    @classmethod
+    def of_tasks(cls, context: "SparkContext", memory_limit: str | None) -> "_Share":
+        """The share of each task, from the settings of Spark."""
+        conf, master = context.getConf(), context.master or ""
+        cores = conf.get("spark.executor.cores") or (None if master.startswith("spark:") else "1")  # Spark's defaults
+        threads = int(conf.get("spark.task.cpus") or 1)
+        if master.startswith("local"):
+            return cls(memory_limit, threads, None, context.defaultParallelism)
+        memory = conf.get("spark.executor.pyspark.memory") or conf.get("spark.executor.memory") or "1g"
+        java: Any = context._jvm
+        megabytes = java.org.apache.spark.network.util.JavaUtils.byteStringAsMb(memory)
+        return cls(memory_limit, threads, megabytes, int(cores) if cores else None)
+
+    @contextlib.contextmanager
+    def connect(self, spill_dir: pathlib.Path) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database within these limits.
+
+        Raises:
+            InputError: they are too small for what the block does.
+        """
+        limit = self.memory_limit
+        if limit is None and self.threads is not None:
+            slots = max(1, (self.executor_cores or os.cpu_count() or 1) // self.threads)
+            megabytes = self.executor_megabytes
+            limit = f"{_MACHINE_PERCENT // slots}%" if megabytes is None else f"{megabytes // slots}MiB"
+        try:
+            with connect(spill_dir, limit, self.threads) as connection:
+                yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise_as_input_error(error, limit)
+
+
 def _scan(scan: Callable[[pathlib.Path, str], LogFile], path_and_name: tuple[pathlib.Path, str]) -> LogFile | str:
     try:
         return scan(*path_and_name)
@@ -332,7 +386,7 @@ def _read_piece(
     unit: str,
     data: DataConfig,
     spill_dir: pathlib.Path,
-    memory_limit: str | None,
+    share: "_Share",
     numbered: tuple[int, Piece],
 ) -> LoadCounts | str:
     """Reads a piece of a log into a file of events. A user's mistake is returned, not raised: it would happen again."""
@@ -345,29 +399,29 @@ def _read_piece(
             copy = pathlib.Path(directory) / "piece"
             return load_file(connection, source, piece.file, data, bad, unit=unit, piece=piece, copied_to=copy)
 
-    return _read(load, spill_dir, memory_limit, number)
+    return _read(load, spill_dir, share, number)
 
 
 def _read_batches(
-    source: MarkovLog | TfdsLog, unit: str, data: DataConfig, spill_dir: pathlib.Path, memory_limit: str | None
+    source: MarkovLog | TfdsLog, unit: str, data: DataConfig, spill_dir: pathlib.Path, share: "_Share"
 ) -> LoadCounts | str:
     def load(connection: duckdb.DuckDBPyConnection, bad: pathlib.Path) -> LoadCounts:
         rules = RowRules(source.description()["format"], bad, data.min_rating, unit=unit)
         return load_batches(connection, source.batches(), rules)
 
-    return _read(load, spill_dir, memory_limit, 0)
+    return _read(load, spill_dir, share, 0)
 
 
 def _read(
     load: Callable[[duckdb.DuckDBPyConnection, pathlib.Path], LoadCounts],
     spill_dir: pathlib.Path,
-    memory_limit: str | None,
+    share: "_Share",
     number: int,
 ) -> LoadCounts | str:
     with tempfile.TemporaryDirectory(prefix=".reading-", dir=spill_dir) as directory:
         own = pathlib.Path(directory)
         try:
-            with connect(own / "spill", memory_limit) as connection:
+            with share.connect(own / "spill") as connection:
                 create_events(connection)
                 loaded = load(connection, own / "bad")
                 for table in ("events", "low_rated"):
@@ -429,8 +483,10 @@ def _map_file(
         yield done()
 
 
-def _sum_file(function: Callable[[ShardSequences], T], item_ids: "Broadcast[pa.Array]", path: pathlib.Path) -> T:
-    return functools.reduce(operator.add, (result for _, result in _map_file(function, item_ids, path)))
+def _sum_file(function: Callable[[ShardSequences], T], item_ids: "Broadcast[pa.Array]", path: pathlib.Path) -> list[T]:
+    """One sum; none for a file without events, which Spark writes for the first partition."""
+    results = (result for _, result in _map_file(function, item_ids, path))
+    return [functools.reduce(operator.add, results, first) for first in itertools.islice(results, 1)]
 
 
 def _grouped(groups: int, partition: int, results: Iterator[T]) -> Iterator[tuple[int, T]]:
