@@ -213,7 +213,7 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
 def _some_timestamps(layout: Layout) -> list[str | None]:
     """The timestamps of a file's first rows; None for rows without one."""
     if layout.format == "parquet":
-        batch = next(parquet_reader.read_batches(layout, _SAMPLED_ROWS), None)
+        batch = next(parquet_reader.read_batches(layout, _SAMPLED_ROWS, ahead=False), None)
         if batch is None:
             return []
         return batch["timestamp"].to_pylist() if layout.timed else [None] * len(batch)

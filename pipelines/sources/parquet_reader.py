@@ -19,7 +19,7 @@ from pipelines.sources.log_source import Layout, unreadable
 from tfrecords.errors import InputError
 
 BATCH_ROWS = 1 << 16
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 16
 _FIELDS = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rating": "rating"}
 _NAMES = {"user": "a user", "item": "an item", "timestamp": "a timestamp", "rating": "a rating"}
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -34,7 +34,7 @@ _Converter = Callable[[pa.Array], _Converted]
 
 
 def read_batches(
-    layout: Layout, batch_rows: int = BATCH_ROWS, start: int = 0, end: int | None = None
+    layout: Layout, batch_rows: int = BATCH_ROWS, start: int = 0, end: int | None = None, ahead: bool = True
 ) -> Iterator[pa.Table]:
     """The rows of a Parquet file as `load_events.load_batches` takes them; a list gives one row per element.
 
@@ -43,6 +43,7 @@ def read_batches(
         batch_rows: rows at a time, before lists are split.
         start: the first row group.
         end: the row group after the last one; None: the end of the file.
+        ahead: whether a row group is read as a whole; otherwise no more of it than the batches need.
 
     Raises:
         InputError: a column has an unsupported type, or the file is damaged.
@@ -50,9 +51,12 @@ def read_batches(
     path = layout.file.path
     try:
         # INT96 holds nanoseconds of any year; read as such they would wrap around outside 1677 to 2262.
-        # With a buffer, it reads no more of a row group than the batches need.
         file = parquet.ParquetFile(
-            path, page_checksum_verification=True, coerce_int96_timestamp_unit="us", buffer_size=_BUFFER_BYTES
+            path,
+            page_checksum_verification=True,
+            coerce_int96_timestamp_unit="us",
+            pre_buffer=ahead,
+            buffer_size=0 if ahead else _BUFFER_BYTES,
         )
         types = {field: file.schema_arrow.field(name).type for field, name in layout.columns.items()}
         lists = [field for field, type_ in types.items() if _is_list(type_) and layout.explode]
