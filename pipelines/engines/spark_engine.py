@@ -59,7 +59,6 @@ _SUBMITTED = "SPARK_ENV_LOADED" in os.environ  # spark-submit sets it, and choos
 _TRIES = 4
 _BATCH_ROWS = 1 << 16
 _MAX_FILES = 4096
-_MACHINE_PERCENT = 80  # of the memory: DuckDB's own default
 # Spark's logging is off: errors come back as exceptions. Without an appender, Spark would use its own setting.
 _QUIET = """rootLogger.level = off
 rootLogger.appenderRef.console.ref = console
@@ -331,10 +330,10 @@ class _Share:
     """What the DuckDB of a task may use of its machine.
 
     Attributes:
-        memory_limit: a size; None: as `executor_megabytes` says.
+        memory_limit: a size; None: the task's part of `executor_megabytes`, and without those most of the memory.
         threads: None: all cores.
-        executor_megabytes: memory of all the tasks of an executor; None: most of the machine's.
-        executor_cores: None: all cores of the machine.
+        executor_megabytes: memory of all the tasks of an executor.
+        executor_cores: cores of an executor; None: all of its machine.
     """
 
     memory_limit: str | None = None
@@ -349,7 +348,7 @@ class _Share:
         cores = conf.get("spark.executor.cores") or (None if master.startswith("spark:") else "1")  # Spark's defaults
         threads = int(conf.get("spark.task.cpus") or 1)
         if master.startswith("local"):
-            return cls(memory_limit, threads, None, context.defaultParallelism)
+            return cls(memory_limit or _default_limit(max(1, context.defaultParallelism // threads)), threads)
         memory = conf.get("spark.executor.pyspark.memory") or conf.get("spark.executor.memory") or "1g"
         java: Any = context._jvm
         megabytes = java.org.apache.spark.network.util.JavaUtils.byteStringAsMb(memory)
@@ -363,15 +362,21 @@ class _Share:
             InputError: they are too small for what the block does.
         """
         limit = self.memory_limit
-        if limit is None and self.threads is not None:
-            slots = max(1, (self.executor_cores or os.cpu_count() or 1) // self.threads)
-            megabytes = self.executor_megabytes
-            limit = f"{_MACHINE_PERCENT // slots}%" if megabytes is None else f"{megabytes // slots}MiB"
+        if limit is None and self.executor_megabytes is not None:
+            slots = (self.executor_cores or os.cpu_count() or 1) // (self.threads or 1)
+            limit = f"{self.executor_megabytes // max(1, slots)}MiB"
         try:
             with connect(spill_dir, limit, self.threads) as connection:
                 yield connection
         except duckdb.OutOfMemoryException as error:
             raise_as_input_error(error, limit)
+
+
+def _default_limit(slots: int) -> str:
+    """DuckDB's own limit of memory, most of the machine's, divided by a number."""
+    with duckdb.connect() as connection:
+        size, unit = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0].split()
+    return f"{float(size) / slots:.2f}{unit}"
 
 
 def _scan(scan: Callable[[pathlib.Path, str], LogFile], path_and_name: tuple[pathlib.Path, str]) -> LogFile | str:
