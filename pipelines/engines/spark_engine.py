@@ -138,16 +138,15 @@ class SparkEngine:
         events = self._written(_without_duplicates(events, data))
         different = left = events.count()
         minimums = {"user_id": data.min_user_events, "item_id": data.min_item_events}
-        while True:
+        filters = {column: minimum for column, minimum in minimums.items() if minimum > 1}
+        while filters:
             kept = events
-            for column, minimum in minimums.items():
-                if minimum > 1:
-                    enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
-                    kept = kept.join(enough, column, "left_semi")
-            kept = self._written(kept)  # cuts the lineage: a lost task reads this file instead of filtering again
-            left, previous = kept.count(), left
-            events = kept
-            if left == previous:
+            for column, minimum in filters.items():
+                enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
+                kept = kept.join(enough, column, "left_semi")
+            events = self._written(kept)  # cuts the lineage: a lost task reads this file instead of filtering again
+            left, previous = events.count(), left
+            if left == previous or len(filters) == 1:  # one filter alone drops nothing more in a second round
                 break
         if left == 0:
             raise nothing_left(data, different)

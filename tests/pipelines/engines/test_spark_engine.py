@@ -163,3 +163,32 @@ def test_mistakes_are_named_and_leave_nothing(tmp_path: pathlib.Path, monkeypatc
     with pytest.raises(InputError, match=r"No space left on device: '/data/train/00001'$"):
         build_records(MarkovLog(num_users=40), {}, Config(), str(output_dir), engine)
     assert list(output_dir.parent.iterdir()) == []
+
+
+def test_the_duckdb_of_a_task_has_its_share_of_the_executor(tmp_path: pathlib.Path) -> None:
+    from pipelines.engines.spark_engine import _Share
+
+    shares = {
+        _Share(None, 1, 512, 1): (1, "512.0 MiB"),
+        _Share(None, 2, 1024, 4): (2, "512.0 MiB"),
+        _Share("300MiB", 1, 512, 1): (1, "300.0 MiB"),
+    }
+    for share, limits in shares.items():
+        with share.connect(tmp_path) as connection:
+            settings = connection.execute("SELECT current_setting('threads'), current_setting('memory_limit')")
+            assert settings.fetchall() == [limits]
+
+
+def test_too_little_memory_is_named(logs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    from pipelines.engines.spark_engine import SparkEngine
+
+    config = Config.from_dict({"data": {"max_bad_fraction": 0.05, "tie_order": "input"}})
+    with pytest.raises(InputError, match=r"--memory_limit must be large enough for the engine\. Received: 20MB"):
+        build_records(
+            LogSource([f"{logs}/*.csv"]),
+            {},
+            config,
+            str(tmp_path / "data"),
+            lambda spill: SparkEngine(spill, 2, "20MB"),
+        )
+    assert list(tmp_path.iterdir()) == []
