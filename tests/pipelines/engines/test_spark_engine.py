@@ -9,14 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from bert4rec_tf.config import Config
 from pipelines.build import build_records
 from pipelines.engines.base import ShardSequences
+from pipelines.progress import Progress
 from pipelines.sources import log_file
 from pipelines.sources.file_pieces import pieces_of
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
+from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
 
 pyspark = pytest.importorskip(
@@ -103,6 +106,25 @@ def test_a_log_of_few_users_leaves_shards_empty(tmp_path: pathlib.Path) -> None:
     by_duckdb, by_spark = build_both(source, Config(), tmp_path)
     assert len(by_duckdb) == 3 * 8 + 2
     assert by_duckdb == by_spark
+
+
+@pytest.mark.parametrize("max_files", [4096, 3])
+def test_shards_are_spread_evenly_over_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, max_files: int
+) -> None:
+    from pipelines.engines import spark_engine
+
+    monkeypatch.setattr(spark_engine, "_MAX_FILES", max_files)
+    source = MarkovLog(num_users=400, num_items=40, num_themes=4, min_events=5, max_events=12)
+    progress, config = Progress(shown=False), RecordsConfig()
+    with engine(tmp_path / "spill") as opened:
+        opened.load(source, "s", config, tmp_path / "bad", progress)
+        opened.prepare(config, 40, progress)
+        shards = [set(parquet.read_table(file, columns=["shard"])[0].to_pylist()) for file in opened._shard_files]
+        users = list(opened.map_shards(lambda shard: len(shard.user_ids)))
+    files = min(40, max_files)
+    assert sorted(map(sorted, shards)) == sorted([*range(first, 40, files)] for first in range(files))
+    assert (len(users), sum(users)) == (40, 400)
 
 
 def use_in_tasks(monkeypatch: pytest.MonkeyPatch, around: Callable[[Any, Any], Any]) -> None:
