@@ -220,7 +220,7 @@ class SparkEngine:
         return self._spark.read.parquet(_url(self._write(events)))
 
     def _write(self, events: "DataFrame") -> pathlib.Path:
-        """Writes the events to a directory, each partition that is not empty to one file."""
+        """Writes the events to a directory, each partition to one file; empty ones, except the first, to none."""
         self._files_written += 1
         directory = self._spill_dir / f"events-{self._files_written}"
         events.write.option("maxRecordsPerFile", 0).parquet(_url(directory))

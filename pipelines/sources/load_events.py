@@ -133,7 +133,7 @@ def load_file(
         on_batch: called with the number of rows done, if they are read in batches.
         unit: the log's, from `timestamp_unit`; None infers it, which looks into every file.
         piece: of the file, from `pieces_of`; None: the whole file.
-        copied_to: path for a copy of a piece of text.
+        copied_to: path for a copy of a piece of text; None: beside `bad_rows`.
 
     Raises:
         InputError: a column is missing, the file does not have its format, needs timestamps and has none, or changed
@@ -159,8 +159,8 @@ def load_file(
         if layout.format == "parquet":
             batches = parquet_reader.read_batches(layout, start=piece.start, end=piece.end)
             return load_batches(connection, batches, rules, on_batch)
-        if not piece.whole and copied_to is not None:
-            layout = cut_out(layout, piece, copied_to)
+        if not piece.whole:
+            layout = cut_out(layout, piece, copied_to or bad_rows.with_name("piece"))
         if is_safe_for_duckdb(layout):
             loaded = _insert_whole(connection, layout, rules)
             if loaded is not None:

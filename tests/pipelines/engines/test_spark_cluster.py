@@ -61,7 +61,7 @@ def of_spark(
     cluster: SparkCluster, log: pathlib.Path, tmp_path: pathlib.Path, *flags: str, kill_at: str = ""
 ) -> tuple[dict[str, str], str]:
     """Builds on the cluster, and kills a worker when a file of a pattern appears. Returns hashes and Spark's log."""
-    (tmp_path / "spark").mkdir()
+    (tmp_path / "spark").mkdir(exist_ok=True)
     output = f"--output_dir={tmp_path / 'spark' / 'data'}"
     script = ROOT / "pipelines" / "make_tfrecords.py"
     command = cluster.submit(script, "--engine=spark", f"--input={log}/*.csv", output, *FLAGS, *flags, **MEMORY)
@@ -93,6 +93,9 @@ def test_a_cluster_writes_the_same_bytes(cluster: SparkCluster, log: pathlib.Pat
         assert f"Adding task set {first_sets}.0 with 4 tasks" in printed
     assert "(executor 0)" in printed
     assert "(executor 1)" in printed
+    again, printed = of_spark(cluster, log, tmp_path)
+    assert "is complete: same input, same configuration. Nothing to do." in printed
+    assert again == by_spark
 
 
 @pytest.mark.parametrize("kill_at", [".data.building.spill/events/*", ".data.building/train/0*"])
