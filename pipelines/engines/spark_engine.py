@@ -19,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import duckdb
 import numpy as np
@@ -135,19 +135,16 @@ class SparkEngine:
         data, self._num_shards = config.data, num_shards
         events = self._spark.read.parquet(_url(self._spill_dir / "events"))
         number = events.count()
-        events = self._written(_without_duplicates(events, data))
+        # All events of a user lie in one partition: one shuffle is enough to drop duplicates and to count the user's.
+        events = _without_duplicates(events.repartition("user_id"), data)
+        of_user = F.count("*").over(Window.partitionBy("user_id"))
+        events = self._written(events.withColumn("of_user", of_user) if data.min_user_events > 1 else events)
         different = left = events.count()
-        minimums = {"user_id": data.min_user_events, "item_id": data.min_item_events}
-        filters = {column: minimum for column, minimum in minimums.items() if minimum > 1}
-        while filters:
-            kept = events
-            for column, minimum in filters.items():
-                enough = kept.groupBy(column).count().where(F.col("count") >= minimum).select(column)
-                kept = kept.join(enough, column, "left_semi")
-            events = self._written(kept)  # cuts the lineage: a lost task reads this file instead of filtering again
-            left, previous = events.count(), left
-            if left == previous or len(filters) == 1:  # one filter alone drops nothing more in a second round
-                break
+        if data.min_user_events > 1:
+            events = events.where(F.col("of_user") >= data.min_user_events).drop("of_user")
+            left = events.count()
+        if data.min_item_events > 1:
+            events, left = self._filtered(events, left, data)
         if left == 0:
             raise nothing_left(data, different)
         items = events.select("item_id").distinct().toArrow()["item_id"]
@@ -157,6 +154,18 @@ class SparkEngine:
         self._write_shards(events, data, num_shards)
         self._item_ids = self._spark.sparkContext.broadcast(pa.array(item_ids, pa.string()))
         return PreparedLog(item_ids, users, left, number - different, different - left, first, last)
+
+    def _filtered(self, events: "DataFrame", left: int, data: DataConfig) -> tuple["DataFrame", int]:
+        """Drops rare items and users, repeatedly, until all that remain have enough. Also returns how many remain."""
+        while True:
+            for column, minimum in {"item_id": data.min_item_events, "user_id": data.min_user_events}.items():
+                if minimum > 1:
+                    enough = events.groupBy(column).count().where(F.col("count") >= minimum).select(column)
+                    events = events.join(enough, column, "left_semi")
+            events = self._written(events)  # cuts the lineage: a lost task reads this file instead of filtering again
+            left, previous = events.count(), left
+            if left == previous:
+                return events, left
 
     def _write_shards(self, events: "DataFrame", data: DataConfig, num_shards: int) -> None:
         """Sorts the events once, into a file for each shard, or for a few."""
@@ -169,8 +178,7 @@ class SparkEngine:
             .withColumn("met", F.lit(False))
         )
         if data.tie_order == "hash":
-            events = events.withColumn("item_key", _portable_key("item_id")).withColumn("tie", F.lit(0).cast("bigint"))
-            events = events.mapInArrow(functools.partial(_hash_ties, data.seed), events.schema)
+            events = events.withColumn("tie", _tie_hash(data.seed)("key", _portable_key("item_id")))
         if data.min_rating is not None:
             met = self._spark.read.parquet(_url(self._spill_dir / "low_rated")).distinct()
             met = met.join(events.select("item_id").distinct(), "item_id", "left_semi").withColumn("met", F.lit(True))
@@ -455,12 +463,19 @@ def _portable_key(column: str) -> "Column":
     return F.conv(F.substring(F.md5(column), 1, 15), 16, 10).cast("bigint")
 
 
-def _hash_ties(seed: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Fills the column `tie`, which sorts like the hash of `DuckDBEngine`: signed, with the sign bit flipped."""
-    for batch in batches:
-        users, items = (batch[name].to_numpy().astype(np.uint64) for name in ("key", "item_key"))
-        ties = (hashed_bits(seed, TIES, users, items)[: len(batch)] ^ np.uint64(1 << 63)).view(np.int64)
-        yield batch.set_column(batch.schema.get_field_index("tie"), "tie", pa.array(ties))
+def _tie_hash(seed: int) -> Callable[..., "Column"]:
+    """A function of the keys of user and item that sorts like the hash of `DuckDBEngine`.
+
+    It is signed, with the sign bit flipped.
+    """
+    arrow_udf: Any = F.arrow_udf  # its type stub wants the kind of function too, which the hints below tell
+
+    @arrow_udf("bigint")
+    def tie_hash(users: pa.Array, items: pa.Array) -> pa.Array:
+        keys = (column.to_numpy().astype(np.uint64) for column in (users, items))
+        return pa.array((hashed_bits(seed, TIES, *keys)[: len(users)] ^ np.uint64(1 << 63)).view(np.int64))
+
+    return cast(Callable[..., "Column"], tie_hash)
 
 
 def _map_file(
