@@ -24,7 +24,7 @@ pytestmark = [
 FLAGS = ["--max_bad_fraction=0.01", "--set=data.tie_order=input", "--set=masking.duplicate_factor=2"]
 # The counts of all items in twenty shards would be 5 MB at the driver.
 MEMORY = {"spark_executor_memory": "512m", "spark_driver_memory": "512m", "spark_driver_maxResultSize": "2m"}
-_SECONDS = 400
+_SECONDS = 900
 
 
 @pytest.fixture(scope="module")
