@@ -201,16 +201,11 @@ def test_the_duckdb_of_a_task_has_its_share_of_the_executor(tmp_path: pathlib.Pa
             assert settings.fetchall() == [limits]
 
 
-def test_too_little_memory_is_named(logs: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_too_little_memory_is_named(tmp_path: pathlib.Path) -> None:
     from pipelines.engines.spark_engine import SparkEngine
 
-    config = Config.from_dict({"data": {"max_bad_fraction": 0.05, "tie_order": "input"}})
+    log, output_dir = tmp_path / "log.csv", tmp_path / "parent" / "data"
+    log.write_text("user_id,item_id,timestamp\n" + "ann,book,5\n" * 9)
     with pytest.raises(InputError, match=r"--memory_limit must be large enough for the engine\. Received: 20MB"):
-        build_records(
-            LogSource([f"{logs}/*.csv"]),
-            {},
-            config,
-            str(tmp_path / "data"),
-            lambda spill: SparkEngine(spill, 2, "20MB"),
-        )
-    assert list(tmp_path.iterdir()) == []
+        build_records(LogSource([str(log)]), {}, Config(), str(output_dir), lambda spill: SparkEngine(spill, 2, "20MB"))
+    assert list(output_dir.parent.iterdir()) == []
