@@ -172,7 +172,12 @@ def build_records(
             chosen = choose_config(LogSize(prepared.users, len(prepared.item_ids), prepared.events))
             config = RecordsConfig(data=chosen.data, masking=chosen.masking)
         times = (format_time(prepared.first_time, unit), format_time(prepared.last_time, unit))
-        counted = _count_shards(engine, config, prepared)
+        share = evaluated_share(config.data, prepared.users)
+        counts_of = functools.partial(
+            count_shard, config=config, num_items=len(prepared.item_ids), evaluated_share=share
+        )
+        counted = engine.sum_shards(counts_of)
+        raise_if_stopped()
         _check_counts(counted, config, prepared, unit)
         vocabulary, ids = _number_items(prepared.item_ids, counted.training_events, titles)
         features = _Features.of(item_features, vocabulary)
@@ -199,7 +204,6 @@ def build_records(
         (building / VOCABULARY_FILE).write_bytes(vocabulary.to_bytes())
         if features.content is not None:
             (building / ITEM_FEATURES_FILE).write_bytes(features.content)
-        share = evaluated_share(config.data, prepared.users)
         builder = ShardBuilder(str(building), config, num_shards, ids, vocabulary.counts, share)
         with progress.stage("writing", prepared.events) as bar:
             built = _write_shards(engine, builder, bar)
@@ -250,18 +254,6 @@ class _Features:
     @property
     def sha256(self) -> str | None:
         return None if self.content is None else hashlib.sha256(self.content).hexdigest()
-
-
-def _count_shards(engine: Engine, config: RecordsConfig, prepared: PreparedLog) -> ShardCounts:
-    """The counts of all shards together."""
-    num_items, share = len(prepared.item_ids), evaluated_share(config.data, prepared.users)
-    counted = ShardCounts(np.zeros(num_items, np.int64))
-    for shard in engine.map_shards(
-        functools.partial(count_shard, config=config, num_items=num_items, evaluated_share=share)
-    ):
-        counted += shard
-    raise_if_stopped()
-    return counted
 
 
 def _write_shards(engine: Engine, builder: ShardBuilder, bar: "tqdm[None]") -> list[BuiltShard]:

@@ -136,6 +136,10 @@ def _build() -> None:
     config = Config.from_dict(settings, "--config and flags")
     started = time.monotonic()
     source = log_flags.log_source(config.data.seed)
+    if _ENGINE.value == "spark":
+        from pipelines.engines.spark_engine import scan_in_tasks  # pyspark is an optional package
+
+        scan_in_tasks(source)
     built = build_records(
         source,
         read_titles(_TITLES.value),

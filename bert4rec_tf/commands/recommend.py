@@ -112,6 +112,10 @@ def _score() -> None:
     else:
         elsewhere = functools.partial(_load_once, os.fspath(pathlib.Path(directory).resolve()))
         load = elsewhere if _ENGINE.value == "spark" else None
+        if _ENGINE.value == "spark":
+            from pipelines.engines.spark_engine import scan_in_tasks  # pyspark is an optional package
+
+            scan_in_tasks(source)
         scored = score_log(model, source, str(_OUTPUT.value), options, _make_engine, load, Progress())
     _report(scored, time.monotonic() - started)
 
@@ -126,7 +130,8 @@ def _make_engine(spill_dir: pathlib.Path) -> contextlib.AbstractContextManager[E
     if _ENGINE.value == "spark":
         from pipelines.engines.spark_engine import SparkEngine  # pyspark is an optional package
 
-        return SparkEngine(spill_dir, _WORKERS.value, _MEMORY.value)
+        # The flag's default is meant for one process, not for each task.
+        return SparkEngine(spill_dir, _WORKERS.value, _MEMORY.value if _MEMORY.present else None)
     return DuckDBEngine(spill_dir, 1, _MEMORY.value)  # one process: TensorFlow uses all cores
 
 

@@ -116,5 +116,11 @@ class Engine(Protocol):
         Items are indices into `PreparedLog.item_ids`.
         """
 
+    def sum_shards(self, function: Callable[[ShardSequences], T]) -> T:
+        """Calls a function with each shard, as `map_shards` does, and adds up its results.
+
+        The results have `+`, and their sum does not depend on the order.
+        """
+
 
 EngineMaker = Callable[[pathlib.Path], contextlib.AbstractContextManager[Engine]]

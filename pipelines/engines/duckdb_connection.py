@@ -8,8 +8,8 @@ import duckdb
 from tfrecords.errors import InputError
 
 
-def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    """Opens a database in memory that spills into `spill_dir`.
+def connect(spill_dir: pathlib.Path, memory_limit: str | None, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Opens a database in memory that spills into `spill_dir`; `threads` None: as many as the machine has cores.
 
     Raises:
         InputError: `memory_limit` is not a size.
@@ -20,6 +20,8 @@ def connect(spill_dir: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBP
         connection.execute("SET enable_progress_bar = true")  # for query_progress
         connection.execute("SET enable_progress_bar_print = false")
     connection.execute("SET temp_directory = ?", [str(spill_dir)])
+    if threads:
+        connection.execute("SET threads = ?", [threads])
     if memory_limit:
         try:
             connection.execute("SET memory_limit = ?", [memory_limit])

@@ -1,6 +1,8 @@
 """Engine for one machine: DuckDB reads, sorts and counts within a memory limit; worker processes mask and write."""
 
+import functools
 import multiprocessing
+import operator
 import os
 import pathlib
 import signal
@@ -117,6 +119,10 @@ class DuckDBEngine:
                 "Every worker process must finish. Received: one was killed, probably out of memory. "
                 "Fix: lower --num_workers, or raise --num_shards so that each shard is smaller"
             ) from None
+
+    def sum_shards(self, function: Callable[[ShardSequences], T]) -> T:
+        """Holds the results of a few shards at a time."""
+        return functools.reduce(operator.add, self.map_shards(function))
 
     def _done(self) -> float:
         return float(self._connection.query_progress()) / 100

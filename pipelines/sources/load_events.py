@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipelines.sources import line_reader, parquet_reader, timestamps
 from pipelines.sources.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.sources.duckdb_reader import is_safe_for_duckdb, row_count_matches, rows_sql
+from pipelines.sources.file_pieces import Piece, cut_out
 from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
 from tfrecords.config import DataConfig
@@ -87,6 +88,7 @@ class RowRules:
         unit: of numeric timestamps.
         null_values: texts that mean a missing value.
         first_row: the first value of `row`.
+        lines_before: lines of the file before those that are read.
     """
 
     name: str
@@ -96,6 +98,7 @@ class RowRules:
     unit: str = "s"
     null_values: Collection[str] = ()
     first_row: int = 0
+    lines_before: int = 0
 
     @property
     def rated(self) -> bool:
@@ -116,8 +119,10 @@ def load_file(
     bad_rows: pathlib.Path,
     on_batch: Callable[[int], object] = lambda _: None,
     unit: str | None = None,
+    piece: Piece | None = None,
+    copied_to: pathlib.Path | None = None,
 ) -> LoadCounts:
-    """Appends a file's interactions to the table `events`.
+    """Appends a file's interactions, or those of a piece of it, to the table `events`.
 
     Args:
         connection: of the database with the table.
@@ -127,16 +132,20 @@ def load_file(
         bad_rows: the file to which rows that cannot be read are appended.
         on_batch: called with the number of rows done, if they are read in batches.
         unit: the log's, from `timestamp_unit`; None infers it, which looks into every file.
+        piece: of the file, from `pieces_of`; None: the whole file.
+        copied_to: path for a copy of a piece of text; None: beside `bad_rows`.
 
     Raises:
         InputError: a column is missing, the file does not have its format, needs timestamps and has none, or changed
             since its hash was taken.
     """
-    file = source.files[number]
+    file, piece = source.files[number], piece or Piece(number)
     try:
         unit = timestamp_unit(source, config) if unit is None else unit
         layout = lay_out(source, file, rated=config.min_rating is not None)
         _check_timed(layout, config)
+        # Text that is cut has timestamps, so `row` only orders it: a row, also a blank one, is a byte at least.
+        rows_before = piece.lines_before if layout.format == "parquet" else piece.start
         rules = RowRules(
             layout.file.name,
             bad_rows,
@@ -144,14 +153,19 @@ def load_file(
             layout.timed,
             unit,
             layout.null_values,
-            first_row=number * ROWS_IN_A_FILE,
+            first_row=number * ROWS_IN_A_FILE + rows_before,
+            lines_before=piece.lines_before,
         )
+        if layout.format == "parquet":
+            batches = parquet_reader.read_batches(layout, start=piece.start, end=piece.end)
+            return load_batches(connection, batches, rules, on_batch)
+        if not piece.whole:
+            layout = cut_out(layout, piece, copied_to or bad_rows.with_name("piece"))
         if is_safe_for_duckdb(layout):
             loaded = _insert_whole(connection, layout, rules)
             if loaded is not None:
                 return loaded
-        batches = parquet_reader.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
-        return load_batches(connection, batches, rules, on_batch)
+        return load_batches(connection, _text_batches(layout), rules, on_batch)
     finally:
         file.check_unchanged()  # also after a failure, which a change may explain
 
@@ -199,7 +213,7 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
 def _some_timestamps(layout: Layout) -> list[str | None]:
     """The timestamps of a file's first rows; None for rows without one."""
     if layout.format == "parquet":
-        batch = next(parquet_reader.read_batches(layout, _SAMPLED_ROWS), None)
+        batch = next(parquet_reader.read_batches(layout, _SAMPLED_ROWS, ahead=False), None)
         if batch is None:
             return []
         return batch["timestamp"].to_pylist() if layout.timed else [None] * len(batch)
@@ -229,7 +243,7 @@ def load_batches(
         _check_rows(connection, batch, rules, rows)
         shown = ", ".join(f"'{name}': {name}" for name in _COLUMNS[1 : 4 + rules.rated])
         bad = connection.execute(
-            f"""SELECT line, reason, coalesce(text, to_json({{{shown}}})::VARCHAR)[:1000]
+            f"""SELECT line + {rules.lines_before}, reason, coalesce(text, to_json({{{shown}}})::VARCHAR)[:1000]
             FROM checked WHERE reason IS NOT NULL ORDER BY position"""
         ).fetchall()
         count, first = set_aside((BadRow(rules.name, *row) for row in bad), rules.bad_rows) if bad else (0, [])

@@ -5,12 +5,22 @@ import dataclasses
 import hashlib
 import pathlib
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipelines.sources.text_streams import UTF8_BOM, HashingReader, TextStream, naming_damage
+from pipelines.sources.text_streams import (
+    HEAD_BYTES,
+    UTF8_BOM,
+    HashingReader,
+    TextStream,
+    is_plain_utf8,
+    naming_damage,
+)
 from tfrecords.errors import InputError
 from tfrecords.files import file_sha256
+
+PIECE_BYTES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +39,9 @@ class LogFile:
         quotes: number of quotes.
         delimiters: number of the format's delimiters.
         field_quotes: number of quotes at the start or the end of a field; those at both count twice.
+        even_quotes: whether each line has an even number of quotes: then no quoted field holds a line end.
+        cuts: where the file may be cut into pieces of about `PIECE_BYTES`: the offset of a line of text, and the number
+            of lines before it; of Parquet, the number of a row group, and the rows before it.
         stamp: file system state before the first byte was read; if it differs later, the file may have changed.
     """
 
@@ -45,6 +58,8 @@ class LogFile:
     quotes: int
     delimiters: int
     field_quotes: int
+    even_quotes: bool
+    cuts: tuple[tuple[int, int], ...]
     stamp: tuple[int, ...]
 
     @classmethod
@@ -63,7 +78,10 @@ class LogFile:
                 marked = stream.peek(3).startswith(UTF8_BOM) and stream.read(3) == UTF8_BOM
                 as_it_is = not stream.compression and stream.encoding == "utf-8" and not marked
                 content_sha256 = reader.sha256 if as_it_is else hashlib.sha256()
+                cuts = _Cuts()
                 while piece := stream.read(1 << 20):
+                    if as_it_is:
+                        cuts.add(piece, text.lines)
                     text.add(piece)
                     if not as_it_is:
                         content_sha256.update(piece)
@@ -73,17 +91,21 @@ class LogFile:
             raise _changed(path)
         return cls(
             path, name, reader.bytes, reader.sha256.hexdigest(), content_sha256.hexdigest(), stream.compression,
-            stream.encoding, text.blank, text.lines, text.plain, text.quotes, text.delimiters, text.field_quotes, stamp,
+            stream.encoding, text.blank, text.lines, text.plain, text.quotes, text.delimiters, text.field_quotes,
+            text.even_quotes, tuple(cuts.found), stamp,
         )  # fmt: skip
 
     @classmethod
     def scan_parquet(cls, path: pathlib.Path, name: str) -> "LogFile":
         """Scans a Parquet file."""
-        stamp, rows = _stamp(path), 0
+        stamp, rows, cuts = _stamp(path), 0, list[tuple[int, int]]()
         with contextlib.suppress(pa.ArrowException, OSError):  # the reader reports what is wrong
-            rows = parquet.read_metadata(path).num_rows
+            metadata = parquet.read_metadata(path)
+            rows, cuts = metadata.num_rows, _parquet_cuts(metadata)
         sha256 = _sha256(path, stamp)
-        return cls(path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, stamp)
+        return cls(
+            path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, True, tuple(cuts), stamp
+        )
 
     def check_unchanged(self) -> None:
         """Refuses a file that changed after it was hashed: `sha256` would not identify its rows.
@@ -102,7 +124,7 @@ class _Text:
 
     def __init__(self, delimiter: bytes):
         self.lines = self.quotes = self.delimiters = self.field_quotes = 0
-        self.plain = self.blank = True
+        self.plain = self.blank = self.even_quotes = True
         self._delimiter, self._last = delimiter, b"\n"  # as if a line had ended before the first
 
     def add(self, piece: bytes) -> None:
@@ -112,7 +134,7 @@ class _Text:
         self.lines += piece.count(b"\n")
         returns = joined.count(b"\r") - (self._last == b"\r")
         self.plain = self.plain and not (b"\x00" in piece or b"\x01" in piece) and returns == joined.count(b"\r\n")
-        self.quotes += piece.count(b'"')
+        self._add_quotes(piece)
         if self._delimiter:
             self.delimiters += piece.count(self._delimiter)
             if b'"' in joined:
@@ -120,10 +142,47 @@ class _Text:
                 closing = (b'"' + self._delimiter, b'"\n', b'"\r')
                 self.field_quotes += sum(map(joined.count, opening + closing))
 
+    def _add_quotes(self, piece: bytes) -> None:
+        if self.even_quotes and (self.quotes % 2 or b'"' in piece):
+            characters = np.frombuffer(piece, np.uint8)
+            quotes, line_ends = (np.flatnonzero(characters == ord(each)) for each in '"\n')
+            before = self.quotes + np.searchsorted(quotes, line_ends)
+            self.even_quotes = not np.any(before % 2)
+        self.quotes += piece.count(b'"')
+
     def end(self) -> None:
         self.lines += self._last != b"\n"
         self.plain = self.plain and self._last != b"\r"
         self.field_quotes += self._last == b'"'
+
+
+class _Cuts:
+    """Finds the lines of a text where it may be cut, piece by piece."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, int]] = []
+        self._offset, self._next = 0, PIECE_BYTES
+
+    def add(self, piece: bytes, lines_before: int) -> None:
+        start = max(self._next - self._offset, 0)
+        while (start := piece.find(b"\n", start) + 1) and start + HEAD_BYTES <= len(piece):
+            if is_plain_utf8(piece[start : start + HEAD_BYTES]):  # otherwise it would not be read as text
+                self.found.append((self._offset + start, lines_before + piece.count(b"\n", 0, start)))
+                start += PIECE_BYTES
+                self._next = self._offset + start
+        self._offset += len(piece)
+
+
+def _parquet_cuts(metadata: parquet.FileMetaData) -> list[tuple[int, int]]:
+    cuts, rows, size = list[tuple[int, int]](), 0, 0
+    for number in range(metadata.num_row_groups):
+        if size >= PIECE_BYTES:
+            cuts.append((number, rows))
+            size = 0
+        group = metadata.row_group(number)
+        rows += group.num_rows
+        size += group.total_byte_size
+    return cuts
 
 
 def _stamp(path: pathlib.Path) -> tuple[int, ...]:

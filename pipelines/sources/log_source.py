@@ -6,7 +6,7 @@ import glob
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -51,6 +51,9 @@ _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Newer options are in a manifest only if they are set, so that older manifests still match.
 _ALWAYS_DESCRIBED = ("format", "user_column", "item_column", "timestamp_column", "rating_column")
 MAX_LINE_BYTES = 1 << 21  # DuckDB holds 16 such lines at a time, within its memory limit
+
+
+MapFiles = Callable[[Callable[[pathlib.Path, str], LogFile], list[pathlib.Path], list[str]], Iterable[LogFile]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,17 @@ class LogSource:
             InputError: a path or glob matches no file, a file is damaged, its name determines no format, or two files
                 have the same content.
         """
+        return self.scan(map)
+
+    def scan(self, run: MapFiles) -> list[LogFile]:
+        """Finds and scans the files. `files` keeps the result.
+
+        Args:
+            run: scans each file: `map`, or a function that does the same on other machines.
+
+        Raises:
+            InputError: as `files`.
+        """
         check_local("input", self.paths)
         found: list[str] = []
         for path in self.paths:
@@ -133,8 +147,9 @@ class LogSource:
         for file in paths:
             refuse_table_files(file)
         shared = os.path.commonpath([path.parent for path in paths])
-        files = [self._scanned(path, path.relative_to(shared).as_posix()) for path in paths]
+        files = list(run(self._scanned, paths, [path.relative_to(shared).as_posix() for path in paths]))
         self._check_contents(files)
+        self.__dict__["files"] = files  # where cached_property looks
         return files
 
     def _scanned(self, path: pathlib.Path, name: str) -> LogFile:

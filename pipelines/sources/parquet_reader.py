@@ -19,6 +19,7 @@ from pipelines.sources.log_source import Layout, unreadable
 from tfrecords.errors import InputError
 
 BATCH_ROWS = 1 << 16
+_BUFFER_BYTES = 1 << 16
 _FIELDS = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rating": "rating"}
 _NAMES = {"user": "a user", "item": "an item", "timestamp": "a timestamp", "rating": "a rating"}
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -32,8 +33,17 @@ _Converted = tuple[pa.Array, pa.Array]  # a column as text, and for each value i
 _Converter = Callable[[pa.Array], _Converted]
 
 
-def read_batches(layout: Layout, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+def read_batches(
+    layout: Layout, batch_rows: int = BATCH_ROWS, start: int = 0, end: int | None = None, ahead: bool = True
+) -> Iterator[pa.Table]:
     """The rows of a Parquet file as `load_events.load_batches` takes them; a list gives one row per element.
+
+    Args:
+        layout: of the file.
+        batch_rows: rows at a time, before lists are split.
+        start: the first row group.
+        end: the row group after the last one; None: the end of the file.
+        ahead: whether a row group is read as a whole; otherwise no more of it than the batches need.
 
     Raises:
         InputError: a column has an unsupported type, or the file is damaged.
@@ -41,7 +51,13 @@ def read_batches(layout: Layout, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Ta
     path = layout.file.path
     try:
         # INT96 holds nanoseconds of any year; read as such they would wrap around outside 1677 to 2262.
-        file = parquet.ParquetFile(path, page_checksum_verification=True, coerce_int96_timestamp_unit="us")
+        file = parquet.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            coerce_int96_timestamp_unit="us",
+            pre_buffer=ahead,
+            buffer_size=0 if ahead else _BUFFER_BYTES,
+        )
         types = {field: file.schema_arrow.field(name).type for field, name in layout.columns.items()}
         lists = [field for field, type_ in types.items() if _is_list(type_) and layout.explode]
         _check_lists(layout, types, lists)
@@ -50,7 +66,8 @@ def read_batches(layout: Layout, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Ta
             for field, type_ in types.items()
         }
         first = 1
-        for batch in file.iter_batches(batch_rows, columns=list(dict.fromkeys(layout.columns.values()))):
+        groups = list(range(file.num_row_groups))[start:end]
+        for batch in file.iter_batches(batch_rows, groups, columns=list(dict.fromkeys(layout.columns.values()))):
             columns = {field: batch.column(name) for field, name in layout.columns.items()}
             lines, faults = np.arange(first, first + len(batch)), pa.nulls(len(batch), pa.string())
             first += len(batch)

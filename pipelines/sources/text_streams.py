@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import pathlib
 import re
@@ -18,6 +19,7 @@ import pyarrow as pa
 from tfrecords.errors import InputError
 
 UTF8_BOM = codecs.BOM_UTF8
+HEAD_BYTES = 512  # of a text, which tell what it is
 _BUFFER_BYTES = 1 << 20
 _COMPRESSIONS = {
     "gzip": rb"\x1f\x8b",
@@ -109,7 +111,7 @@ class TextStream(io.BufferedReader):
         raw = io.BufferedReader(file, _BUFFER_BYTES)
         self.compression = _compression(raw.peek(16), path)
         text = io.BufferedReader(_decompressed(raw, self.compression), _BUFFER_BYTES)
-        head = text.peek(512)
+        head = text.peek(HEAD_BYTES)
         if self.compression:
             _check_text(head, path)
         self.encoding = next((name for name, marks in _ENCODINGS.items() if head.startswith(marks)), "utf-8")
@@ -137,6 +139,13 @@ def naming_damage(path: pathlib.Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # a disk error; a decompressor's has no number
             raise
         raise InputError(f"{path} must be whole. Received: {error}. Fix: copy or download it again") from None
+
+
+def is_plain_utf8(head: bytes) -> bool:
+    """Whether `TextStream` would read a file with these first `HEAD_BYTES` as it is."""
+    marks = (UTF8_BOM, *itertools.chain.from_iterable(_ENCODINGS.values()))
+    is_other = any(head[offset:].startswith(mark) for offset, mark, _ in _NO_TEXT.values())
+    return not (head.startswith(marks) or is_other or any(re.match(mark, head) for mark in _COMPRESSIONS.values()))
 
 
 def _compression(head: bytes, path: pathlib.Path) -> str:

@@ -9,12 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from bert4rec_tf.config import Config
 from pipelines.build import build_records
 from pipelines.engines.base import ShardSequences
+from pipelines.progress import Progress
+from pipelines.sources import log_file
+from pipelines.sources.file_pieces import pieces_of
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
+from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
 
 pyspark = pytest.importorskip(
@@ -82,6 +87,20 @@ def test_the_engines_write_the_same_bytes(logs: pathlib.Path, tmp_path: pathlib.
     assert by_duckdb == by_spark
 
 
+def test_one_file_is_read_in_several_tasks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "PIECE_BYTES", 10_000)
+    draw = random.Random(4)
+    rows = [f'{draw.randrange(90)}"\ti{draw.randrange(40)}\t{draw.randrange(60)}\n' for _ in range(5000)]
+    rows[::300] = ["\n", "no event\n"] * 8 + ["\n"]
+    (tmp_path / "log.tsv").write_text("user_id\titem_id\ttimestamp\n" + "".join(rows))
+    source = LogSource([str(tmp_path / "log.tsv")])
+    assert len(pieces_of(source, 0, rated=False)) > 4
+    config = Config.from_dict({"data": {"max_bad_fraction": 0.05, "tie_order": "input", "duplicates": "last"}})
+    by_duckdb, by_spark = build_both(source, config, tmp_path)
+    assert "data/bad_rows.jsonl" in by_duckdb
+    assert by_duckdb == by_spark
+
+
 def test_a_log_of_few_users_leaves_shards_empty(tmp_path: pathlib.Path) -> None:
     source = MarkovLog(num_users=3, num_items=40, num_themes=4, min_events=5, max_events=12)
     by_duckdb, by_spark = build_both(source, Config(), tmp_path)
@@ -89,21 +108,42 @@ def test_a_log_of_few_users_leaves_shards_empty(tmp_path: pathlib.Path) -> None:
     assert by_duckdb == by_spark
 
 
+@pytest.mark.parametrize("max_files", [4096, 3])
+def test_shards_are_spread_evenly_over_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, max_files: int
+) -> None:
+    from pipelines.engines import spark_engine
+
+    monkeypatch.setattr(spark_engine, "_MAX_FILES", max_files)
+    source = MarkovLog(num_users=400, num_items=40, num_themes=4, min_events=5, max_events=12)
+    progress, config = Progress(shown=False), RecordsConfig()
+    with engine(tmp_path / "spill") as opened:
+        opened.load(source, "s", config, tmp_path / "bad", progress)
+        opened.prepare(config, 40, progress)
+        shards = [set(parquet.read_table(file, columns=["shard"])[0].to_pylist()) for file in opened._shard_files]
+        users = list(opened.map_shards(lambda shard: len(shard.user_ids)))
+    files = min(40, max_files)
+    assert sorted(map(sorted, shards)) == sorted([*range(first, 40, files)] for first in range(files))
+    assert (len(users), sum(users)) == (40, 400)
+
+
 def use_in_tasks(monkeypatch: pytest.MonkeyPatch, around: Callable[[Any, Any], Any]) -> None:
     """Makes Spark's tasks call `around(function, shard)` instead of `function(shard)`."""
     from pipelines.engines.spark_engine import SparkEngine
 
-    map_shards = SparkEngine.map_shards
+    def changed(original: Any) -> Any:
+        def call_around(self: SparkEngine, function: Any) -> Any:
+            def call(shard: ShardSequences) -> Any:
+                from pyspark import TaskContext
 
-    def changed(self: SparkEngine, function: Any) -> Any:
-        def call(shard: ShardSequences) -> Any:
-            from pyspark import TaskContext
+                return around(function, shard) if TaskContext.get() else function(shard)
 
-            return around(function, shard) if TaskContext.get() else function(shard)
+            return original(self, call)
 
-        return map_shards(self, call)
+        return call_around
 
-    monkeypatch.setattr(SparkEngine, "map_shards", changed)
+    for name in ("map_shards", "sum_shards"):
+        monkeypatch.setattr(SparkEngine, name, changed(getattr(SparkEngine, name)))
 
 
 def test_tasks_that_fail_and_run_again_change_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,4 +184,28 @@ def test_mistakes_are_named_and_leave_nothing(tmp_path: pathlib.Path, monkeypatc
     use_in_tasks(monkeypatch, fail)
     with pytest.raises(InputError, match=r"No space left on device: '/data/train/00001'$"):
         build_records(MarkovLog(num_users=40), {}, Config(), str(output_dir), engine)
+    assert list(output_dir.parent.iterdir()) == []
+
+
+def test_the_duckdb_of_a_task_has_its_share_of_the_executor(tmp_path: pathlib.Path) -> None:
+    from pipelines.engines.spark_engine import _Share
+
+    shares = {
+        _Share(None, 1, 512, 1): (1, "512.0 MiB"),
+        _Share(None, 2, 1024, 4): (2, "512.0 MiB"),
+        _Share("300MiB", 1, 512, 1): (1, "300.0 MiB"),
+    }
+    for share, limits in shares.items():
+        with share.connect(tmp_path) as connection:
+            settings = connection.execute("SELECT current_setting('threads'), current_setting('memory_limit')")
+            assert settings.fetchall() == [limits]
+
+
+def test_too_little_memory_is_named(tmp_path: pathlib.Path) -> None:
+    from pipelines.engines.spark_engine import SparkEngine
+
+    log, output_dir = tmp_path / "log.csv", tmp_path / "parent" / "data"
+    log.write_text("user_id,item_id,timestamp\n" + "ann,book,5\n" * 9)
+    with pytest.raises(InputError, match=r"--memory_limit must be large enough for the engine\. Received: 20MB"):
+        build_records(LogSource([str(log)]), {}, Config(), str(output_dir), lambda spill: SparkEngine(spill, 2, "20MB"))
     assert list(output_dir.parent.iterdir()) == []
