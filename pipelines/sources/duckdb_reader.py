@@ -76,8 +76,10 @@ def rows_sql(layout: Layout) -> str:
 def row_count_matches(layout: Layout, rows: int) -> bool:
     """Whether a file has exactly `rows` rows: DuckDB silently skips some malformed ones."""
     file = layout.file
-    if layout.format in DELIMITERS and file.delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
-        return False  # DuckDB accepts a row that ends in an extra delimiter
+    if layout.format in DELIMITERS:
+        delimiters = file.delimiters - (file.quoted_delimiters if layout.dialect.quoted and file.even_quotes else 0)
+        if delimiters != (rows + layout.has_header) * (len(layout.header) - 1):
+            return False  # DuckDB accepts a row that ends in an extra delimiter
     return rows + layout.has_header == file.lines or rows + layout.has_header == file.lines - count_blank_lines(file)
 
 

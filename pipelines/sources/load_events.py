@@ -18,6 +18,7 @@ from pipelines.sources.duckdb_reader import is_safe_for_duckdb, row_count_matche
 from pipelines.sources.file_pieces import Piece, cut_out
 from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
+from pipelines.sources.text_blocks import blocks_of
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.interruption import raise_if_stopped
@@ -165,7 +166,9 @@ def load_file(
             loaded = _insert_whole(connection, layout, rules)
             if loaded is not None:
                 return loaded
-        return load_batches(connection, _text_batches(layout), rules, on_batch)
+        if layout.file.encoding != "utf-8":  # what is no valid text is named with the file's own encoding
+            return load_batches(connection, _text_batches(layout), rules, on_batch)
+        return _load_blocks(connection, layout, rules, on_batch)
     finally:
         file.check_unchanged()  # also after a failure, which a change may explain
 
@@ -295,6 +298,26 @@ def _insert_whole(connection: duckdb.DuckDBPyConnection, layout: Layout, rules: 
     connection.rollback()
     raise_if_stopped()
     return None
+
+
+def _load_blocks(
+    connection: duckdb.DuckDBPyConnection, layout: Layout, rules: RowRules, on_batch: Callable[[int], object]
+) -> LoadCounts:
+    """Reads a text file block by block: with DuckDB where that is safe, otherwise line by line."""
+    loaded, first_row = LoadCounts(), rules.first_row
+    for block in blocks_of(layout, rules.bad_rows.with_name("block")):
+        lines_before = rules.lines_before + block.lines_before
+        of_block = dataclasses.replace(rules, first_row=first_row, lines_before=lines_before)
+        whole = _insert_whole(connection, block.layout, of_block) if is_safe_for_duckdb(block.layout) else None
+        if whole is None:
+            rows_before = loaded.rows_read
+            batches = _text_batches(block.layout)
+            whole = load_batches(connection, batches, of_block, lambda rows: on_batch(rows_before + rows))  # noqa: B023
+        loaded += whole
+        # DuckDB counts blank lines as rows; and a line may hold several rows.
+        first_row += max(whole.rows_read, block.layout.file.lines)
+        on_batch(loaded.rows_read)
+    return loaded
 
 
 def _keep_low_rated(connection: duckdb.DuckDBPyConnection, checked: str, rules: RowRules) -> int:

@@ -38,6 +38,7 @@ class LogFile:
         plain: whether its text has no NUL or \x01 and no line end but \n and \r\n: all readers then agree on its lines.
         quotes: number of quotes.
         delimiters: number of the format's delimiters.
+        quoted_delimiters: number of those between quotes; only if `even_quotes`.
         field_quotes: number of quotes at the start or the end of a field; those at both count twice.
         even_quotes: whether each line has an even number of quotes: then no quoted field holds a line end.
         cuts: where the file may be cut into pieces of about `PIECE_BYTES`: the offset of a line of text, and the number
@@ -57,6 +58,7 @@ class LogFile:
     plain: bool
     quotes: int
     delimiters: int
+    quoted_delimiters: int
     field_quotes: int
     even_quotes: bool
     cuts: tuple[tuple[int, int], ...]
@@ -91,8 +93,8 @@ class LogFile:
             raise _changed(path)
         return cls(
             path, name, reader.bytes, reader.sha256.hexdigest(), content_sha256.hexdigest(), stream.compression,
-            stream.encoding, text.blank, text.lines, text.plain, text.quotes, text.delimiters, text.field_quotes,
-            text.even_quotes, tuple(cuts.found), stamp,
+            stream.encoding, text.blank, text.lines, text.plain, text.quotes, text.delimiters,
+            text.quoted_delimiters, text.field_quotes, text.even_quotes, tuple(cuts.found), stamp,
         )  # fmt: skip
 
     @classmethod
@@ -104,7 +106,7 @@ class LogFile:
             rows, cuts = metadata.num_rows, _parquet_cuts(metadata)
         sha256 = _sha256(path, stamp)
         return cls(
-            path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, True, tuple(cuts), stamp
+            path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, 0, True, tuple(cuts), stamp
         )
 
     def check_unchanged(self) -> None:
@@ -123,7 +125,7 @@ class _Text:
     """Counts the lines, quotes and delimiters of a text, piece by piece."""
 
     def __init__(self, delimiter: bytes):
-        self.lines = self.quotes = self.delimiters = self.field_quotes = 0
+        self.lines = self.quotes = self.delimiters = self.quoted_delimiters = self.field_quotes = 0
         self.plain = self.blank = self.even_quotes = True
         self._delimiter, self._last = delimiter, b"\n"  # as if a line had ended before the first
 
@@ -148,6 +150,9 @@ class _Text:
             quotes, line_ends = (np.flatnonzero(characters == ord(each)) for each in '"\n')
             before = self.quotes + np.searchsorted(quotes, line_ends)
             self.even_quotes = not np.any(before % 2)
+            if len(self._delimiter) == 1:
+                delimiters = np.flatnonzero(characters == ord(self._delimiter))
+                self.quoted_delimiters += int(np.sum((self.quotes + np.searchsorted(quotes, delimiters)) % 2))
         self.quotes += piece.count(b'"')
 
     def end(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pathlib
+import tempfile
 from decimal import Decimal
 
 import duckdb
@@ -34,9 +35,9 @@ def load(
     source: LogSource | pa.Table, min_rating: float | None = None, bad_rows: pathlib.Path | None = None
 ) -> tuple[list[Event], LoadCounts]:
     """The events in order. Without a `bad_rows` file, a bad row raises an error."""
-    with duckdb.connect() as connection:
+    with duckdb.connect() as connection, tempfile.TemporaryDirectory() as directory:
         create_events(connection)
-        aside = bad_rows or pathlib.Path(os.devnull)
+        aside = bad_rows or pathlib.Path(directory) / "bad_rows.jsonl"
         if isinstance(source, pa.Table):
             loaded = load_batches(connection, [source], RowRules("rows", aside, min_rating, unit="none"))
         else:

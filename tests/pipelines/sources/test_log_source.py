@@ -47,13 +47,15 @@ def load(
 ) -> list[Event]:
     """The events in log order, read by DuckDB if the files are safe for it, else line by line."""
     slow = mock.patch.object(load_events, "_insert_whole", return_value=None)
-    with duckdb.connect() as connection, slow if line_by_line else contextlib.nullcontext():
+    with (
+        duckdb.connect() as connection,
+        tempfile.TemporaryDirectory() as directory,
+        slow if line_by_line else contextlib.nullcontext(),
+    ):
         create_events(connection)
-        loaded = LoadCounts()
+        loaded, aside = LoadCounts(), bad_rows or pathlib.Path(directory) / "bad_rows.jsonl"
         for number in range(len(source.files)):
-            loaded += load_events.load_file(
-                connection, source, number, DataConfig(**data), bad_rows or pathlib.Path("/dev/null")
-            )
+            loaded += load_events.load_file(connection, source, number, DataConfig(**data), aside)
         loaded.check("the log", max_bad)
         return connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
 
