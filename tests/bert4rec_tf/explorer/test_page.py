@@ -213,6 +213,7 @@ def test_a_model_that_fails_is_named_and_the_page_stays() -> None:
         page = get(address, h="i0", status=502).text
         assert "The model gave no answer: UNAVAILABLE: &lt;no&gt; route" in page
         assert "Alien (1979)" in page
+        assert "without attention" not in page
         model.fails = ""
         assert recommended(show(address, State(("i0",))))
 
