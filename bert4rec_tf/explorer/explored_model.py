@@ -3,6 +3,7 @@
 import abc
 import functools
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ import tensorflow as tf
 from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from bert4rec_tf.serving.nearest_items import VECTORS_FILE, NearestItems, read_item_vectors
+from bert4rec_tf.serving.nearest_items import NearestItems, read_item_vectors
 from bert4rec_tf.serving.recommender import DEFAULT_MAX_K
 from bert4rec_tf.serving.served_model import ServedModel
+from bert4rec_tf.serving.versions import list_versions
 from tfrecords.errors import InputError
 from tfrecords.vocabulary import Vocabulary
 
@@ -162,7 +164,7 @@ class RemoteModel(ExploredModel):
         server: host:port.
         model: its name at the server.
         which: label or number of the version; "": the newest one.
-        export_dir: where the versions lie, to read items and vectors from; None: they are unknown.
+        export_dir: where the versions lie, or one of them, to read items and vectors from; None: they are unknown.
 
     Raises:
         InputError: the server does not answer, or has no such model or version.
@@ -183,17 +185,34 @@ class RemoteModel(ExploredModel):
                 f"{error}. Fix: correct --server=host:port (gRPC), --model or the version, or start the server"
             ) from None
         if export_dir is not None:
-            version = pathlib.Path(export_dir) / self._version
-            if version.is_dir():  # otherwise the vectors of another model would be shown
-                self.vocabulary = Vocabulary.load(version / "assets.extra")
-                self.nearest_items = (
-                    NearestItems(read_item_vectors(version)) if (version / VECTORS_FILE).is_file() else None
-                )
+            self._read_items(pathlib.Path(export_dir))
 
     @property
     def version(self) -> str:
         """The version that gave the last answer."""
         return self._version
+
+    def _read_items(self, root: pathlib.Path) -> None:
+        """Reads titles, popularity and vectors of the version that answers; without it, those of the newest one."""
+        versions = {path.name: path for path in (list_versions(root) if root.is_dir() else [])}
+        if (root / "saved_model.pb").is_file():
+            versions = {root.resolve().name: root}
+        if not versions:
+            raise InputError(
+                f"--export_dir must hold versions that export.py wrote. Received: {root}. "
+                "Fix: correct the path, or leave it out and add items by their id"
+            )
+        if self._version in versions:
+            version = versions[self._version]
+            self.nearest_items = NearestItems(read_item_vectors(version))
+        else:
+            version = list(versions.values())[-1]
+            print(
+                f"warning: {root} does not hold version {self._version}, which answers: titles and popularity are "
+                f"those of {version.name}, and nearest items are left out",
+                file=sys.stderr,
+            )
+        self.vocabulary = Vocabulary.load(version / "assets.extra")
 
     def _call(self, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         message = PredictRequest()

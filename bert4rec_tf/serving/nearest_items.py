@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pyarrow.parquet as pq
 
-VECTORS_FILE = "assets.extra/item_vectors.parquet"
+_VECTORS_FILE = "assets.extra/item_vectors.parquet"
 
 
 class NearestItems:
@@ -35,4 +35,4 @@ class NearestItems:
 
 def read_item_vectors(version: pathlib.Path) -> np.ndarray:
     """The items' vectors of an exported version, float32 [items, D], in the order of its vocabulary."""
-    return np.stack(pq.read_table(version / VECTORS_FILE)["vector"].to_numpy(zero_copy_only=False))
+    return np.stack(pq.read_table(version / _VECTORS_FILE)["vector"].to_numpy(zero_copy_only=False))

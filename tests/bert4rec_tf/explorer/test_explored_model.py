@@ -1,6 +1,7 @@
 """The models of the explorer: a version, a model directory, and a server, which give the same answers."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -110,13 +111,23 @@ def test_a_model_with_times_and_categories_gets_unknown_times_and_no_filters(mon
 
 
 @pytest.mark.slow
-def test_a_server_answers_as_the_model(export_dir: pathlib.Path, model: Bert4Rec) -> None:
+def test_a_server_answers_as_the_model(
+    export_dir: pathlib.Path, model: Bert4Rec, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
     server = ServingDouble(export_dir, "shop")
     try:
         remote = RemoteModel(server.grpc_address, "shop", "", str(export_dir))
         assert remote.version == "1"
         check_answers(remote, model)
         assert len(similar_items(remote, "a2", 5)) == 5
+        assert capsys.readouterr().err == ""
+        shutil.copytree(export_dir / "1", tmp_path / "shop/2")
+        other = RemoteModel(server.grpc_address, "shop", "", str(tmp_path / "shop"))
+        assert "does not hold version 1, which answers" in capsys.readouterr().err
+        assert (other.vocabulary is None, other.nearest_items) == (False, None)
+        assert similar_items(other, "a2", 5) == []
+        with pytest.raises(InputError, match="--export_dir must hold versions"):
+            RemoteModel(server.grpc_address, "shop", "", str(tmp_path))
         alone = Source(server=server.grpc_address, model="shop", compare_with="1").open()
         assert len(alone.catalogue) == 0
         assert page_values(alone, State(("a1", "a2")))["models"][1]["shared"] == 10
