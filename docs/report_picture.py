@@ -12,11 +12,11 @@ import sys
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _WIDTH, _HEIGHT = 1200, 880  # pixels: the result and the learning curves; no item titles
-_MAX_BYTES = 200_000
+_MAX_BYTES = 250_000
 
 
-def take_picture(report: pathlib.Path, picture: pathlib.Path) -> None:
-    """Writes the top of a report as PNG. Exits with a message if there is no browser or the picture is too large."""
+def take_picture(address: str, picture: pathlib.Path) -> None:
+    """Writes the top of a page as PNG. Exits with a message if there is no browser or the picture is too large."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
         sys.exit(f"error: A browser is needed. Received: none of {', '.join(_BROWSERS)}. Fix: install Chromium")
@@ -28,11 +28,10 @@ def take_picture(report: pathlib.Path, picture: pathlib.Path) -> None:
         "--hide-scrollbars",
         f"--window-size={_WIDTH},{_HEIGHT}",
     ]
-    address = report.resolve(strict=True).as_uri()
     subprocess.run([browser, *flags, f"--screenshot={picture.resolve()}", address], capture_output=True, check=True)
     if (written := picture.stat().st_size) > _MAX_BYTES:
         sys.exit(f"error: The picture must have at most {_MAX_BYTES:,} bytes. Received: {written:,}")
 
 
 if __name__ == "__main__":
-    take_picture(*map(pathlib.Path, sys.argv[1:3]))
+    take_picture(pathlib.Path(sys.argv[1]).resolve(strict=True).as_uri(), pathlib.Path(sys.argv[2]))

@@ -10,7 +10,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("bert4rec_tf", "pipelines", "tfrecords")
-SCRIPTS = {"train", "evaluate", "export", "recommend", "search", "pipelines.make_tfrecords", "deploy", "deploy.client"}
+SCRIPTS = {
+    "train", "evaluate", "export", "recommend", "search", "explore", "pipelines.make_tfrecords", "deploy",
+    "deploy.client",
+}  # fmt: skip
 COMMANDS = "bert4rec_tf.commands"  # scripts too, which only the scripts of the same names import
 SHARED_BY_COMMANDS = {f"{COMMANDS}.{name}" for name in ("entry_point", "log_flags")}
 # The longest name that matches a module decides what of ours it may import.
@@ -39,6 +42,10 @@ MAY_IMPORT = {
     "bert4rec_tf.model_dir": (_MODEL, _CONFIG, *_MODEL_DIR, _GROUND),
     "bert4rec_tf.search": (
         "bert4rec_tf.search.", "bert4rec_tf.report.charts", "bert4rec_tf.report.markup", _CONFIG, *_MODEL_DIR, _GROUND,
+    ),
+    "bert4rec_tf.explorer": (
+        "bert4rec_tf.explorer.", "bert4rec_tf.serving.", "bert4rec_tf.report.markup",
+        "bert4rec_tf.report.number_format", _INPUTS, _GROUND,
     ),
     "bert4rec_tf.scoring": (
         "bert4rec_tf.scoring.", "bert4rec_tf.serving.", "pipelines.engines.base", "pipelines.progress",

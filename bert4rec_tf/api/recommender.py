@@ -253,15 +253,10 @@ class Recommender:
             raise InputError(f"`item_ids` must be items of the model. Received: {unknown[0]!r}")
         if k < 1:
             raise InputError(f"`k` must be at least 1. Received: {k}")
-        unit = self._model.item_vectors / np.maximum(
-            np.linalg.norm(self._model.item_vectors, axis=1, keepdims=True), 1e-12
-        )
         names, found = np.array(self._model.vocabulary.item_ids, object), []
         for index in ids:
-            cosines = unit @ unit[index]
-            cosines[index] = -np.inf
-            best = np.argsort(-cosines, kind="stable")[: min(k, len(names) - 1)]
-            found.append((names[best], cosines[best]))
+            best, cosines = self._model.nearest_items.search(int(index), k)
+            found.append((names[best], cosines))
         return self._recommendations(found)
 
     def recommend_log(

@@ -248,6 +248,34 @@ class Bert4Rec(tf.keras.Model):
         )
         return tf.cast(self.head.project(hidden), tf.float32)
 
+    def attend_to_history(
+        self, histories: tf.Tensor, times: tf.Tensor | None = None, request_times: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """How much the slot that predicts the next item attends to each item of its history.
+
+        Args:
+            histories: as for `encode_next_item`, like the other arguments.
+            times: of the events.
+            request_times: for which the next item is predicted.
+
+        Returns:
+            float32 [B, layers, h, L], the weights after the softmax, in the columns of `histories`; 0 for padding, for
+            special ids and for items before the last N - 1. What is missing to a sum of 1 is the weight of [MASK].
+
+        >>> trained.model.attend_to_history(tf.constant([[0, 3, 5, 6]])).shape
+        TensorShape([1, 1, 2, 4])
+        """
+        inputs = self._next_item_inputs(histories, times, request_times)
+        names = ("item_ids", "valid_mask", "masked_positions", "times")
+        weights = self.attention_weights(*map(inputs.get, names))
+        known = histories >= NUM_SPECIAL_IDS
+        slots_before_window = tf.maximum(tf.reduce_sum(tf.cast(known, tf.int32), axis=1) - self.max_seq_length + 1, 0)
+        slots = tf.cumsum(tf.cast(known, tf.int32), axis=1) - 1 - slots_before_window[:, None]
+        by_slot = tf.transpose(tf.stack([layer[:, :, 0] for layer in weights], axis=1), [0, 3, 1, 2])  # [B, slots, ..]
+        in_columns = tf.gather(by_slot, tf.maximum(slots, 0), batch_dims=1)
+        in_columns = tf.where((known & (slots >= 0))[:, :, None, None], in_columns, 0.0)
+        return tf.transpose(in_columns, [0, 2, 3, 1])
+
     def _next_item_inputs(
         self, histories: tf.Tensor, times: tf.Tensor | None, request_times: tf.Tensor | None
     ) -> Batch:

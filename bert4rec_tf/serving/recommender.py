@@ -57,7 +57,7 @@ class Recommender(tf.Module):
     Empty entries at the end of an answer hold "" and `MISSING_SCORE`, -3.4e38; every score is finite.
 
     A model with times also takes `timestamps`, int64 of the shape of `item_ids`, and `request_time`, int64 [B] or [1],
-    in seconds since 1970 and negative if unknown, in `recommend`, `rank`, `encode` and `examples`. A request without
+    in seconds since 1970 and negative if unknown, in all signatures but `serving_default`. A request without
     them is answered as one whose times are all unknown, as `serving_default` always is.
 
     Args:
@@ -88,13 +88,14 @@ class Recommender(tf.Module):
             tf.TensorSpec([None, None], tf.int64),
             tf.TensorSpec([None], tf.int64),
         ]
-        self._encode_next_item = tf.function(
-            model.encode_next_item, input_signature=specs if self.takes_times else specs[:1]
-        )
+        specs = specs if self.takes_times else specs[:1]
+        self._encode_next_item = tf.function(model.encode_next_item, input_signature=specs)
+        self._attend_to_history = tf.function(model.attend_to_history, input_signature=specs)
         config, slots = model.config, model.max_seq_length
         floats_per_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
         self._encoder_floats = slots * (floats_per_slot + 2 * config.num_heads * slots)
         self._hidden_size = config.hidden_size
+        self._attention_shape = [None, config.num_layers, config.num_heads, None]
         self.top_k, self.max_k = top_k, max_k or max(top_k, DEFAULT_MAX_K)
         self._num_items = len(vocabulary.item_ids)
         raw_ids = [""] * NUM_SPECIAL_IDS + list(vocabulary.item_ids)
@@ -131,6 +132,7 @@ class Recommender(tf.Module):
             "rank": _signature(self.rank, [*histories, candidates, *times]),
             "examples": _signature(self._examples, [_Input(tf.TensorSpec([None], tf.string, "examples"))]),
             "encode": _signature(self.encode, [*histories, *times]),
+            "attention": _signature(self.attention, [*histories, *times]),
         }
 
     def _serving_default(self, item_ids: tf.Tensor) -> Answer:
@@ -269,6 +271,30 @@ class Recommender(tf.Module):
         (vectors,) = compute_in_blocks(encode_rows, rows, floats, (tf.TensorSpec([None, size], tf.float32),))
         return {"vectors": tf.ensure_shape(vectors, [None, size])}
 
+    def attention(
+        self, item_ids: tf.Tensor, timestamps: tf.Tensor | None = None, request_time: tf.Tensor | None = None
+    ) -> Answer:
+        """How much the answer attends to each item of the history.
+
+        Args:
+            item_ids: string [B, L].
+            timestamps: see `recommend`.
+            request_time: see `recommend`.
+
+        Returns:
+            weights: float32 [B, layers, h, L], of the slot that predicts; 0 for padding, for unknown items and for
+                items before the context. What is missing to a sum of 1 is the weight of [MASK].
+        """
+        requests = self._requests(item_ids, timestamps, request_time)
+
+        def attend_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
+            return (self._attend_to_history(*_model_inputs(requests, first, last)),)
+
+        rows, floats = tf.shape(item_ids)[0], self._floats_per_row(requests.item_ids)
+        specs = (tf.TensorSpec(self._attention_shape, tf.float32),)
+        (weights,) = compute_in_blocks(attend_rows, rows, floats, specs)
+        return {"weights": tf.ensure_shape(weights, self._attention_shape)}
+
     def _requests(
         self, item_ids: Ids, timestamps: Ids | None = None, request_time: tf.Tensor | None = None
     ) -> _Requests:
@@ -288,19 +314,8 @@ class Recommender(tf.Module):
 
     def _encode_rows(self, requests: _Requests, first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The histories of rows `first` to `last - 1`, int32 [last - first, L], and their queries, float32 [.., D]."""
-        block = _select_rows(requests.item_ids, first, last)
-        if requests.timestamps is None or requests.request_time is None:
-            return block, self._encode_next_item(block)
-        times, unknown = requests.timestamps, tf.constant(UNKNOWN_TIME, tf.int64)
-        if isinstance(times, tf.RaggedTensor):
-            times = times[first:last].to_tensor(unknown)
-            missing = tf.shape(block)[1] - tf.shape(times)[1]  # columns, where the longest history has no times
-            times = tf.pad(times, [[0, 0], [0, missing]], constant_values=unknown)
-        else:
-            times = tf.cond(
-                tf.shape(times)[1] == 0, lambda: tf.fill(tf.shape(block), unknown), lambda: times[first:last]
-            )
-        return block, self._encode_next_item(block, times, requests.request_time[first:last])
+        inputs = _model_inputs(requests, first, last)
+        return inputs[0], self._encode_next_item(*inputs)
 
     def _with_fixed_k(self, requests: _Requests, excluded: Ids | None, allowed: Ids | None) -> Answer:
         """`recommend` with the export's K, without seen items; takes integer ids."""
@@ -407,6 +422,21 @@ class Recommender(tf.Module):
         # A dense history is not counted, since the request itself takes more memory for it.
         counted = [ids for ids in lists[1:] if ids is not None] + [ids for ids in lists[:1] if _is_ragged(ids)]
         return self._encoder_floats + sum(_FLOATS_PER_ID * tf.cast(_width(ids), tf.int64) for ids in counted)
+
+
+def _model_inputs(requests: _Requests, first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """What the model takes for rows `first` to `last - 1`: the histories, and their times if it takes any."""
+    block = _select_rows(requests.item_ids, first, last)
+    if requests.timestamps is None or requests.request_time is None:
+        return (block,)
+    times, unknown = requests.timestamps, tf.constant(UNKNOWN_TIME, tf.int64)
+    if isinstance(times, tf.RaggedTensor):
+        times = times[first:last].to_tensor(unknown)
+        missing = tf.shape(block)[1] - tf.shape(times)[1]  # columns, where the longest history has no times
+        times = tf.pad(times, [[0, 0], [0, missing]], constant_values=unknown)
+    else:
+        times = tf.cond(tf.shape(times)[1] == 0, lambda: tf.fill(tf.shape(block), unknown), lambda: times[first:last])
+    return block, times, requests.request_time[first:last]
 
 
 def _optional_strings(name: str) -> _Input:

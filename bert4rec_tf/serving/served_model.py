@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import tensorflow as tf
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.model_dir import CONFIG_FILE, load_model
+from bert4rec_tf.serving.nearest_items import NearestItems, read_item_vectors
 from bert4rec_tf.serving.recommender import DEFAULT_MAX_K, Recommender
 from bert4rec_tf.serving.versions import list_versions
 from tfrecords.config import DataConfig
@@ -22,7 +22,6 @@ from tfrecords.errors import InputError, check_local
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 _EXTRA = "assets.extra"
-_VECTORS_FILE = f"{_EXTRA}/item_vectors.parquet"
 _METADATA_FILE = f"{_EXTRA}/metadata.json"
 
 
@@ -58,6 +57,11 @@ class ServedModel:
     def item_vectors(self) -> np.ndarray:
         """float32 [items, D], in the order of the vocabulary."""
         return self.read_item_vectors()
+
+    @functools.cached_property
+    def nearest_items(self) -> NearestItems:
+        """Searches the items' vectors."""
+        return NearestItems(self.item_vectors)
 
     @classmethod
     def load(cls, directory: str | pathlib.Path) -> "ServedModel":
@@ -118,10 +122,6 @@ class ServedModel:
             categorical=tuple(metadata.get("categorical_features", [])),
             takes_times=metadata.get("takes_times", False),
             data=Config.from_dict(metadata["config"], str(file)).data if "config" in metadata else None,
-            read_item_vectors=lambda: _read_vectors(version / _VECTORS_FILE),
+            read_item_vectors=lambda: read_item_vectors(version),
             kept_alive=loaded,
         )
-
-
-def _read_vectors(file: pathlib.Path) -> np.ndarray:
-    return np.stack(pq.read_table(file)["vector"].to_numpy(zero_copy_only=False))

@@ -51,6 +51,7 @@ def warm_up_requests(
         yield "rank", {"item_ids": rows, "candidate_item_ids": least_popular, **times}
         yield "examples", {"examples": tf.constant([example(row) for row in histories])}
         yield "encode", {"item_ids": rows, **times}
+        yield "attention", {"item_ids": rows, **times}
 
 
 def example(item_ids: list[str]) -> bytes:

@@ -190,7 +190,9 @@ def test_metadata_and_status(server: ServingDouble | Started) -> None:
         metadata = PredictionServiceStub(channel).GetModelMetadata(request, timeout=30)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         metadata.metadata["signature_def"].Unpack(signatures)
-        assert {"serving_default", "recommend", "rank", "examples", "encode"} <= set(signatures.signature_def)
+        assert {"serving_default", "recommend", "rank", "examples", "encode", "attention"} <= set(
+            signatures.signature_def
+        )
         status = get_model_status_pb2.GetModelStatusRequest()
         status.model_spec.name = "shop"
         found = ModelServiceStub(channel).GetModelStatus(status, timeout=30)

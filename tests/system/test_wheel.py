@@ -5,17 +5,19 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import zipfile
 
 import pytest
+import requests
 
 import bert4rec_tf
 from tests.support.command_line import ROOT
 
-NAMES = ("evaluate", "export", "make-tfrecords", "recommend", "search", "train")
+NAMES = ("evaluate", "explore", "export", "make-tfrecords", "recommend", "search", "train")
 COMMANDS = [f"bert4rec-{name}" for name in NAMES]
 NOT_IN_A_RELEASE = (".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "dist", "build",
                     "demo_output", "data", "models", "exports", "site")  # fmt: skip
@@ -53,6 +55,18 @@ def run(installed: pathlib.Path, directory: pathlib.Path, *command: str, code: i
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
+
+
+def explored_page(installed: pathlib.Path, directory: pathlib.Path, *command: str) -> str:
+    """Starts the explorer on a free port, fetches its page and its style, and ends it."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    with subprocess.Popen([*command, "--port=0"], cwd=directory, env=environment, stdout=subprocess.PIPE) as process:
+        address = process.stdout.readline().decode().split()[0] if process.stdout else ""
+        page = requests.get(address, timeout=60)
+        assert requests.get(f"{address}style.css", timeout=60).status_code == page.status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    return page.text
 
 
 @pytest.mark.slow
@@ -94,7 +108,9 @@ def test_the_commands_work_outside_the_checkout(installed: pathlib.Path, tmp_pat
     assert sorted(path.name for path in (installed / "bin").iterdir() if path.name.startswith("bert4rec")) == COMMANDS
     where = run(installed, tmp_path, sys.executable, "-c", "import bert4rec_tf; print(bert4rec_tf.__file__)")
     assert where.strip() == str(installed / "bert4rec_tf/__init__.py")
-    evaluate, export, make_tfrecords, recommend, search, train = (str(installed / "bin" / name) for name in COMMANDS)
+    evaluate, explore, export, make_tfrecords, recommend, search, train = (
+        str(installed / "bin" / name) for name in COMMANDS
+    )
     log = "--dataset=synthetic:num_users=200,num_items=60,num_themes=6,min_events=5,max_events=20"
     built = run(installed, tmp_path, make_tfrecords, log, "--config=demo", "--output_dir=data", "--num_workers=2")
     assert "wrote data in " in built
@@ -114,6 +130,8 @@ def test_the_commands_work_outside_the_checkout(installed: pathlib.Path, tmp_pat
     )
     printed = run(installed, tmp_path, recommend, "--export_dir=exported", log, "--output=recommended")
     assert "200 users, 0 of them without a known item" in printed
+    if importlib.util.find_spec("uvicorn"):
+        assert "explorer" in explored_page(installed, tmp_path, explore, "--export_dir=exported", "--data_dir=data")
     if importlib.util.find_spec("optuna"):
         flags = [*short, "--trials=1", "--set=training.num_passes=null"]
         (tmp_path / "space.json").write_text('{"model.dropout": {"low": 0.1, "high": 0.2}}')

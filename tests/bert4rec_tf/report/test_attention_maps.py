@@ -21,7 +21,7 @@ from tests.support.small_models import (
     paper_weights,
     random_model,
 )
-from tfrecords.vocabulary import MASK_ID, PAD_ID, UNK_ID
+from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID, UNK_ID
 
 # The model's windows have at most 8 slots: of the second history the newest 7 items count, of the third the known ones.
 HISTORIES = [
@@ -65,6 +65,29 @@ def test_weights_equal_the_papers(config: ModelConfig) -> None:
             np.testing.assert_allclose(weights[row, :, :, : len(window.item_ids)], block[:, positions[row]], atol=1e-5)
             assert not weights[row, :, :, len(window.item_ids) :].any(), "padding"
             np.testing.assert_allclose(weights[row].sum(axis=-1), 1, atol=1e-6)
+
+
+@CONFIGS
+def test_attention_to_a_history_is_in_its_columns(config: ModelConfig) -> None:
+    model = random_model(config)
+    rows = [np.pad(history.item_ids, (9 - len(history.item_ids), 0)) for history in HISTORIES]
+    times = [np.pad(history.times, (9 - len(history.times), 0), constant_values=-1) for history in HISTORIES]
+    found = model.attend_to_history(tf.constant(rows), tf.constant(times, tf.int64)).numpy()
+    assert found.shape == (3, config.num_layers, config.num_heads, 9)
+    for row, window in enumerate(WINDOWS):
+        seen = np.flatnonzero(np.array(rows[row]) >= NUM_SPECIAL_IDS)[-7:]
+        for layer, block in enumerate(expected_weights(model, window)):
+            np.testing.assert_allclose(found[row, layer][:, seen], block[:, -1, :-1], atol=1e-5)
+        assert not np.delete(found[row], seen, axis=-1).any(), "padding, unknown items and those before the context"
+
+
+def test_attention_of_a_model_of_next_items() -> None:
+    model = random_model(CAUSAL)
+    found = model.attend_to_history(tf.constant([[0, 5, 3, 9], [0, 0, 0, 0]])).numpy()
+    expected = expected_weights(model, History(np.array([5, 3, 9]), np.full(3, -1)), prefix=0)
+    for layer, block in enumerate(expected):
+        np.testing.assert_allclose(found[0, layer], np.pad(block[:, -1], ((0, 0), (1, 0))), atol=1e-5)
+    assert not found[1].any()
 
 
 @CONFIGS

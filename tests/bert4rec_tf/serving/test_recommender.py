@@ -198,6 +198,7 @@ def test_signatures_keep_their_contract(saved: pathlib.Path) -> None:
         ),
         "examples": ({"examples": ("string", [None])}, top_k_items),
         "encode": ({"item_ids": ids}, {"vectors": vectors}),
+        "attention": ({"item_ids": ids}, {"weights": ("float32", [None, 2, 2, None])}),
     }
 
     def described(specs: dict[str, tf.TensorSpec]) -> dict[str, tuple]:
@@ -305,6 +306,14 @@ def test_encoded_vectors_give_the_scores(served: Callable, score: Score, model: 
     np.testing.assert_allclose(scores, [score(history) for history in histories], atol=1e-4)
 
 
+def test_attention_is_in_the_columns_of_the_history(served: Callable, model: Bert4Rec) -> None:
+    histories = [["", "0", "unknown", "a", "A"], ["[MASK]", "", "", "", ""], ["A", "a", "0", "", "a"]]
+    weights = served("attention", item_ids=histories)["weights"]
+    ids = tf.constant([VOCABULARY.ids_of(row) for row in histories])
+    np.testing.assert_allclose(weights, model.attend_to_history(ids), atol=1e-5)
+    assert ((weights > 0).any(axis=(1, 2)) == [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1]]).all()
+
+
 @pytest.mark.slow
 def test_only_searches_over_all_items_use_the_index(model: Bert4Rec, monkeypatch: pytest.MonkeyPatch) -> None:
     index = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4)
@@ -317,6 +326,7 @@ def test_only_searches_over_all_items_use_the_index(model: Bert4Rec, monkeypatch
         "recommend": [histories, tf.constant([TOP_K]), tf.constant([True]), none, lists],
         "rank": [histories, lists],
         "encode": [histories],
+        "attention": [histories],
     }.items():
         for key, expected in exact[name](*inputs).items():
             np.testing.assert_array_equal(few[name](*inputs)[key], expected, err_msg=f"{name} {key}")
@@ -445,6 +455,7 @@ def test_blocks_of_rows_answer_as_all_rows_at_once(
         "rank": {"item_ids": histories, "candidate_item_ids": one},
         "examples": {"examples": [example(row) for row in features]},
         "encode": {"item_ids": histories},
+        "attention": {"item_ids": histories},
     }  # fmt: skip
     cells = InvertedFileIndex(item_scores(model, VOCABULARY), num_cells=4) if saved.name == "ivf" else None
     recommender = Recommender(model, VOCABULARY, TOP_K, cells)

@@ -121,7 +121,7 @@ def example(row: Row, asked: int) -> bytes:
 def test_a_request_without_times_is_one_with_unknown_times(served: Callable) -> None:
     ids = tf.constant([["a1", "a2", "a3"], ["a4", "", ""]])
     unknown = {"timestamps": tf.fill([2, 3], tf.constant(-1, tf.int64)), "request_time": tf.constant([-5], tf.int64)}
-    for signature in ("recommend", "encode"):
+    for signature in ("recommend", "encode", "attention"):
         for name, values in served(signature, item_ids=ids).items():
             np.testing.assert_array_equal(values, served(signature, item_ids=ids, **unknown)[name])
     default = served("serving_default", item_ids=ids)
@@ -154,6 +154,7 @@ def test_the_signatures_name_their_defaults(version: pathlib.Path) -> None:
         "examples": set(),
         "rank": optional,
         "encode": optional,
+        "attention": optional,
         "recommend": optional | {"k", "drop_seen", "excluded_item_ids", "allowed_item_ids"},
     }.items():
         found = graph.signature_def[name].defaults
