@@ -9,14 +9,17 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 import operator
 import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
@@ -272,10 +275,10 @@ def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
     builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", _BATCH_ROWS)
     if not _SUBMITTED:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        logging = spill_dir / "log4j2.properties"
-        logging.write_text(_QUIET)
+        quiet = spill_dir / "log4j2.properties"
+        quiet.write_text(_QUIET)
         local = {
-            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging.as_uri()}",
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={quiet.as_uri()}",
             "spark.driver.host": "127.0.0.1",
             "spark.local.dir": str(spill_dir / "spark"),
             "spark.sql.shuffle.partitions": str(2 * num_workers),
@@ -285,12 +288,22 @@ def _start(num_workers: int, spill_dir: pathlib.Path) -> "SparkSession":
         for name, value in local.items():
             builder = builder.config(name, value)
         builder = builder.master(f"local[{num_workers},{_TRIES}]")
+    logging.getLogger().addFilter(_is_not_of_py4j)
+    handler = signal.getsignal(signal.SIGINT)
     try:
         return builder.getOrCreate()
     except (PySparkException, Py4JError, OSError) as error:
         raise InputError(
             f"--engine=spark needs Java 17, on the PATH or under JAVA_HOME. Received: {str(error).splitlines()[0]}"
         ) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Spark's own would call Java in the midst of another call
+
+
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """Leaves out what py4j logs: its errors come back as exceptions. It uses the root logger."""
+    return record.module not in ("java_gateway", "clientserver")
 
 
 def _cause(error: Exception) -> str:

@@ -5,6 +5,10 @@ import hashlib
 import pathlib
 import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +23,7 @@ from pipelines.sources import log_file
 from pipelines.sources.file_pieces import pieces_of
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
+from tests.support.command_line import ROOT
 from tfrecords.config import RecordsConfig
 from tfrecords.errors import InputError
 
@@ -208,4 +213,19 @@ def test_too_little_memory_is_named(tmp_path: pathlib.Path) -> None:
     log.write_text("user_id,item_id,timestamp\n" + "ann,book,5\n" * 9)
     with pytest.raises(InputError, match=r"--memory_limit must be large enough for the engine\. Received: 20MB"):
         build_records(LogSource([str(log)]), {}, Config(), str(output_dir), lambda spill: SparkEngine(spill, 2, "20MB"))
+    assert list(output_dir.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_build_ends_in_one_line(tmp_path: pathlib.Path, number: signal.Signals, code: int) -> None:
+    output_dir = tmp_path / "parent" / "data"
+    command = [sys.executable, "pipelines/make_tfrecords.py", "--engine=spark", "--dataset=synthetic"]
+    with subprocess.Popen([*command, f"--output_dir={output_dir}"], cwd=ROOT, stderr=subprocess.PIPE) as build:
+        while build.poll() is None and not next(output_dir.parent.glob(".data.building.spill/events-*"), None):
+            time.sleep(0.02)
+        build.send_signal(number)
+        _, printed = build.communicate(timeout=120)
+    assert build.returncode == code
+    assert b"Traceback" not in printed
+    assert printed.endswith(b"while it built the records; run the same command again\n")
     assert list(output_dir.parent.iterdir()) == []
