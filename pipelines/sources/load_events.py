@@ -17,6 +17,8 @@ from pipelines.sources.bad_rows import BadRow, check_bad_rows, set_aside
 from pipelines.sources.duckdb_reader import is_safe_for_duckdb, row_count_matches, rows_sql
 from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
+from pipelines.sources.store_files import registered
+from pipelines.sources.text_streams import InputPath
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.interruption import raise_if_stopped
@@ -147,7 +149,8 @@ def load_file(
             first_row=number * ROWS_IN_A_FILE,
         )
         if is_safe_for_duckdb(layout):
-            loaded = _insert_whole(connection, layout, rules)
+            with registered(connection, layout.file.path):
+                loaded = _insert_whole(connection, layout, rules)
             if loaded is not None:
                 return loaded
         batches = parquet_reader.read_batches(layout) if layout.format == "parquet" else _text_batches(layout)
@@ -174,7 +177,7 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
         InputError: some files have timestamps and others have none, or their numbers are in several units.
     """
     samples: dict[str, list[str | None]] = {}  # of the files with timestamps
-    untimed: list[pathlib.Path] = []
+    untimed: list[InputPath] = []
     for file in source.files:
         layout = lay_out(source, file, rated=config.min_rating is not None)
         times = _some_timestamps(layout)

@@ -3,14 +3,21 @@
 import contextlib
 import dataclasses
 import hashlib
-import pathlib
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipelines.sources.text_streams import UTF8_BOM, HashingReader, TextStream, naming_damage
+from pipelines.sources.text_streams import (
+    UTF8_BOM,
+    HashingReader,
+    InputPath,
+    TextStream,
+    arrow_source,
+    naming_damage,
+    open_raw,
+)
 from tfrecords.errors import InputError
-from tfrecords.files import file_sha256
+from tfrecords.stores import Stamp, StoreFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +39,7 @@ class LogFile:
         stamp: file system state before the first byte was read; if it differs later, the file may have changed.
     """
 
-    path: pathlib.Path
+    path: InputPath
     name: str
     bytes: int
     sha256: str
@@ -45,10 +52,10 @@ class LogFile:
     quotes: int
     delimiters: int
     field_quotes: int
-    stamp: tuple[int, ...]
+    stamp: Stamp | tuple[int, ...]
 
     @classmethod
-    def scan(cls, path: pathlib.Path, name: str, delimiter: str | None = None) -> "LogFile":
+    def scan(cls, path: InputPath, name: str, delimiter: str | None = None) -> "LogFile":
         """Scans a text file; if `delimiter` is None, delimiters and quotes at the ends of fields are not counted.
 
         Raises:
@@ -57,7 +64,7 @@ class LogFile:
         """
         stamp = _stamp(path)
         text = _Text((delimiter or "").encode())
-        with path.open("rb", buffering=0) as file, naming_damage(path):
+        with open_raw(path) as file, naming_damage(path):
             reader = HashingReader(file)
             with TextStream(reader, path) as stream:
                 marked = stream.peek(3).startswith(UTF8_BOM) and stream.read(3) == UTF8_BOM
@@ -77,13 +84,14 @@ class LogFile:
         )  # fmt: skip
 
     @classmethod
-    def scan_parquet(cls, path: pathlib.Path, name: str) -> "LogFile":
+    def scan_parquet(cls, path: InputPath, name: str) -> "LogFile":
         """Scans a Parquet file."""
         stamp, rows = _stamp(path), 0
-        with contextlib.suppress(pa.ArrowException, OSError):  # the reader reports what is wrong
-            rows = parquet.read_metadata(path).num_rows
-        sha256 = _sha256(path, stamp)
-        return cls(path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, stamp)
+        # The reader reports what is wrong.
+        with contextlib.suppress(pa.ArrowException, OSError), arrow_source(path) as source:
+            rows = parquet.read_metadata(source).num_rows
+        size, sha256 = _hash(path, stamp)
+        return cls(path, name, size, sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, stamp)
 
     def check_unchanged(self) -> None:
         """Refuses a file that changed after it was hashed: `sha256` would not identify its rows.
@@ -92,7 +100,7 @@ class LogFile:
             InputError: its bytes differ.
         """
         with contextlib.suppress(OSError):
-            if _stamp(self.path) == self.stamp or file_sha256(self.path) == self.sha256:
+            if _stamp(self.path) == self.stamp or _hash(self.path)[1] == self.sha256:
                 return
         raise _changed(self.path)
 
@@ -126,20 +134,24 @@ class _Text:
         self.field_quotes += self._last == b'"'
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, ...]:
+def _stamp(path: InputPath) -> Stamp | tuple[int, ...]:
+    if isinstance(path, StoreFile):
+        return path.stamp()
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _sha256(path: pathlib.Path, stamp: tuple[int, ...]) -> str:
-    """The hash of a file that has not changed since `stamp`."""
-    digest = file_sha256(path)
-    if _stamp(path) != stamp:
+def _hash(path: InputPath, stamp: Stamp | tuple[int, ...] | None = None) -> tuple[int, str]:
+    """The size and the hash of a file, which has not changed since `stamp`."""
+    with open_raw(path) as file:
+        reader = HashingReader(file)
+        reader.read_rest()
+    if stamp is not None and _stamp(path) != stamp:
         raise _changed(path)
-    return digest
+    return reader.bytes, reader.sha256.hexdigest()
 
 
-def _changed(path: pathlib.Path) -> InputError:
+def _changed(path: InputPath) -> InputError:
     return InputError(
         f"An input must not change while it is read. Received: {path}, which did. "
         "Fix: read a copy of it, or run again when nothing writes to it"
