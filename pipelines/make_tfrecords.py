@@ -128,8 +128,8 @@ def _build() -> None:
     """Turns the flags into a configuration, a source and an engine, and calls `build_records`."""
     for flag in (_TITLES, _FEATURES, _CONFIG, _SPLIT_DIR):
         check_local(flag.name, flag.value)
-    for flag in (log_flags.INPUT, _OUTPUT):
-        check_path(flag.name, flag.value)
+    check_path(log_flags.INPUT.name, log_flags.INPUT.value)
+    check_path(_OUTPUT.name, _OUTPUT.value)
     log_flags.check_engine(_ENGINE.value, _OUTPUT.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: log_flags.read_time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}

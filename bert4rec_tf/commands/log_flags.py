@@ -18,7 +18,9 @@ from tfrecords.errors import InputError
 from tfrecords.stores import is_url
 
 INPUT = flags.DEFINE_multi_string(
-    "input", [], "log file to read, or a glob, on this machine or in an object store; plain text, gzip, bz2, xz, zstd or Parquet"
+    "input",
+    [],
+    "log file to read, or a glob, on this machine or in an object store; plain text, gzip, bz2, xz, zstd or Parquet",
 )
 _QUERY = flags.DEFINE_string(
     "query", None, "SELECT statement that DuckDB runs instead of reading --input; a row is an event"
@@ -150,8 +152,8 @@ def check_engine(engine: str, *paths: str | None) -> None:
     url = next((path for path in (*INPUT.value, *paths) if is_url(path)), None)
     if engine == "spark" and url is not None:
         raise InputError(
-            f"--engine=spark reads and writes mounted folders. Received: {url}. Fix: mount the bucket or file system on "
-            "every machine and name the folder, or --engine=duckdb"
+            f"--engine=spark reads and writes mounted folders. Received: {url}. Fix: mount the bucket or file system "
+            "on every machine and name the folder, or --engine=duckdb"
         )
 
 
