@@ -128,8 +128,7 @@ class Store:
         address, *options = _OPTIONS.split(url)
         scheme, _, rest = address.partition("://")
         authority, _, path = rest.partition("/")
-        with _naming(shown(url)):
-            filesystem, base = _filesystem(scheme, authority, options[0] if options else "")
+        filesystem, base = _again(shown(url), lambda: _filesystem(scheme, authority, options[0] if options else ""))
         root = "/".join(part for part in (base.rstrip("/"), path.strip("/")) if part or scheme == "hdfs")
         return cls(shown(url).rstrip("/"), filesystem, root)
 

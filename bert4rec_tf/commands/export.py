@@ -99,6 +99,7 @@ def main() -> None:
 @command
 def roll_back() -> None:
     """Withdraws the newest version."""
+    check_path(_EXPORT.name, _EXPORT.value)
     withdrawn, served = withdraw(_EXPORT.value) if is_url(_EXPORT.value) else rollback(_EXPORT.value, _POLL.value)
     print(f"withdrew version {withdrawn}; {served} is served again")
 

@@ -16,9 +16,8 @@ import pathlib
 import shutil
 import time
 
-from tfrecords.errors import InputError
+from tfrecords.errors import InputError, check_local
 from tfrecords.files import locked, write_whole
-from tfrecords.stores import check_path
 
 MODELS_CONFIG = "models.config"
 WITHDRAWN_PREFIX = ".withdrawn-"
@@ -41,7 +40,7 @@ def rollback(export_dir: str, poll_seconds: float = 1.0) -> tuple[str, str]:
         InputError: there is no version to return to.
     """
     check_poll_seconds(poll_seconds)
-    check_path("export_dir", export_dir)
+    check_local("export_dir", export_dir)
     root = pathlib.Path(export_dir)
     if not root.is_dir():
         raise InputError(
