@@ -22,10 +22,10 @@ from bert4rec_tf.config import read_settings
 from bert4rec_tf.serving.export import ExportOptions, export
 from bert4rec_tf.training.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.training.strategy import STRATEGIES, make_strategy
-from bert4rec_tf.training.trainer import train
+from bert4rec_tf.training.trainer import needs_mounted_folder, train
 from tfrecords.errors import check_local
 from tfrecords.manifest import Manifest
-from tfrecords.stores import check_path
+from tfrecords.stores import check_path, is_url
 
 _DATA = flags.DEFINE_string("data_dir", None, "data directory, made by pipelines/make_tfrecords.py", required=True)
 _MODEL = flags.DEFINE_string("model_dir", None, "output directory; an existing run there is resumed", required=True)
@@ -79,6 +79,8 @@ def main() -> None:
         settings = training_settings(manifest, settings)
         print(describe_training(manifest, settings))
     publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
+    if _STRATEGY.value in ("multi_worker_mirrored", "parameter_server") and is_url(_MODEL.value):
+        raise needs_mounted_folder(_MODEL.value)  # before it waits for the others
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
     if trained is None:

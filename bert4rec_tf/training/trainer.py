@@ -61,10 +61,7 @@ def train(
         check_path(name, path)
     several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy | tf.distribute.ParameterServerStrategy)
     if several and is_url(model_dir):
-        raise InputError(
-            f"A cluster needs a --model_dir that is mounted. Received: {model_dir}. Fix: mount the bucket or file "
-            "system and name the folder, or train on one machine"
-        )
+        raise needs_mounted_folder(model_dir)
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
     try:
         records = local_records(data_dir)
@@ -80,6 +77,14 @@ def train(
         if not several:
             raise
         raise PeerLost from None
+
+
+def needs_mounted_folder(model_dir: str) -> InputError:
+    """The error for a cluster with a model directory in an object store."""
+    return InputError(
+        f"A cluster needs a --model_dir that is mounted. Received: {model_dir}. Fix: mount the bucket or file system "
+        "and name the folder, or train on one machine"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

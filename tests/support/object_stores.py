@@ -1,8 +1,9 @@
 """Object stores for tests: one in memory, and moto's S3 server with requests that fail as a test says."""
 
-import http.server
 import logging
 import os
+import subprocess
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,16 @@ from pyarrow import fs
 
 from tfrecords import stores
 
+# In a process of its own, where its single thread would keep a client waiting that keeps its first connection.
+_EMULATOR = """
+import http.server, threading
+from gcp_storage_emulator import server
+server.server.HTTPServer = http.server.ThreadingHTTPServer
+emulator = server.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
+emulator.start()
+print(emulator._api._httpd.server_port, flush=True)
+threading.Event().wait()
+"""
 Fault = Callable[[str, str], str | None]  # of a request's method and path: "500", "503", "cut" or None
 
 
@@ -114,14 +125,12 @@ def s3_server() -> Iterator[S3Server]:
 def gcs_emulator() -> Iterator[str]:
     """The address of a GCS emulator with the bucket `bucket`."""
     reason = "gcp-storage-emulator is in requirements-dev.txt, which `make test-slow` installs"
-    emulator = pytest.importorskip("gcp_storage_emulator.server", reason=reason)
-    plain, emulator.server.HTTPServer = emulator.server.HTTPServer, http.server.ThreadingHTTPServer
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
-    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
-    server.start()
-    yield f"http://127.0.0.1:{server._api._httpd.server_port}"
-    server.stop()
-    emulator.server.HTTPServer = plain
+    pytest.importorskip("gcp_storage_emulator", reason=reason)
+    process = subprocess.Popen([sys.executable, "-c", _EMULATOR], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    process.kill()
+    process.wait()
 
 
 def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
