@@ -29,11 +29,12 @@ _PASSWORD = re.compile(r"(?<=://)[^/@]*:[^/@]*@")
 _WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts; each attempt has several tries of the driver's own
 _HOPELESS = re.compile(
     "ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
-    "|bucket does not exist|Bucket not found|HTTP status 40[134]|ContainerNotFound|Unable to load lib"
+    "|bucket does not exist|Bucket not found|HTTP status 40[134]|ContainerNotFound"
+    "|Unable to load lib|OAuth2 access token"
 )
 _FILES_AT_ONCE = 4
 _BUFFER_BYTES = 1 << 24  # of one request
-_GCS_SECONDS = 60
+_GCS_SECONDS = 10
 T = TypeVar("T")
 Path = str | pathlib.Path
 
