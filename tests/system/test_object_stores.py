@@ -31,7 +31,7 @@ BUILD = ("--format=csv", "--set=data.max_seq_length=12", "--set=data.num_negativ
 TRAIN = [
     f"--set=training.{name}={value}"
     for name, value in {
-        "num_steps": 200, "steps_per_epoch": 20, "batch_size": 16, "jit_compile": "false", "learning_rate": 0.01,
+        "num_steps": 100, "steps_per_epoch": 20, "batch_size": 16, "jit_compile": "false", "learning_rate": 0.01,
     }.items()
 ] + ["--set=model.hidden_size=8", "--set=model.num_layers=1", "--set=model.num_heads=2"]  # fmt: skip
 
@@ -212,14 +212,14 @@ def test_from_a_log_to_recommendations(commands: Commands, tmp_path: pathlib.Pat
     commands.kill(lambda *request: first_index(*request) and next(started) == 1, *train, later=0.05)
     stored = [name for name in Store.open("s3://bucket/model").files() if "/latest/" in name]
     assert any(name.endswith("state.index") for name in stored)
-    assert not any("ckpt-200" in name for name in stored)
+    assert not any("ckpt-100" in name for name in stored)
     shutil.rmtree(commands.cache)
     printed = commands.run(*train)
     assert re.search(r"resuming s3://bucket/model from step [1-9]", printed)
     assert not list((commands.cache / "models").glob("model-*"))
     with working_directory("s3://bucket/model") as work:
-        assert weights(work.directory / "checkpoints/latest/ckpt-200") == weights(
-            tmp_path / "model/checkpoints/latest/ckpt-200"
+        assert weights(work.directory / "checkpoints/latest/ckpt-100") == weights(
+            tmp_path / "model/checkpoints/latest/ckpt-100"
         )
     (best,) = fetch_model("s3://bucket/model").glob("checkpoints/best/*")
     assert weights(best) == weights(tmp_path / "model/checkpoints/best" / best.name)
