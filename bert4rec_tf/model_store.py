@@ -198,7 +198,10 @@ class _Mirror:
             name = path.relative_to(self._directory)
             if path.is_file() and not any(part.startswith((".", "damaged-")) for part in name.parts):
                 (self._snapshots / name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(path, self._snapshots / name)
+                try:
+                    os.link(path, self._snapshots / name)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, self._snapshots / name)
         return self._snapshots
 
     def _upload(self, snapshot: pathlib.Path) -> None:

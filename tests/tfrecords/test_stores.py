@@ -1,7 +1,11 @@
 """Object stores: addresses, whole files, retries, and records with their manifest last."""
 
+import gzip
+import json
 import pathlib
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.build import build_records
@@ -236,3 +240,57 @@ def test_a_file_is_read_in_pieces_and_from_any_position(
     assert raw.read(2) == b"\3\4"
     assert raw.read(20) == b"\5\6"  # the rest of the piece
     assert (raw.seek(-2, 2), raw.read(), raw.read()) == (18, b"\x12\x13", b"")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.jsonl", "log.parquet", "log.txt"])
+def test_logs_of_all_formats_are_read_as_local_ones(memory: FlakyMemory, tmp_path: pathlib.Path, name: str) -> None:
+    rows = [(f"u{user}", f"i{(user + step) % 7}", step) for user in range(20) for step in range(6)]
+    csv = "user_id,item_id,timestamp\n" + "".join(f"{user},{item},{time}\n" for user, item, time in rows)
+    contents = {
+        "log.csv": csv.encode(),
+        "log.csv.gz": gzip.compress(csv.encode(), mtime=0),
+        "log.jsonl": "".join(
+            json.dumps({"user_id": user, "item_id": item, "timestamp": time}) + "\n" for user, item, time in rows
+        ).encode(),
+        "log.txt": "".join(f"{user} {item}\n" for user, item, _ in rows).encode(),
+    }
+    if name == "log.parquet":
+        table = pa.table(dict(zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True)))
+        pq.write_table(table, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(contents[name])
+    put(memory, name, (tmp_path / name).read_bytes())
+    here = build_records(LogSource([str(tmp_path / name)]), {}, config(), str(tmp_path / "here"))
+    there = build_records(LogSource([f"s3://bucket/{name}"]), {}, config(), str(tmp_path / "there"))
+    assert here.manifest == there.manifest
+    assert files_in(tmp_path / "here") == files_in(tmp_path / "there")
+
+
+def test_bad_rows_of_a_log_in_a_store_are_set_aside(memory: FlakyMemory, tmp_path: pathlib.Path) -> None:
+    rows = "".join(f"u{user},i{(user + step) % 7},{step}\n" for user in range(20) for step in range(6))
+    put(memory, "log.csv", f"user_id,item_id,timestamp\n{rows}u1,i1,never\n".encode())
+    settings = RecordsConfig(DataConfig(num_negatives=2, num_shards=2, max_bad_fraction=0.1))
+    built = build_records(LogSource(["s3://bucket/log.csv"]), {}, settings, URL)
+    assert [(row.line, row.file) for row in built.bad_rows] == [(122, "log.csv")]
+    assert (local_records(URL) / "bad_rows.jsonl").is_file()
+
+
+def test_names_are_those_below_the_shared_folder(memory: FlakyMemory, tmp_path: pathlib.Path) -> None:
+    put(memory, "logs/day=1/a.csv", b"user_id,item_id,timestamp\nu,i,1\n")
+    put(memory, "logs/day=2/a.csv", b"user_id,item_id,timestamp\nu,i,2\n")
+    (tmp_path / "b.csv").write_bytes(b"user_id,item_id,timestamp\nu,i,3\n")
+    log = LogSource(["s3://bucket/logs/*/a.csv"], partition_columns=["day"], timestamp_column="day")
+    assert [file.name for file in log.files] == ["day=1/a.csv", "day=2/a.csv"]
+    assert [log.partition_values(file) for file in log.files] == [{"day": "1"}, {"day": "2"}]
+    mixed = LogSource(["s3://bucket/logs/day=1/a.csv", str(tmp_path / "b.csv")])
+    assert [file.name for file in mixed.files] == ["s3://bucket/logs/day=1/a.csv", str(tmp_path / "b.csv")]
+
+
+@pytest.mark.parametrize("mark", ["_delta_log/0.json", ".hoodie/x", "metadata/v1.metadata.json"])
+def test_files_of_tables_in_a_store_are_refused(memory: FlakyMemory, mark: str) -> None:
+    put(memory, f"{mark[:3]}/table/{mark}", b"{}")
+    put(memory, f"{mark[:3]}/table/part/a.csv", b"user_id,item_id,timestamp\nu,i,1\n")
+    with pytest.raises(
+        InputError, match=rf"of the (Delta|Hudi|Iceberg) table s3://bucket/{mark[:3]}/table, whose files"
+    ):
+        _ = LogSource([f"s3://bucket/{mark[:3]}/table/**"]).files
