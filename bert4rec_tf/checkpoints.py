@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,21 @@ class Checkpoints:
         model_dir: the folder that holds `checkpoints/`.
         tracked: the objects to save: "model", "optimizer" and "progress".
         to_keep: how many of the latest checkpoints to keep.
+        saved: called after each checkpoint.
     """
 
-    def __init__(self, model_dir: str | pathlib.Path, tracked: dict[str, Any], to_keep: int):
+    def __init__(
+        self,
+        model_dir: str | pathlib.Path,
+        tracked: dict[str, Any],
+        to_keep: int,
+        saved: Callable[[], None] = lambda: None,
+    ):
         directory = pathlib.Path(model_dir) / "checkpoints"
         self._latest_dir, self._best_dir, self._to_keep = directory / "latest", directory / "best", to_keep
         self._model: Bert4Rec = tracked["model"]
         self._progress: Progress = tracked["progress"]
+        self._saved = saved
         self._everything = tf.train.Checkpoint(**tracked)
         self._best = tf.train.Checkpoint(model=tracked["model"], progress=tracked["progress"])
 
@@ -116,6 +125,7 @@ class Checkpoints:
         if best:
             _write(self._best, self._best_dir, step, to_keep=1)
         _write(self._everything, self._latest_dir, step, self._to_keep)
+        self._saved()
 
 
 def has_checkpoint(model_dir: str | pathlib.Path) -> bool:

@@ -18,11 +18,14 @@ from bert4rec_tf.config import Config, fields_with
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model.folding import fold_item_vectors
 from bert4rec_tf.model.item_features import FeatureArrays
-from tfrecords.errors import InputError, check_local, writing
+from bert4rec_tf.model_store import fetch_model
+from tfrecords.errors import InputError, writing
 from tfrecords.files import write_whole
 from tfrecords.item_features import ItemFeatures
 from tfrecords.manifest import ITEM_FEATURES_FILE, MANIFEST_FILE, Manifest
 from tfrecords.settings import MODEL_NAME, without_model_name
+from tfrecords.store_cache import showing
+from tfrecords.stores import is_url
 from tfrecords.vocabulary import VOCABULARY_FILE, Vocabulary
 
 CONFIG_FILE = "config.json"
@@ -130,7 +133,7 @@ def load_model(model_dir: str | pathlib.Path, *, fold: bool = True) -> TrainedMo
     If the best one is damaged, warns on stderr, naming both, and loads another one, see `checkpoints.restore_best`.
 
     Args:
-        model_dir: the model directory.
+        model_dir: the model directory, on this machine or in an object store.
         fold: whether the features of items become part of the item table, see `fold_item_vectors`. The model then
             ranks and serves as a model without features does.
 
@@ -140,8 +143,10 @@ def load_model(model_dir: str | pathlib.Path, *, fold: bool = True) -> TrainedMo
     >>> load_model("model").vocabulary.size
     13
     """
-    check_local("model_dir", model_dir)
-    directory = pathlib.Path(model_dir)
+    directory = fetch_model(model_dir)
+    if is_url(model_dir):
+        with showing(model_dir, directory):
+            return load_model(directory, fold=fold)
     config, vocabulary = _read_config(directory), Vocabulary.load(directory)
     manifest = Manifest.load(directory)
     features = None if config.model.item_features == "none" else ItemFeatures.load(directory)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -21,12 +22,15 @@ from pipelines.sources.log_source import LogSource
 from pipelines.sources.timestamps import format_time, infer_unit
 from pipelines.stages.shards import SPLITS, BuiltShard, ShardBuilder, ShardCounts, count_shard, merge_histograms
 from pipelines.stages.splits import MIN_EVALUATED_EVENTS, evaluated_share
-from pipelines.staging import discarded, is_complete, spill_dir, staged, sweep, write_manifest
+from pipelines.staging import discarded, is_complete, is_of, spill_dir, staged, sweep, write_manifest
 from tfrecords.config import DataConfig, RecordsConfig
-from tfrecords.errors import InputError, check_local, writing
+from tfrecords.errors import InputError, writing
 from tfrecords.files import file_sha256
 from tfrecords.interruption import raise_if_stopped
 from tfrecords.manifest import BAD_ROWS_FILE, ITEM_FEATURES_FILE, MANIFEST_FILE, Manifest
+from tfrecords.record_store import check_complete, check_free, publish, read_manifest
+from tfrecords.store_cache import showing, stand_in, waiting_for
+from tfrecords.stores import Store, check_path, is_url
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE, Vocabulary
 
 # The counts of rows that were read and did not become events.
@@ -124,7 +128,7 @@ def build_records(
         source: files, a published dataset, or the parameters of a synthetic log.
         titles: item titles by raw item id.
         config: the sections `data` and `masking` are used.
-        output_dir: where the finished directory appears.
+        output_dir: where the finished directory appears, on this machine or in an object store.
         make_engine: creates an `Engine`, given a directory for data that does not fit in memory.
         overwrite: replace the records that `output_dir` holds.
         dry_run: count only, and write nothing to `output_dir`.
@@ -145,8 +149,7 @@ def build_records(
     >>> build_records(source, {}, RecordsConfig(DataConfig(num_negatives=2)), "synthetic").written
     False
     """
-    check_local("output_dir", output_dir)
-    path = pathlib.Path(output_dir).resolve()
+    check_path("output_dir", output_dir)
     config = RecordsConfig(data=config.data, masking=config.masking)
     described = source.description()
     progress = progress or Progress(shown=False)
@@ -155,7 +158,21 @@ def build_records(
         titles = item_features.titles | titles
     if titles:
         described["titles_sha256"] = hashlib.sha256(json.dumps(titles, sort_keys=True).encode()).hexdigest()
-    if not overwrite and not dry_run and is_complete(path, _expected(path, config, choose_config), described):
+    if is_url(output_dir):
+
+        def build(directory: str, overwrite: bool) -> BuildResult:
+            return build_records(
+                source, titles, config, directory, make_engine, overwrite=overwrite, dry_run=dry_run,
+                progress=progress, item_features=item_features, choose_config=choose_config,
+            )  # fmt: skip
+
+        def holds(manifest: Manifest) -> bool:
+            return is_of(manifest, _expected(manifest, config, choose_config), described)
+
+        return _build_in_store(output_dir, build, holds, overwrite, dry_run)
+    path = pathlib.Path(output_dir).resolve()
+    there = Manifest.load(path) if (path / MANIFEST_FILE).is_file() else None
+    if not overwrite and not dry_run and is_complete(path, _expected(there, config, choose_config), described):
         sweep(path)
         manifest = Manifest.load(path)
         return BuildResult(manifest, False, manifest.instances())
@@ -220,13 +237,49 @@ def build_records(
     return dataclasses.replace(result, manifest=manifest)
 
 
+def _build_in_store(
+    url: str,
+    build: Callable[[str, bool], BuildResult],
+    holds: Callable[[Manifest], bool],
+    overwrite: bool,
+    dry_run: bool,
+) -> BuildResult:
+    """Builds on this machine and uploads, see `tfrecords.record_store`.
+
+    Records whose upload failed stay on this machine: the next call uploads what is missing.
+
+    Args:
+        url: of the data directory.
+        build: builds in a directory; its second argument is `overwrite`.
+        holds: whether a manifest is that of these records.
+        overwrite: as for `build_records`.
+        dry_run: as for `build_records`.
+    """
+    store = Store.open(url)
+    local = stand_in("output", store.url)
+    with showing(store.url, local):
+        if dry_run:
+            return build(str(local), True)
+        published = read_manifest(store)
+        if published is not None and not overwrite and holds(published):
+            check_complete(store, published)
+            return BuildResult(published, False, published.instances())
+        check_free(store, overwrite)
+        with waiting_for(local.with_name(f".{local.name}.upload")):
+            waiting = not overwrite and (local / MANIFEST_FILE).is_file() and holds(Manifest.load(local))
+            built = build(str(local), not waiting)
+            publish(local, store)
+            shutil.rmtree(local, ignore_errors=True)
+    return dataclasses.replace(built, written=True)
+
+
 def _expected(
-    path: pathlib.Path, config: RecordsConfig, choose_config: Callable[[LogSize], RecordsConfig] | None
+    there: Manifest | None, config: RecordsConfig, choose_config: Callable[[LogSize], RecordsConfig] | None
 ) -> RecordsConfig:
-    """The configuration that finished records in `path` would have."""
-    if choose_config is None or not (path / MANIFEST_FILE).is_file():
+    """The configuration that finished records with this manifest would have."""
+    if choose_config is None or there is None:
         return config
-    chosen = choose_config(LogSize.of_counts(Manifest.load(path).counts))
+    chosen = choose_config(LogSize.of_counts(there.counts))
     return RecordsConfig(data=chosen.data, masking=chosen.masking)
 
 

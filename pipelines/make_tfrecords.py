@@ -37,6 +37,8 @@ from pipelines.sources.titles import read_titles
 from tfrecords.errors import InputError, check_local
 from tfrecords.interruption import stopped_at_once
 from tfrecords.manifest import BAD_ROWS_FILE
+from tfrecords.record_store import local_records
+from tfrecords.stores import check_path
 
 flags.adopt_module_key_flags(log_flags)
 _TITLES = flags.DEFINE_string(
@@ -124,8 +126,11 @@ def main() -> None:
 
 def _build() -> None:
     """Turns the flags into a configuration, a source and an engine, and calls `build_records`."""
-    for flag in (log_flags.INPUT, _TITLES, _FEATURES, _CONFIG, _OUTPUT, _SPLIT_DIR):
+    for flag in (_TITLES, _FEATURES, _CONFIG, _SPLIT_DIR):
         check_local(flag.name, flag.value)
+    check_path(log_flags.INPUT.name, log_flags.INPUT.value)
+    check_path(_OUTPUT.name, _OUTPUT.value)
+    log_flags.check_engine(_ENGINE.value, _OUTPUT.value)
     given = {flag.name: flag.value for flag in _DATA_FLAGS if flag.value is not None}
     given |= {flag.name: log_flags.read_time(flag.name, flag.value) for flag in _TIME_FLAGS if flag.value is not None}
     own_flags = [f"data.{name}={json.dumps(value)}" for name, value in given.items()]
@@ -164,7 +169,7 @@ def _build() -> None:
     if _SPLIT_DIR.value and not _DRY_RUN.value:
         from bert4rec_tf.api.split_tables import write_split_tables  # imports TensorFlow
 
-        rows = write_split_tables(_OUTPUT.value, _SPLIT_DIR.value)
+        rows = write_split_tables(str(local_records(_OUTPUT.value)), _SPLIT_DIR.value)
         print(f"wrote {_SPLIT_DIR.value}: " + ", ".join(f"{number:,} rows of {name}" for name, number in rows.items()))
 
 
@@ -194,7 +199,7 @@ def _report(built: BuildResult, seconds: float) -> None:
             for row in built.bad_rows[:_BAD_ROWS_SHOWN]:
                 print(f"{'':>13} {row}")
             if built.written and built.bad_rows:
-                print(f"{'':>13} all of them: {pathlib.Path(_OUTPUT.value) / BAD_ROWS_FILE}")
+                print(f"{'':>13} all of them: {_OUTPUT.value.rstrip('/')}/{BAD_ROWS_FILE}")
     print(f"{counts['users']:>13,} users, the longest history {counts['longest_history']:,} events")
     print(f"{counts['items']:>13,} items")
     if features := manifest.source.get("item_features"):

@@ -23,10 +23,15 @@ def is_complete(output_dir: pathlib.Path, config: RecordsConfig, source: dict[st
     if not (output_dir / MANIFEST_FILE).is_file():
         return False
     manifest = Manifest.load(output_dir)
-    if manifest.config != config or manifest.source != source or manifest.draws_version != DRAWS_VERSION:
+    if not is_of(manifest, config, source):
         return False
     verify(output_dir, manifest)
     return True
+
+
+def is_of(manifest: Manifest, config: RecordsConfig, source: dict[str, Any]) -> bool:
+    """Whether a manifest is that of this configuration and source, so that building again would give the same bytes."""
+    return manifest.config == config and manifest.source == source and manifest.draws_version == DRAWS_VERSION
 
 
 @contextlib.contextmanager

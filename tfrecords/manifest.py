@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfrecords.config import DataConfig, RecordsConfig
-from tfrecords.errors import InputError, check_local
+from tfrecords.errors import InputError
 from tfrecords.files import file_sha256
 from tfrecords.schema import READABLE_VERSIONS, SCHEMA_VERSION
+from tfrecords.stores import Store, check_path, is_url
 from tfrecords.vocabulary import VOCABULARY_FILE
 from tfrecords.writer import FRAME_BYTES, Shard
 
@@ -186,7 +187,7 @@ class Manifest:
 
     @classmethod
     def load(cls, data_dir: str | pathlib.Path) -> "Manifest":
-        """Reads the manifest of a data directory.
+        """Reads the manifest of a data directory, on this machine or in an object store.
 
         Raises:
             InputError: there is no manifest (the build was not finished), or it is invalid.
@@ -194,14 +195,19 @@ class Manifest:
         >>> Manifest.load("data") == built.manifest
         True
         """
-        check_local("data_dir", data_dir)
-        path = pathlib.Path(data_dir) / MANIFEST_FILE
-        if not path.is_file():
+        check_path("data_dir", data_dir)
+        if is_url(data_dir):
+            store = Store.open(data_dir)
+            path, content = f"{store.url}/{MANIFEST_FILE}", store.read(MANIFEST_FILE)
+        else:
+            local = pathlib.Path(data_dir) / MANIFEST_FILE
+            path, content = str(local), local.read_bytes() if local.is_file() else None
+        if content is None:
             raise InputError(
                 f"A data directory has a {MANIFEST_FILE}, written last. Received: {data_dir}, which has "
                 "none. Fix: build it with pipelines/make_tfrecords.py"
             )
-        return cls.from_bytes(path.read_bytes(), str(path))
+        return cls.from_bytes(content, path)
 
 
 def _check_values(manifest: Manifest) -> None:

@@ -16,6 +16,8 @@ from bert4rec_tf.model_dir import TrainedModel, load_model
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.item_features import ItemFeatures
 from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.record_store import local_records
+from tfrecords.store_cache import showing
 from tfrecords.vocabulary import Vocabulary
 
 
@@ -56,15 +58,17 @@ class EvaluationRecords:
         """Opens a data directory.
 
         Args:
-            data_dir: made by `build_records`.
+            data_dir: made by `build_records`, here or in an object store, of which a copy is read.
             fix: what to do if the records change meanwhile, for the message.
 
         Raises:
             InputError: no data directory, or a damaged one.
         """
-        manifest = Manifest.load(data_dir)
-        verified = VerifiedRecords(data_dir, manifest, fix)
-        return cls(os.fspath(data_dir), manifest, Vocabulary.load(data_dir), verified)
+        local = local_records(data_dir)
+        with showing(str(data_dir), local):
+            manifest = Manifest.load(local)
+            verified = VerifiedRecords(local, manifest, fix)
+            return cls(os.fspath(local), manifest, Vocabulary.load(local), verified)
 
     def load_model(self, model_dir: str | pathlib.Path) -> TrainedModel:
         """Loads a model of the same vocabulary.

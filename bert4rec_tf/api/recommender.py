@@ -98,6 +98,8 @@ class Recommender:
     def load(cls, directory: Path) -> "Recommender":
         """Loads a model directory of `train`, an export directory (its newest version), or one version of it.
 
+        All of them may be in an object store.
+
         Raises:
             InputError: the directory is none of these.
 

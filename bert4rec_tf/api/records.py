@@ -48,10 +48,10 @@ def build_records(
     The same log, configuration and seed give the same records.
 
     Args:
-        log: one row an event. A path or glob, or several; or a pandas or polars frame, a pyarrow table or reader, a
-            DuckDB relation, or anything else with the Arrow C stream interface. A table is written to a temporary
-            Parquet file first, batch by batch, so that it is checked as files are.
-        output_dir: where the records appear, whole, when all of them are written.
+        log: one row an event. A path or glob, here or in an object store, or several; or a pandas or polars frame, a
+            pyarrow table or reader, a DuckDB relation, or anything else with the Arrow C stream interface. A table is
+            written to a temporary Parquet file first, batch by batch, so that it is checked as files are.
+        output_dir: where the records appear, whole, when all of them are written; here or in an object store.
         config: its sections `data` and `masking` are used: a `Config`, a dict of sections, the path of a JSON file, the
             name of a recipe, or "auto", which chooses by the size of the log. None: the defaults.
         user_column: name of the column with the users' ids, text or integers.

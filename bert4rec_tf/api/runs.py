@@ -34,8 +34,8 @@ def train(
     """Trains a model on the records of `build_records`, as `train.py` does. The same call again resumes the run.
 
     Args:
-        data_dir: from `build_records`.
-        model_dir: new, or of an earlier call with the same configuration and records.
+        data_dir: from `build_records`, here or in an object store.
+        model_dir: new, or of an earlier call with the same configuration and records; here or in an object store.
         config: its sections `model`, `training` and `evaluation` are used: a `Config`, a dict of sections, the path of
             a JSON file, the name of a recipe, or "auto", which chooses by the records. Sections `data` and `masking`,
             where given, must be those of the records.
@@ -111,7 +111,7 @@ def evaluate(
     """Ranks the held-out item of each user, as `evaluate.py` does.
 
     Args:
-        model: a model directory, what `train` returned, or "popularity", the baseline.
+        model: a model directory, here or in an object store, what `train` returned, or "popularity", the baseline.
         data_dir: the records that it was trained on.
         split: whose items are ranked. Models are chosen on "validation", and reported on "test".
         drop_seen: whether items of the history are left out of the ranking; None: as the model was configured.

@@ -1,7 +1,9 @@
 """`evaluate.py` and `bert4rec-evaluate`: rank the held-out items of every user, or compare two such evaluations."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -17,11 +19,14 @@ from bert4rec_tf.evaluation.comparison import Run, compare_runs, print_compariso
 from bert4rec_tf.evaluation.evaluate import merge_evaluation_settings
 from bert4rec_tf.evaluation.results import hardware, print_results, write_json, write_metrics
 from bert4rec_tf.model_dir import TrainedModel
+from bert4rec_tf.model_store import fetch_model
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.item_map import read_item_groups
 from bert4rec_tf.report.report import write_report
 from tfrecords.errors import InputError, check_local
 from tfrecords.manifest import Manifest
+from tfrecords.store_cache import new_temporary_folder
+from tfrecords.stores import Store, check_path, is_url
 
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _BASELINE = flags.DEFINE_enum(
@@ -77,28 +82,33 @@ _OUTPUT = flags.DEFINE_string(
 @command
 def main() -> None:
     """Evaluates one model or baseline, or compares two evaluations."""
-    for flag in (_MODEL, _SCORES, _DATA, _COMPARE, _REPORT, _COMPARE_WITH, _GROUPS, _OUTPUT):
+    for flag in (_SCORES, _COMPARE, _REPORT, _COMPARE_WITH, _GROUPS):
         check_local(flag.name, flag.value)
+    for stored in (_MODEL, _DATA, _OUTPUT):
+        check_path(stored.name, stored.value)
     if _COMPARE.value is not None:
         _check_compare_flags()
         comparison = compare_runs(_COMPARE.value)
         if _OUTPUT.value:
-            write_json(pathlib.Path(_OUTPUT.value), comparison)
+            with _written(_OUTPUT.value) as output:
+                write_json(output, comparison)
         print_comparison(comparison)
         return
     _check_evaluation_flags()
     records = EvaluationRecords.open(str(_DATA.value), "run the same command again when the records are complete")
     item_groups = read_item_groups(_GROUPS.value, records.vocabulary) if _GROUPS.value else None
-    trained = records.load_model(_MODEL.value) if _MODEL.value else None
+    model_dir = fetch_model(_MODEL.value) if _MODEL.value else None
+    trained = records.load_model(model_dir) if model_dir else None
     rules = _evaluation_config(trained)
     second_run = _second_run(records.manifest, rules.drop_seen)
     ranks, metrics = records.evaluate(trained or _other_system(), _SPLIT.value, rules)
     metrics["hardware"] = hardware()
     if _OUTPUT.value:
-        write_metrics(pathlib.Path(_OUTPUT.value), metrics, ranks, records.vocabulary)
-    if _REPORT.value and trained is not None:
+        with _written(_OUTPUT.value) as output:
+            write_metrics(output, metrics, ranks, records.vocabulary)
+    if _REPORT.value and trained is not None and model_dir is not None:
         evaluation = Evaluation(
-            model_dir=pathlib.Path(str(_MODEL.value)),
+            model_dir=model_dir,
             data_dir=pathlib.Path(records.data_dir),
             trained=trained,
             manifest=records.manifest,
@@ -110,6 +120,19 @@ def main() -> None:
         with records.verified.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
     print_results(metrics, records.manifest)
+
+
+@contextlib.contextmanager
+def _written(output: str) -> Iterator[pathlib.Path]:
+    """Yields a path for --output, and uploads the files beside it, and it last, if it is in an object store."""
+    if not is_url(output):
+        yield pathlib.Path(output)
+        return
+    folder, _, name = output.rpartition("/")
+    store, local = Store.open(folder), new_temporary_folder("metrics")
+    yield local / name
+    store.upload(local, [path.name for path in local.iterdir() if path.name != name])
+    store.upload(local, [name])
 
 
 def _other_system() -> OtherSystem | str:

@@ -10,11 +10,13 @@ from absl import flags
 from bert4rec_tf.command_line import command
 from bert4rec_tf.commands.entry_point import run_main
 from bert4rec_tf.serving.export import ExportOptions, export
+from bert4rec_tf.serving.export_store import withdraw
 from bert4rec_tf.serving.recommender import DEFAULT_MAX_K
 from bert4rec_tf.serving.versions import rollback
 from pipelines.sources.item_features import read_feature_table
 from tfrecords.errors import InputError, check_local
 from tfrecords.manifest import Manifest
+from tfrecords.stores import check_path, is_url
 
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _EXPORT = flags.DEFINE_string(
@@ -70,8 +72,9 @@ _POLL = flags.DEFINE_float(
 @command
 def main() -> None:
     """Exports a model."""
-    for flag in (_MODEL, _EXPORT, _DATA, _FEATURES):
-        check_local(flag.name, flag.value)
+    check_local(_FEATURES.name, _FEATURES.value)
+    for flag in (_MODEL, _EXPORT, _DATA):
+        check_path(flag.name, flag.value)
     if _MODEL.value is None:
         raise InputError(
             "--model_dir must name a model written by train.py. Received: none. Fix: --model_dir=models/ml-1m"
@@ -96,7 +99,8 @@ def main() -> None:
 @command
 def roll_back() -> None:
     """Withdraws the newest version."""
-    withdrawn, served = rollback(_EXPORT.value, _POLL.value)
+    check_path(_EXPORT.name, _EXPORT.value)
+    withdrawn, served = withdraw(_EXPORT.value) if is_url(_EXPORT.value) else rollback(_EXPORT.value, _POLL.value)
     print(f"withdrew version {withdrawn}; {served} is served again")
 
 

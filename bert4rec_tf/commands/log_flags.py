@@ -15,9 +15,12 @@ from pipelines.sources.query_log import query_log
 from pipelines.sources.synthetic import MarkovLog
 from pipelines.sources.tfds_log import TfdsLog
 from tfrecords.errors import InputError
+from tfrecords.stores import is_url
 
 INPUT = flags.DEFINE_multi_string(
-    "input", [], "log file to read, or a glob; plain text, gzip, bz2, xz, zstd or Parquet"
+    "input",
+    [],
+    "log file to read, or a glob, on this machine or in an object store; plain text, gzip, bz2, xz, zstd or Parquet",
 )
 _QUERY = flags.DEFINE_string(
     "query", None, "SELECT statement that DuckDB runs instead of reading --input; a row is an event"
@@ -134,6 +137,24 @@ def log_source(seed: int) -> Source:
         columns = {flag.name: flag.value for flag in (_USER, _ITEM, _TIMESTAMP, _RATING) if flag.present}
         return TfdsLog(rest, **columns, timestamp_unit=_UNIT.value)
     raise InputError(f"--dataset must be synthetic or tfds:NAME. Received: {_DATASET.value!r}")
+
+
+def check_engine(engine: str, *paths: str | None) -> None:
+    """Refuses object stores with an engine that cannot reach them.
+
+    Args:
+        engine: of --engine.
+        *paths: of other flags; --input is looked at too.
+
+    Raises:
+        InputError: names the address.
+    """
+    url = next((path for path in (*INPUT.value, *paths) if is_url(path)), None)
+    if engine == "spark" and url is not None:
+        raise InputError(
+            f"--engine=spark reads and writes mounted folders. Received: {url}. Fix: mount the bucket or file system "
+            "on every machine and name the folder, or --engine=duckdb"
+        )
 
 
 def read_time(name: str, text: str) -> float:

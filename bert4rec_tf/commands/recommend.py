@@ -21,6 +21,7 @@ from pipelines.engines.duckdb_engine import DuckDBEngine
 from pipelines.progress import Progress
 from tfrecords.errors import InputError, check_local
 from tfrecords.interruption import stopped_at_once
+from tfrecords.stores import check_path
 
 _MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
 _EXPORT = flags.DEFINE_string(
@@ -77,8 +78,11 @@ def main() -> None:
 
 
 def _score() -> None:
-    for flag in (_MODEL, _EXPORT, _DATA, log_flags.INPUT, _OUTPUT, _PREVIOUS, _LIMITS):
-        check_local(flag.name, flag.value)
+    check_local(_LIMITS.name, _LIMITS.value)
+    check_path(log_flags.INPUT.name, log_flags.INPUT.value)
+    for flag in (_MODEL, _EXPORT, _DATA, _OUTPUT, _PREVIOUS):
+        check_path(flag.name, flag.value)
+    log_flags.check_engine(_ENGINE.value, _MODEL.value, _EXPORT.value, _OUTPUT.value, _PREVIOUS.value)
     if bool(_MODEL.value) == bool(_EXPORT.value):
         raise InputError(
             f"Give either --model_dir or --export_dir. Received: --model_dir={_MODEL.value}, "

@@ -22,9 +22,10 @@ from bert4rec_tf.config import read_settings
 from bert4rec_tf.serving.export import ExportOptions, export
 from bert4rec_tf.training.cluster import DEFAULT_TIMEOUT_MINUTES
 from bert4rec_tf.training.strategy import STRATEGIES, make_strategy
-from bert4rec_tf.training.trainer import train
+from bert4rec_tf.training.trainer import needs_mounted_folder, train
 from tfrecords.errors import check_local
 from tfrecords.manifest import Manifest
+from tfrecords.stores import check_path, is_url
 
 _DATA = flags.DEFINE_string("data_dir", None, "data directory, made by pipelines/make_tfrecords.py", required=True)
 _MODEL = flags.DEFINE_string("model_dir", None, "output directory; an existing run there is resumed", required=True)
@@ -67,8 +68,9 @@ _TOP_K = flags.DEFINE_integer("top_k", 10, "number of items that the exported mo
 @command
 def main() -> None:
     """Reads the flags, trains, and exports if --export_dir is given."""
-    for flag in (_DATA, _MODEL, _CONFIG, _WARM, _EXPORT):
-        check_local(flag.name, flag.value)
+    check_local(_CONFIG.name, _CONFIG.value)
+    for flag in (_DATA, _MODEL, _WARM, _EXPORT):
+        check_path(flag.name, flag.value)
     masking = [f"training.masking={_MASKING.value}"] if _MASKING.value else []
     automatic = _CONFIG.value == AUTO
     settings = read_settings(None if automatic else config_file(_CONFIG.value), [*_SET.value, *masking])
@@ -77,6 +79,8 @@ def main() -> None:
         settings = training_settings(manifest, settings)
         print(describe_training(manifest, settings))
     publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
+    if _STRATEGY.value in ("multi_worker_mirrored", "parameter_server") and is_url(_MODEL.value):
+        raise needs_mounted_folder(_MODEL.value)  # before it waits for the others
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
     trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
     if trained is None:

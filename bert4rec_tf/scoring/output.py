@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from bert4rec_tf.scoring.monitoring import DRIFT_NUMBERS, check_limits, monitor, read_limits
+from bert4rec_tf.scoring.output_store import METADATA_FILE, MONITORING_FILE, SUCCESS_FILE, fetch_output
 from bert4rec_tf.scoring.part_scorer import Format, PartCounts
 from bert4rec_tf.serving.served_model import ServedModel
 from tfrecords.errors import InputError, check_local, writing
 from tfrecords.files import file_sha256, locked, write_whole
 from tfrecords.interruption import deferred
+from tfrecords.stores import is_url
 
 # Readers of tables skip names that begin with an underscore.
-SUCCESS_FILE, METADATA_FILE, BAD_ROWS_FILE = "_SUCCESS", "_metadata.json", "_bad_rows.jsonl"
-MONITORING_FILE = "_monitoring.json"
+BAD_ROWS_FILE = "_bad_rows.jsonl"
 _COUNTS = "counts"  # in the metadata of a finished run
 _LISTS = ("exclude", "allow", "users")
 
@@ -60,14 +61,14 @@ class ScoredUsers:
     """The outcome of a run.
 
     Attributes:
-        output_dir: of the parts.
+        output_dir: of the parts; an address if they are in an object store.
         counts: over all parts, those of earlier runs included; `written` is 0 if all of them were there.
         bad_rows: rows of the log that could not be read.
         scoring_seconds: how long scoring and writing took, without reading and sorting the log.
         monitoring: the numbers of `monitoring.monitor`.
     """
 
-    output_dir: pathlib.Path
+    output_dir: pathlib.Path | str
     counts: PartCounts
     bad_rows: int = 0
     scoring_seconds: float = 0.0
@@ -104,8 +105,9 @@ class Output:
         Raises:
             InputError: another run is at work there, or wrote something else.
         """
+        if is_url(options.previous):
+            options = dataclasses.replace(options, previous=str(fetch_output(options.previous)))
         _check_options(model, options)
-        check_local("output", output_dir)
         directory = pathlib.Path(output_dir).resolve()
         work, lock = (directory.with_name(f".{directory.name}.{name}") for name in ("work", "lock"))
         files = {name: getattr(options, name) for name in _LISTS}

@@ -1,5 +1,6 @@
 """Scores every user of a log or of a data directory, part by part, and goes on where an earlier run was stopped."""
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from bert4rec_tf.scoring.histories import Histories, read_tested_users
 from bert4rec_tf.scoring.output import BAD_ROWS_FILE, Output, OutputOptions, ScoredUsers
+from bert4rec_tf.scoring.output_store import stored_output
 from bert4rec_tf.scoring.part_scorer import PartCounts, PartScorer, Request
 from bert4rec_tf.scoring.user_lists import ChosenUsers, UserLists
 from bert4rec_tf.serving.served_model import ServedModel
@@ -17,6 +19,8 @@ from pipelines.sources.log_source import LogSource
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.interruption import raise_if_stopped
 from tfrecords.manifest import Manifest, VerifiedRecords
+from tfrecords.record_store import local_records
+from tfrecords.stores import check_path, is_url, shown
 from tfrecords.vocabulary import Vocabulary
 
 
@@ -37,7 +41,7 @@ def score_log(
     Args:
         model: that recommends.
         source: of the events.
-        output_dir: for the parts, `_metadata.json` and, last, `_SUCCESS`.
+        output_dir: for the parts, `_metadata.json` and, last, `_SUCCESS`; here or in an object store.
         options: what is written.
         make_engine: creates an engine, given a directory for data that does not fit in memory.
         load: loads the same model in another process; needed by engines that score there.
@@ -46,6 +50,12 @@ def score_log(
     Raises:
         InputError: the log, a list, the options or the output directory cannot be used.
     """
+    check_path("output", output_dir)
+    if is_url(output_dir):
+        with stored_output(output_dir) as (local, is_new):
+            options = dataclasses.replace(options, overwrite=options.overwrite or is_new)
+            scored = score_log(model, source, local, options, make_engine, load, progress)
+        return dataclasses.replace(scored, output_dir=shown(output_dir))
     of_model = model.data or DataConfig()
     kept = {
         name: getattr(of_model, name) for name in ("seed", "duplicates", "tie_order", "min_rating", "max_bad_fraction")
@@ -96,6 +106,13 @@ def score_records(
     Raises:
         InputError: no data directory, a damaged one, or options or an output directory that cannot be used.
     """
+    check_path("output", output_dir)
+    data_dir = local_records(data_dir)
+    if is_url(output_dir):
+        with stored_output(output_dir) as (local, is_new):
+            options = dataclasses.replace(options, overwrite=options.overwrite or is_new)
+            scored = score_records(model, data_dir, local, options, progress)
+        return dataclasses.replace(scored, output_dir=shown(output_dir))
     manifest = Manifest.load(data_dir)
     verified = VerifiedRecords(data_dir, manifest, "run the same command again when the records are complete")
     with Output.opened(model, output_dir, options, {"manifest_sha256": manifest.sha256()}) as output:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from bert4rec_tf.model_dir import TrainedModel, load_model
+from bert4rec_tf.model_store import fetch_model
 from bert4rec_tf.serving.cold_items import ItemTable, with_new_items
 from bert4rec_tf.serving.exact_index import ExactIndex
+from bert4rec_tf.serving.export_store import publishing
 from bert4rec_tf.serving.item_scores import item_scores
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
 from bert4rec_tf.serving.ivf_tuning import BATCH_USERS, RECALL_USERS, choose_probes, known_histories
@@ -25,8 +27,10 @@ from bert4rec_tf.serving.quality_gate import compare
 from bert4rec_tf.serving.recommender import Recommender
 from bert4rec_tf.serving.versions import check_poll_seconds, list_versions, next_version, publish, publishing_lock
 from bert4rec_tf.serving.warmup import replay_warm_up, write_warm_up
-from tfrecords.errors import InputError, check_local, disk_error
+from tfrecords.errors import InputError, disk_error
 from tfrecords.files import write_whole
+from tfrecords.record_store import local_records
+from tfrecords.stores import check_path, is_url, shown
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 
 METADATA_FILE = "assets.extra/metadata.json"
@@ -88,25 +92,45 @@ class ExportOptions:
             )
 
 
+@overload
+def export(
+    model_dir: str | pathlib.Path,
+    export_dir: pathlib.Path,
+    options: ExportOptions | None = None,
+    new_items: ItemTable | None = None,
+) -> pathlib.Path: ...
+
+
+@overload
 def export(
     model_dir: str | pathlib.Path,
     export_dir: str | pathlib.Path,
     options: ExportOptions | None = None,
     new_items: ItemTable | None = None,
-) -> pathlib.Path:
+) -> pathlib.Path | str: ...
+
+
+def export(
+    model_dir: str | pathlib.Path,
+    export_dir: str | pathlib.Path,
+    options: ExportOptions | None = None,
+    new_items: ItemTable | None = None,
+) -> pathlib.Path | str:
     """Writes the best checkpoint of `model_dir` as the next version below `export_dir`, by rename.
 
     Before the version appears, it has answered all of its warm-up requests and, if `options` requires it, passed the
     comparison with the served version.
 
     Args:
-        model_dir: the directory of a trained model.
-        export_dir: the directory of all versions, which is made if it does not exist.
+        model_dir: the directory of a trained model, here or in an object store.
+        export_dir: the directory of all versions, which is made if it does not exist; in an object store, see
+            `serving.export_store`.
         options: None: `ExportOptions()`.
         new_items: a table whose items are recommended too, by their features alone if they came after the training.
 
     Returns:
-        The version's directory. Its name is an integer, larger than those of all other versions.
+        The version's directory; in a store, its address. Its name is an integer, larger than those of all other
+        versions.
 
     Raises:
         InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, or a
@@ -120,8 +144,15 @@ def export(
     >>> bert4rec_tf.Recommender.load("exports").recommend([["1", "2", "3"]], k=1).item_ids
     [['4']]
     """
-    check_local("export_dir", export_dir)
+    check_path("export_dir", export_dir)
     options = options or ExportOptions()
+    if options.data_dir is not None:
+        options = dataclasses.replace(options, data_dir=str(local_records(options.data_dir)))
+    model_dir = fetch_model(model_dir)
+    if is_url(export_dir):
+        with publishing(export_dir, options.keep_versions, options.max_regression is not None) as local:
+            written = export(model_dir, local, dataclasses.replace(options, keep_versions=None), new_items)
+        return f"{shown(export_dir).rstrip('/')}/{pathlib.Path(written).name}"
     trained = load_model(model_dir, fold=new_items is None)
     if new_items is not None:
         trained = with_new_items(trained, new_items)

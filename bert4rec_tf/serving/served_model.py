@@ -14,11 +14,14 @@ import tensorflow as tf
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.model_dir import CONFIG_FILE, load_model
+from bert4rec_tf.model_store import fetch_model
+from bert4rec_tf.serving.export_store import fetch_version
 from bert4rec_tf.serving.nearest_items import NearestItems, read_item_vectors
 from bert4rec_tf.serving.recommender import DEFAULT_MAX_K, Recommender
 from bert4rec_tf.serving.versions import list_versions
 from tfrecords.config import DataConfig
-from tfrecords.errors import InputError, check_local
+from tfrecords.errors import InputError
+from tfrecords.stores import Store, check_path, is_url
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 _EXTRA = "assets.extra"
@@ -67,10 +70,15 @@ class ServedModel:
     def load(cls, directory: str | pathlib.Path) -> "ServedModel":
         """Loads a model directory of `train`, an export directory (its newest version), or one version of it.
 
+        All of them may be in an object store.
+
         Raises:
             InputError: the directory is none of these.
         """
-        check_local("directory", directory)
+        check_path("directory", directory)
+        if is_url(directory):
+            in_store = Store.open(directory).stamp(CONFIG_FILE) is not None
+            return cls._of_model_dir(fetch_model(directory)) if in_store else cls._of_version(fetch_version(directory))
         path = pathlib.Path(directory)
         if (path / CONFIG_FILE).is_file():
             return cls._of_model_dir(path)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -19,6 +18,7 @@ from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
 from bert4rec_tf.model.item_features import FeatureArrays
 from bert4rec_tf.model.sampled_loss import SampledLoss
 from bert4rec_tf.model_dir import TrainedModel, load_model, open_model_dir
+from bert4rec_tf.model_store import WorkingDirectory
 from bert4rec_tf.training.coordination import Coordinator, is_chief
 from bert4rec_tf.training.optimizer import make_optimizer, variables_of
 from bert4rec_tf.training.run_context import RunContext
@@ -44,7 +44,7 @@ _FIX_CHANGED_RECORDS = (
 
 def prepare(
     data_dir: str,
-    model_dir: str,
+    work: WorkingDirectory,
     settings: dict[str, dict],
     strategy: tf.distribute.Strategy,
     time_limit_seconds: float | None,
@@ -55,7 +55,7 @@ def prepare(
 
     Args:
         data_dir: as in `trainer.train`, like all other arguments.
-        model_dir: the model directory.
+        work: the model directory.
         settings: what the user set.
         strategy: how steps are distributed.
         time_limit_seconds: for the whole run.
@@ -66,7 +66,7 @@ def prepare(
         InputError: the records are damaged; the settings do not fit the records, the strategy, the model directory or
             the model to start from; or this worker's records or settings differ from the chief's.
     """
-    manifest = Manifest.load(data_dir)
+    manifest, model_dir = Manifest.load(data_dir), work.directory
     config = _config_with_records(settings, manifest, data_dir)
     _check_strategy(strategy, config)
     takes = config.model.uses_times, config.model.request_time > 0
@@ -85,16 +85,17 @@ def prepare(
             check_compatible(config, old_model.config)
             check_same_features(features, old_model.item_features)
         open_model_dir(model_dir, config, manifest, vocabulary, features)
+        work.check()
     model, optimizer, progress = _make_model(config, vocabulary, features, strategy)
     tracked = {"model": model, "optimizer": optimizer, "progress": progress}
-    checkpoints = Checkpoints(model_dir, tracked, config.training.checkpoints_to_keep)
+    checkpoints = Checkpoints(model_dir, tracked, config.training.checkpoints_to_keep, work.saved)
     steps_are_done = finished = False
     if chief and checkpoints.restore_latest():
         if time_limit_seconds is None:
             progress.total_steps.assign(config.training.num_steps)
         steps_are_done = _steps_are_done(config, progress, time_limit_seconds)
-        finished = steps_are_done and is_validated(pathlib.Path(model_dir), progress)
-        _report_resumed(model_dir, progress, finished)
+        finished = steps_are_done and is_validated(model_dir, progress)
+        _report_resumed(work.name, progress, finished)
     elif chief and old_model is not None:
         _start_warm(model, vocabulary, features, old_model)
         checkpoints.save(best=False)  # from here on the other model is not needed
@@ -104,7 +105,7 @@ def prepare(
     coordinator.broadcast_from_chief([*model.variables, *variables_of(optimizer), *progress.variables])
     return RunContext(
         data_dir=data_dir,
-        model_dir=pathlib.Path(model_dir),
+        model_dir=model_dir,
         config=config,
         manifest=manifest,
         records=records,

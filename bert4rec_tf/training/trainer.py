@@ -11,6 +11,7 @@ from bert4rec_tf.evaluation.evaluate import Ranker, UserRanks, evaluate, make_ra
 from bert4rec_tf.inputs.objectives import windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.model_dir import TrainedModel, load_model
+from bert4rec_tf.model_store import working_directory
 from bert4rec_tf.training.interruption import StopSignals
 from bert4rec_tf.training.monitor import TrainingMonitor
 from bert4rec_tf.training.prepare import prepare
@@ -18,7 +19,10 @@ from bert4rec_tf.training.run_context import RunContext
 from bert4rec_tf.training.steps import ParameterServerSteps, SynchronousSteps
 from bert4rec_tf.training.strategy import on_parameter_servers
 from bert4rec_tf.training.tensorboard import write_projector
-from tfrecords.errors import InputError, PeerLost, Stopped, check_local, full_disk, writing
+from tfrecords.errors import InputError, PeerLost, Stopped, full_disk, writing
+from tfrecords.record_store import local_records
+from tfrecords.store_cache import showing
+from tfrecords.stores import check_path, is_url
 
 
 def train(
@@ -33,8 +37,9 @@ def train(
     """Trains until `training.num_steps`, the time limit or early stopping, whichever comes first.
 
     Args:
-        data_dir: made by pipelines/make_tfrecords.py.
-        model_dir: a new directory, or that of an earlier call with the same settings and records, which is resumed.
+        data_dir: made by pipelines/make_tfrecords.py, on this machine or in an object store.
+        model_dir: a new directory, or that of an earlier call with the same settings and records, which is resumed. In
+            an object store, see `model_store`.
         settings: from `config.read_settings`. Settings of `data` and `masking` must match the records; those that
             are left out are taken from the records.
         strategy: from `strategy.make_strategy`.
@@ -54,20 +59,33 @@ def train(
     if time_limit_minutes is not None and time_limit_minutes <= 0:
         raise InputError(f"--time_limit_minutes must be above 0. Received: {time_limit_minutes}")
     for name, path in (("data_dir", data_dir), ("model_dir", model_dir), ("warm_start_from", warm_start_from)):
-        check_local(name, path)
+        check_path(name, path)
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy | tf.distribute.ParameterServerStrategy)
+    if several and is_url(model_dir):
+        raise needs_mounted_folder(model_dir)
     limit = None if time_limit_minutes is None else 60.0 * time_limit_minutes
     try:
-        with writing(model_dir):
-            context = prepare(data_dir, model_dir, settings, strategy, limit, warm_start_from, profile)
-            _train(context)
+        records = local_records(data_dir)
+        with showing(str(data_dir), records), working_directory(model_dir) as work:
+            with writing(work.name):
+                context = prepare(str(records), work, settings, strategy, limit, warm_start_from, profile)
+                _train(context)
+            return load_model(work.directory) if context.is_chief else None
     except tf.errors.ResourceExhaustedError as error:  # TensorBoard's disk is full, or memory ran out
         raise full_disk(error) or error from None
     # TensorFlow raises any of these when another process has ended.
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError):
-        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy | tf.distribute.ParameterServerStrategy):
+        if not several:
             raise
         raise PeerLost from None
-    return load_model(model_dir) if context.is_chief else None
+
+
+def needs_mounted_folder(model_dir: str) -> InputError:
+    """The error for a cluster with a model directory in an object store."""
+    return InputError(
+        f"A cluster needs a --model_dir that is mounted. Received: {model_dir}. Fix: mount the bucket or file system "
+        "and name the folder, or train on one machine"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

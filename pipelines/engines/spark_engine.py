@@ -38,6 +38,7 @@ from pipelines.sources.load_events import LoadCounts, RowRules, create_events, l
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import LogSource, quoted
 from pipelines.sources.synthetic import MarkovLog
+from pipelines.sources.text_streams import InputPath
 from pipelines.sources.tfds_log import TfdsLog
 from tfrecords.config import DataConfig, RecordsConfig
 from tfrecords.errors import InputError
@@ -247,7 +248,7 @@ def scan_in_tasks(source: Source) -> None:
     if not _SUBMITTED or not isinstance(source, LogSource):
         return
 
-    def run(scan: Callable[[pathlib.Path, str], LogFile], paths: list[pathlib.Path], names: list[str]) -> list[LogFile]:
+    def run(scan: Callable[[InputPath, str], LogFile], paths: list[InputPath], names: list[str]) -> list[LogFile]:
         session = _start(1, pathlib.Path())
         _add_packages(session)
         files = session.sparkContext.parallelize(list(zip(paths, names, strict=True)), len(paths))
@@ -399,7 +400,7 @@ def _default_limit(slots: int) -> str:
     return f"{float(size) / slots:.2f}{unit}"
 
 
-def _scan(scan: Callable[[pathlib.Path, str], LogFile], path_and_name: tuple[pathlib.Path, str]) -> LogFile | str:
+def _scan(scan: Callable[[InputPath, str], LogFile], path_and_name: tuple[InputPath, str]) -> LogFile | str:
     try:
         return scan(*path_and_name)
     except InputError as error:

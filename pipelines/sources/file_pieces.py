@@ -12,6 +12,7 @@ import shutil
 
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import DELIMITERS, Layout, LogSource, lay_out
+from pipelines.sources.text_streams import open_raw
 
 _COPIED_AT_ONCE = 1 << 20
 
@@ -64,7 +65,7 @@ def _may_cut_text(layout: Layout) -> bool:
 
 def cut_out(layout: Layout, piece: Piece, path: pathlib.Path) -> Layout:
     """Copies a piece of a text file to `path`, and returns the layout of this file."""
-    with layout.file.path.open("rb") as source, path.open("wb") as target:
+    with open_raw(layout.file.path) as source, path.open("wb") as target:
         source.seek(piece.start)
         if piece.end is None:
             shutil.copyfileobj(source, target, _COPIED_AT_ONCE)

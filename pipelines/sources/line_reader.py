@@ -6,7 +6,6 @@ DuckDB reads faster, but it accepts some malformed rows and rejects the whole fi
 
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from pipelines.sources.delimited import Line, read_records
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import DELIMITERS, MAX_LINE_BYTES, Layout
-from pipelines.sources.text_streams import UTF8_BOM, open_text
+from pipelines.sources.text_streams import UTF8_BOM, InputPath, open_text
 
 BLANKS = r"[ \t\r\v\f]*"  # means the same to Python's `re` and to DuckDB
 _FIELD = r"([^ \t\r\v\f]+)"
@@ -89,7 +88,7 @@ def count_blank_lines(file: LogFile) -> int:
     return count + (blank and not ended)
 
 
-def read_lines(path: pathlib.Path) -> Iterator[Line]:
+def read_lines(path: InputPath) -> Iterator[Line]:
     """The lines of a text file, each with its fault if it is not valid text."""
     with open_text(path) as stream:
         for number in itertools.count(1):

@@ -18,7 +18,9 @@ from pipelines.sources.duckdb_reader import is_safe_for_duckdb, row_count_matche
 from pipelines.sources.file_pieces import Piece, cut_out
 from pipelines.sources.line_reader import Row, read_rows
 from pipelines.sources.log_source import Layout, LogSource, lay_out, quoted
+from pipelines.sources.store_files import registered
 from pipelines.sources.text_blocks import blocks_of
+from pipelines.sources.text_streams import InputPath
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 from tfrecords.interruption import raise_if_stopped
@@ -163,7 +165,8 @@ def load_file(
         if not piece.whole:
             layout = cut_out(layout, piece, copied_to or bad_rows.with_name("piece"))
         if is_safe_for_duckdb(layout):
-            loaded = _insert_whole(connection, layout, rules)
+            with registered(connection, layout.file.path):
+                loaded = _insert_whole(connection, layout, rules)
             if loaded is not None:
                 return loaded
         if layout.file.encoding != "utf-8":  # what is no valid text is named with the file's own encoding
@@ -191,7 +194,7 @@ def timestamp_unit(source: LogSource, config: DataConfig) -> str:
         InputError: some files have timestamps and others have none, or their numbers are in several units.
     """
     samples: dict[str, list[str | None]] = {}  # of the files with timestamps
-    untimed: list[pathlib.Path] = []
+    untimed: list[InputPath] = []
     for file in source.files:
         layout = lay_out(source, file, rated=config.min_rating is not None)
         times = _some_timestamps(layout)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import pathlib
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +12,15 @@ from pipelines.sources.text_streams import (
     HEAD_BYTES,
     UTF8_BOM,
     HashingReader,
+    InputPath,
     TextStream,
+    arrow_source,
     is_plain_utf8,
     naming_damage,
+    open_raw,
 )
 from tfrecords.errors import InputError
-from tfrecords.files import file_sha256
+from tfrecords.stores import Stamp, StoreFile
 
 PIECE_BYTES = 1 << 26
 
@@ -46,7 +48,7 @@ class LogFile:
         stamp: file system state before the first byte was read; if it differs later, the file may have changed.
     """
 
-    path: pathlib.Path
+    path: InputPath
     name: str
     bytes: int
     sha256: str
@@ -62,10 +64,10 @@ class LogFile:
     field_quotes: int
     even_quotes: bool
     cuts: tuple[tuple[int, int], ...]
-    stamp: tuple[int, ...]
+    stamp: Stamp | tuple[int, ...]
 
     @classmethod
-    def scan(cls, path: pathlib.Path, name: str, delimiter: str | None = None) -> "LogFile":
+    def scan(cls, path: InputPath, name: str, delimiter: str | None = None) -> "LogFile":
         """Scans a text file; if `delimiter` is None, delimiters and quotes at the ends of fields are not counted.
 
         Raises:
@@ -74,7 +76,7 @@ class LogFile:
         """
         stamp = _stamp(path)
         text = _Text((delimiter or "").encode())
-        with path.open("rb", buffering=0) as file, naming_damage(path):
+        with open_raw(path) as file, naming_damage(path):
             reader = HashingReader(file)
             with TextStream(reader, path) as stream:
                 marked = stream.peek(3).startswith(UTF8_BOM) and stream.read(3) == UTF8_BOM
@@ -98,15 +100,16 @@ class LogFile:
         )  # fmt: skip
 
     @classmethod
-    def scan_parquet(cls, path: pathlib.Path, name: str) -> "LogFile":
+    def scan_parquet(cls, path: InputPath, name: str) -> "LogFile":
         """Scans a Parquet file."""
         stamp, rows, cuts = _stamp(path), 0, list[tuple[int, int]]()
-        with contextlib.suppress(pa.ArrowException, OSError):  # the reader reports what is wrong
-            metadata = parquet.read_metadata(path)
+        # The reader reports what is wrong.
+        with contextlib.suppress(pa.ArrowException, OSError), arrow_source(path) as source:
+            metadata = parquet.read_metadata(source)
             rows, cuts = metadata.num_rows, _parquet_cuts(metadata)
-        sha256 = _sha256(path, stamp)
+        size, sha256 = _hash(path, stamp)
         return cls(
-            path, name, stamp[1], sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, 0, True, tuple(cuts), stamp
+            path, name, size, sha256, sha256, "", "", rows == 0, rows, True, 0, 0, 0, 0, True, tuple(cuts), stamp
         )
 
     def check_unchanged(self) -> None:
@@ -116,7 +119,7 @@ class LogFile:
             InputError: its bytes differ.
         """
         with contextlib.suppress(OSError):
-            if _stamp(self.path) == self.stamp or file_sha256(self.path) == self.sha256:
+            if _stamp(self.path) == self.stamp or _hash(self.path)[1] == self.sha256:
                 return
         raise _changed(self.path)
 
@@ -190,20 +193,24 @@ def _parquet_cuts(metadata: parquet.FileMetaData) -> list[tuple[int, int]]:
     return cuts
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, ...]:
+def _stamp(path: InputPath) -> Stamp | tuple[int, ...]:
+    if isinstance(path, StoreFile):
+        return path.stamp()
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _sha256(path: pathlib.Path, stamp: tuple[int, ...]) -> str:
-    """The hash of a file that has not changed since `stamp`."""
-    digest = file_sha256(path)
-    if _stamp(path) != stamp:
+def _hash(path: InputPath, stamp: Stamp | tuple[int, ...] | None = None) -> tuple[int, str]:
+    """The size and the hash of a file, which has not changed since `stamp`."""
+    with open_raw(path) as file:
+        reader = HashingReader(file)
+        reader.read_rest()
+    if stamp is not None and _stamp(path) != stamp:
         raise _changed(path)
-    return digest
+    return reader.bytes, reader.sha256.hexdigest()
 
 
-def _changed(path: pathlib.Path) -> InputError:
+def _changed(path: InputPath) -> InputError:
     return InputError(
         f"An input must not change while it is read. Received: {path}, which did. "
         "Fix: read a copy of it, or run again when nothing writes to it"

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import glob
+import itertools
 import os
 import pathlib
 import urllib.parse
@@ -13,10 +14,12 @@ from pyarrow import parquet
 
 from pipelines.sources.delimited import Dialect, Line, read_records, split_header
 from pipelines.sources.log_file import LogFile
+from pipelines.sources.store_files import duckdb_address
 from pipelines.sources.table_formats import refuse_table_files
-from pipelines.sources.text_streams import open_text
+from pipelines.sources.text_streams import InputPath, arrow_source, open_text
 from pipelines.sources.whitespace_format import recognise
-from tfrecords.errors import InputError, check_local
+from tfrecords.errors import InputError
+from tfrecords.stores import StoreError, StoreFile, check_path, find_files, is_url
 
 FORMATS = (
     "auto", "csv", "tsv", "jsonl", "parquet", "user_item", "user_item_rating_time", "user_items", "movielens",
@@ -53,7 +56,7 @@ _ALWAYS_DESCRIBED = ("format", "user_column", "item_column", "timestamp_column",
 MAX_LINE_BYTES = 1 << 21  # DuckDB holds 16 such lines at a time, within its memory limit
 
 
-MapFiles = Callable[[Callable[[pathlib.Path, str], LogFile], list[pathlib.Path], list[str]], Iterable[LogFile]]
+MapFiles = Callable[[Callable[[InputPath, str], LogFile], list[InputPath], list[str]], Iterable[LogFile]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class LogSource:
     """Files of interactions, and how to read them.
 
     Attributes:
-        paths: files and globs.
+        paths: files and globs, on this machine or in object stores.
         format: one of `FORMATS`; "auto" infers it from the file's name, and for `.txt` from its first lines.
         user_column, item_column: names in a header or keys in JSON; if all given columns are numbers, 0-based indices
             in a CSV or TSV file without a header.
@@ -130,29 +133,26 @@ class LogSource:
         Raises:
             InputError: as `files`.
         """
-        check_local("input", self.paths)
-        found: list[str] = []
+        check_path("input", self.paths)
+        found: list[InputPath] = []
         for path in self.paths:
-            refuse_table_files(pathlib.Path(os.path.abspath(path)))  # noqa: PTH100, symlinks stay
-            matches = [path] if pathlib.Path(path).is_file() else sorted(glob.glob(path, recursive=True))
-            matches = [match for match in matches if pathlib.Path(match).is_file()]
+            matches = _matches(path)
             if not matches:
                 raise InputError(f"--input must name existing files. Received: {path!r}, which matches none")
             found += matches
         # A file counts once, whatever paths name it: read twice, each history would contain its own test target.
-        once: dict[str, str] = {}
-        for path in found:
-            once.setdefault(os.path.realpath(path), path)
-        paths = [pathlib.Path(os.path.abspath(path)) for path in once.values()]  # noqa: PTH100, symlinks stay
+        once: dict[str, InputPath] = {}
+        for file in found:
+            once.setdefault(str(file) if isinstance(file, StoreFile) else os.path.realpath(file), file)
+        paths = list(once.values())
         for file in paths:
             refuse_table_files(file)
-        shared = os.path.commonpath([path.parent for path in paths])
-        files = list(run(self._scanned, paths, [path.relative_to(shared).as_posix() for path in paths]))
+        files = list(run(self._scanned, paths, _names(paths)))
         self._check_contents(files)
         self.__dict__["files"] = files  # where cached_property looks
         return files
 
-    def _scanned(self, path: pathlib.Path, name: str) -> LogFile:
+    def _scanned(self, path: InputPath, name: str) -> LogFile:
         format_ = _format_of(self, path)
         if format_ == "parquet":
             return LogFile.scan_parquet(path, name)
@@ -298,7 +298,25 @@ def lay_out(source: LogSource, file: LogFile, rated: bool) -> Layout:
     return layout
 
 
-def _partition_value(path: pathlib.Path, name: str) -> str | None:
+def _matches(path: str) -> list[InputPath]:
+    """The files that a path or glob names, sorted."""
+    if is_url(path):
+        return [*find_files(path)]
+    refuse_table_files(pathlib.Path(os.path.abspath(path)))  # noqa: PTH100, symlinks stay
+    matches = [path] if pathlib.Path(path).is_file() else sorted(glob.glob(path, recursive=True))
+    return [pathlib.Path(os.path.abspath(match)) for match in matches if pathlib.Path(match).is_file()]  # noqa: PTH100
+
+
+def _names(paths: Sequence[InputPath]) -> list[str]:
+    """The paths below the folder that all share; whole ones if some are on this machine and others in a store."""
+    if len({path.parts[:2] if isinstance(path, StoreFile) else path.parts[:1] for path in paths}) > 1:
+        return [str(path) for path in paths]
+    columns = zip(*(path.parts[:-1] for path in paths), strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, columns))
+    return ["/".join(path.parts[shared:]) for path in paths]
+
+
+def _partition_value(path: InputPath, name: str) -> str | None:
     """The value of a partition column in the names of the folders above a file, as Hive writes them."""
     found = set()
     for folder in path.parts[:-1]:
@@ -354,7 +372,7 @@ def _num_fields(lines: list[str], dialect: Dialect) -> int | None:
     return next((len(record.fields) for record in read_records(numbered, dialect) if not record.fault), None)
 
 
-def _numbers_columns(path: pathlib.Path, first: list[str]) -> bool:
+def _numbers_columns(path: InputPath, first: list[str]) -> bool:
     """Whether a first line numbers the columns from 0, as pandas does, with or without an index column before them.
 
     Raises:
@@ -392,7 +410,8 @@ def _by_index(columns: Collection[str]) -> bool:
 def _check_parquet_columns(layout: Layout) -> None:
     path = layout.file.path
     try:
-        known = parquet.read_schema(path).names
+        with arrow_source(path) as file:
+            known = parquet.read_schema(file).names
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from None
     _check_columns(layout, known)
@@ -401,15 +420,17 @@ def _check_parquet_columns(layout: Layout) -> None:
             raise InputError(f"Column names must differ. Received: {path}, with {name!r} {known.count(name)} times")
 
 
-def unreadable(path: pathlib.Path, error: Exception) -> InputError:
-    """The error for a file that is damaged or not Parquet."""
+def unreadable(path: InputPath, error: Exception) -> InputError:
+    """The error for a file that is damaged or not Parquet, or whose store does not answer."""
+    if isinstance(path, StoreFile) and not isinstance(error, pa.ArrowException):
+        return StoreError(f"An object store must answer. Received: {first_lines(error)} ({path}). Fix: run it again")
     return InputError(
         f"{path} must be readable as parquet. Received: {first_lines(error)}. "
         "Fix: copy or write it again, or name its --format"
     )
 
 
-def _format_of(source: LogSource, path: pathlib.Path) -> str:
+def _format_of(source: LogSource, path: InputPath) -> str:
     if source.format != "auto":
         return source.format
     suffixes = [suffix for suffix in path.suffixes if suffix not in _COMPRESSED_SUFFIXES]
@@ -452,8 +473,13 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def quoted_path(path: pathlib.Path) -> str:
-    """A path as a SQL string literal, with the characters of globs escaped, because DuckDB expands globs."""
+def quoted_path(path: InputPath) -> str:
+    """A path as a SQL string literal, with the characters of globs escaped, because DuckDB expands globs.
+
+    Files of stores have the address that `store_files` gives them.
+    """
+    if isinstance(path, StoreFile):
+        return quoted(duckdb_address(path))
     return quoted(glob.escape(str(path)))
 
 

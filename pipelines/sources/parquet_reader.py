@@ -8,6 +8,7 @@ decimal point, whatever the type of the column.
 import functools
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from pyarrow import parquet
 
 from pipelines.sources import timestamps
 from pipelines.sources.log_source import Layout, unreadable
+from pipelines.sources.text_streams import arrow_source
 from tfrecords.errors import InputError
+from tfrecords.stores import StoreFile
 
 BATCH_ROWS = 1 << 16
 _BUFFER_BYTES = 1 << 16
@@ -50,38 +53,43 @@ def read_batches(
     """
     path = layout.file.path
     try:
-        # INT96 holds nanoseconds of any year; read as such they would wrap around outside 1677 to 2262.
-        file = parquet.ParquetFile(
-            path,
-            page_checksum_verification=True,
-            coerce_int96_timestamp_unit="us",
-            pre_buffer=ahead,
-            buffer_size=0 if ahead else _BUFFER_BYTES,
-        )
-        types = {field: file.schema_arrow.field(name).type for field, name in layout.columns.items()}
-        lists = [field for field, type_ in types.items() if _is_list(type_) and layout.explode]
-        _check_lists(layout, types, lists)
-        converters = {
-            field: _converter(layout, field, type_.value_type if field in lists else type_)
-            for field, type_ in types.items()
-        }
-        first = 1
-        groups = list(range(file.num_row_groups))[start:end]
-        for batch in file.iter_batches(batch_rows, groups, columns=list(dict.fromkeys(layout.columns.values()))):
-            columns = {field: batch.column(name) for field, name in layout.columns.items()}
-            lines, faults = np.arange(first, first + len(batch)), pa.nulls(len(batch), pa.string())
-            first += len(batch)
-            if lists:
-                lines, columns, faults = _explode(lines, columns, lists)
-            texts = {}
-            for field, values in columns.items():
-                texts[_FIELDS[field]], found = converters[field](values)
-                faults = pc.coalesce(faults, found)
-            for field, value in layout.partition.items():
-                texts[_FIELDS[field]] = pa.repeat(pa.scalar(value, pa.string()), len(lines))
-            yield pa.table({"line": lines, **texts, "fault": faults})
+        with arrow_source(path) as source:
+            yield from _read_batches(layout, source, batch_rows, slice(start, end), ahead)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from None
+
+
+def _read_batches(layout: Layout, source: Any, batch_rows: int, row_groups: slice, ahead: bool) -> Iterator[pa.Table]:
+    # INT96 holds nanoseconds of any year; read as such they would wrap around outside 1677 to 2262.
+    file = parquet.ParquetFile(
+        source,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit="us",
+        pre_buffer=ahead and isinstance(layout.file.path, StoreFile),
+        buffer_size=0 if ahead else _BUFFER_BYTES,
+    )
+    types = {field: file.schema_arrow.field(name).type for field, name in layout.columns.items()}
+    lists = [field for field, type_ in types.items() if _is_list(type_) and layout.explode]
+    _check_lists(layout, types, lists)
+    converters = {
+        field: _converter(layout, field, type_.value_type if field in lists else type_)
+        for field, type_ in types.items()
+    }
+    first = 1
+    groups = list(range(file.num_row_groups))[row_groups]
+    for batch in file.iter_batches(batch_rows, groups, columns=list(dict.fromkeys(layout.columns.values()))):
+        columns = {field: batch.column(name) for field, name in layout.columns.items()}
+        lines, faults = np.arange(first, first + len(batch)), pa.nulls(len(batch), pa.string())
+        first += len(batch)
+        if lists:
+            lines, columns, faults = _explode(lines, columns, lists)
+        texts = {}
+        for field, values in columns.items():
+            texts[_FIELDS[field]], found = converters[field](values)
+            faults = pc.coalesce(faults, found)
+        for field, value in layout.partition.items():
+            texts[_FIELDS[field]] = pa.repeat(pa.scalar(value, pa.string()), len(lines))
+        yield pa.table({"line": lines, **texts, "fault": faults})
 
 
 # ---- lists ----

@@ -12,12 +12,14 @@ import pathlib
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import pyarrow as pa
 
 from tfrecords.errors import InputError
+from tfrecords.stores import StoreFile
 
+InputPath: TypeAlias = pathlib.Path | StoreFile
 UTF8_BOM = codecs.BOM_UTF8
 HEAD_BYTES = 512  # of a text, which tell what it is
 _BUFFER_BYTES = 1 << 20
@@ -98,7 +100,7 @@ class TextStream(io.BufferedReader):
         encoding: "utf-8", "utf-16" or "utf-32".
     """
 
-    def __init__(self, file: io.RawIOBase, path: pathlib.Path):
+    def __init__(self, file: io.RawIOBase, path: InputPath):
         """Looks at the first bytes.
 
         Args:
@@ -119,15 +121,30 @@ class TextStream(io.BufferedReader):
         super().__init__(cast(io.RawIOBase, stream), _BUFFER_BYTES)
 
 
+def open_raw(path: InputPath) -> io.RawIOBase:
+    """Opens a file's bytes, unbuffered."""
+    return path.open_raw() if isinstance(path, StoreFile) else path.open("rb", buffering=0)
+
+
 @contextlib.contextmanager
-def open_text(path: pathlib.Path) -> Iterator[TextStream]:
+def arrow_source(path: InputPath) -> Iterator[Any]:
+    """A file as the readers of pyarrow take it: its path, or an open file of a store."""
+    if isinstance(path, StoreFile):
+        with path.open_arrow() as file:
+            yield file
+    else:
+        yield path
+
+
+@contextlib.contextmanager
+def open_text(path: InputPath) -> Iterator[TextStream]:
     """Opens a text file."""
-    with path.open("rb", buffering=0) as file, naming_damage(path), TextStream(file, path) as stream:
+    with open_raw(path) as file, naming_damage(path), TextStream(file, path) as stream:
         yield stream
 
 
 @contextlib.contextmanager
-def naming_damage(path: pathlib.Path) -> Iterator[None]:
+def naming_damage(path: InputPath) -> Iterator[None]:
     """Names the file if reading it in the block finds it truncated or damaged.
 
     Raises:
@@ -148,7 +165,7 @@ def is_plain_utf8(head: bytes) -> bool:
     return not (head.startswith(marks) or is_other or any(re.match(mark, head) for mark in _COMPRESSIONS.values()))
 
 
-def _compression(head: bytes, path: pathlib.Path) -> str:
+def _compression(head: bytes, path: InputPath) -> str:
     for name, mark in _COMPRESSIONS.items():
         if re.match(mark, head):
             return name
@@ -163,7 +180,7 @@ def _decompressed(raw: Any, compression: str) -> Any:
     return openers[compression](raw) if compression else raw
 
 
-def _check_text(head: bytes, path: pathlib.Path) -> None:
+def _check_text(head: bytes, path: InputPath) -> None:
     for kind, (offset, mark, fix) in _NO_TEXT.items():
         if head[offset:].startswith(mark):
             raise InputError(

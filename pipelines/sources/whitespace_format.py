@@ -1,10 +1,9 @@
 """Infers which format with whitespace-separated fields a file has, from its first lines."""
 
-import pathlib
 import re
 from collections import Counter
 
-from pipelines.sources.text_streams import UTF8_BOM, open_text
+from pipelines.sources.text_streams import UTF8_BOM, InputPath, open_text
 from tfrecords.errors import InputError
 
 _MAX_LINES = 1000
@@ -13,7 +12,7 @@ _field = re.compile(rb"[^ \t\r\v\f\n]+")
 _time = re.compile(rb"[0-9]{9,}(\.[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
 
 
-def recognise(path: pathlib.Path) -> str:
+def recognise(path: InputPath) -> str:
     """The format of a file: `user_item`, `user_item_rating_time` or `user_items`.
 
     A few malformed rows do not matter if no other format fits.
@@ -44,7 +43,7 @@ def recognise(path: pathlib.Path) -> str:
     )
 
 
-def _first_rows(path: pathlib.Path) -> list[list[bytes]]:
+def _first_rows(path: InputPath) -> list[list[bytes]]:
     rows, size = list[list[bytes]](), 0
     with open_text(path) as stream:
         while len(rows) < _MAX_LINES and size < _MAX_BYTES and (line := stream.readline(_MAX_BYTES)):

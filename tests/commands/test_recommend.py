@@ -63,7 +63,7 @@ MISTAKES = [
         ["--model_dir=MODEL", SOME_USERS, "--request_time=soon"],
         "--request_time must be an ISO 8601 time or seconds",
     ),
-    (["--model_dir=s3://bucket/m", SOME_USERS], "error: --model_dir must be a path on this machine"),
+    (["--model_dir=ftp://bucket/m", SOME_USERS], "error: --model_dir must be a path on this machine"),
 ]
 # Runs the command for each list of flags in one process, since TensorFlow takes seconds to start.
 TRY_ALL = """

@@ -39,13 +39,13 @@ def test_local_paths_are_accepted(path: object) -> None:
 
 
 CALLS = {
-    "build_records": lambda: build_records(MarkovLog(num_users=3), {}, Config(), "s3://b/data"),
-    "input": lambda: LogSource(["hdfs://b/*.csv"]).files,
+    "build_records": lambda: build_records(MarkovLog(num_users=3), {}, Config(), "ftp://b/data"),
+    "input": lambda: LogSource(["http://b/*.csv"]).files,
     "read_titles": lambda: read_titles("gs://b/titles.csv"),
     "read_settings": lambda: read_settings("file:///settings.json"),
-    "load_model": lambda: load_model("s3://b/model"),
-    "Manifest.load": lambda: Manifest.load(pathlib.Path("s3://b/data")),
-    "export": lambda: export("model", "gs://b/exports", ExportOptions()),
+    "load_model": lambda: load_model("S3A://b/model"),
+    "Manifest.load": lambda: Manifest.load("file:///data"),
+    "export": lambda: export("model", "wasb://b/exports", ExportOptions()),
     "rollback": lambda: rollback("gs://b/exports"),
 }
 
@@ -61,14 +61,14 @@ def test_functions_refuse_addresses_and_make_nothing(
 
 
 FLAGS = [
-    ("pipelines/make_tfrecords.py", ["--dataset=synthetic", "--output_dir=s3://b/d"], "output_dir"),
-    ("pipelines/make_tfrecords.py", ["--input=hdfs://b/x.csv", "--output_dir=d"], "input"),
-    ("train.py", ["--data_dir=d", "--model_dir=s3://b/m"], "model_dir"),
-    ("train.py", ["--data_dir=d", "--model_dir=m", "--export_dir=gs://b/e"], "export_dir"),
-    ("evaluate.py", ["--data_dir=d", "--baseline=popularity", "--output=s3://b/metrics.json"], "output"),
+    ("pipelines/make_tfrecords.py", ["--dataset=synthetic", "--output_dir=ftp://b/d"], "output_dir"),
+    ("pipelines/make_tfrecords.py", ["--input=http://b/x.csv", "--output_dir=d"], "input"),
+    ("train.py", ["--data_dir=d", "--model_dir=ftp://b/m"], "model_dir"),
+    ("train.py", ["--data_dir=d", "--model_dir=m", "--export_dir=ftp://b/e"], "export_dir"),
+    ("evaluate.py", ["--data_dir=d", "--baseline=popularity", "--output=ftp://b/metrics.json"], "output"),
     ("evaluate.py", ["--compare=a.json,s3://b/b.json"], "compare"),
-    ("export.py", ["--model_dir=m", "--export_dir=gs://b/e"], "export_dir"),
-    ("export.py", ["rollback", "--export_dir=gs://b/e"], "export_dir"),
+    ("export.py", ["--model_dir=m", "--export_dir=ftp://b/e"], "export_dir"),
+    ("export.py", ["rollback", "--export_dir=ftp://b/e"], "export_dir"),
     ("deploy/client.py", ["--export_dir=gs://b/e", "--item_id=1"], "export_dir"),
 ]
 
@@ -77,7 +77,7 @@ def refuse(tmp_path: pathlib.Path, script: str, flags: list[str], name: str) -> 
     command = [sys.executable, str(ROOT / script), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
-    assert f"error: --{name} must be a path on this machine. Received: " in done.stderr
+    assert f"error: --{name} must be a path on this machine" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

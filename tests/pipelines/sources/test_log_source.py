@@ -313,7 +313,7 @@ def test_files_are_hashed_while_they_are_inspected(tmp_path: pathlib.Path, kind:
     text = (HEADER + "".join(f"u{row % 97},i{row % 89},{row}\n" for row in range(20_000))).encode()
     content = TWICE[kind](text)
     path = write(tmp_path / "log.csv", content)
-    with mock.patch.object(log_file, "file_sha256", side_effect=AssertionError("read once more")):
+    with mock.patch.object(log_file, "_hash", side_effect=AssertionError("read once more")):
         (file,) = LogSource([path]).files
     assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert file.content_sha256 == hashlib.sha256(text).hexdigest()
