@@ -40,6 +40,10 @@ MAY_IMPORT = {
     "bert4rec_tf.search": (
         "bert4rec_tf.search.", "bert4rec_tf.report.charts", "bert4rec_tf.report.markup", _CONFIG, *_MODEL_DIR, _GROUND,
     ),
+    "bert4rec_tf.tracking": (
+        "bert4rec_tf.tracking.", "bert4rec_tf.__version__", "bert4rec_tf.code_version", "bert4rec_tf.serving.export",
+        "bert4rec_tf.evaluation.metrics", _CONFIG, _GROUND,
+    ),
     "bert4rec_tf.scoring": (
         "bert4rec_tf.scoring.", "bert4rec_tf.serving.", "pipelines.engines.base", "pipelines.progress",
         "pipelines.sources.", _GROUND,

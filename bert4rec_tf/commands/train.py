@@ -61,6 +61,13 @@ _LIMIT = flags.DEFINE_float(
     None,
     "longest training time in minutes, earlier calls included; the learning-rate schedule is fitted to it",
 )
+_TRACKER = flags.DEFINE_enum(
+    "tracker",
+    "tensorboard",
+    ["tensorboard", "mlflow"],
+    "where settings and curves go; tensorboard: the folder of that name in --model_dir; mlflow: there, and to MLflow, "
+    "in the store of MLFLOW_TRACKING_URI, or else in the folder `mlflow` beside --model_dir",
+)
 _TOP_K = flags.DEFINE_integer("top_k", 10, "number of items that the exported model recommends; only with --export_dir")
 
 
@@ -76,16 +83,25 @@ def main() -> None:
         manifest = Manifest.load(_DATA.value)
         settings = training_settings(manifest, settings)
         print(describe_training(manifest, settings))
+    make_tracker = None
+    if _TRACKER.value == "mlflow":
+        from bert4rec_tf.tracking.mlflow_run import MlflowRun  # MLflow is an optional package
+
+        make_tracker = MlflowRun
     publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
-    trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
+    limits = _LIMIT.value, _WARM.value, _PROFILE.value
+    trained = train(_DATA.value, _MODEL.value, settings, strategy, *limits, make_tracker)
     if trained is None:
         return  # only the chief reports
     ndcg = trained.state["validation_ndcg@10"]
     validated = "not validated" if ndcg is None else f"best validation NDCG@10 {ndcg:.4f}"
     print(f"{_MODEL.value}: {validated} at step {trained.state['step']:,}")
     if _EXPORT.value:
-        print(f"wrote {export(_MODEL.value, _EXPORT.value, publishing)}")
+        version = export(_MODEL.value, _EXPORT.value, publishing)
+        print(f"wrote {version}")
+        if make_tracker is not None:
+            make_tracker.of_version(_MODEL.value, version).add_model(version)
 
 
 def run() -> None:
