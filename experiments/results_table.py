@@ -117,14 +117,14 @@ def other_systems(run: dict[str, Any]) -> str:
     of_paper = "sampled" if run["dataset"] in _IN_PAPER else "full"
     candidates = {"full": "all items", "sampled": "100 negatives"}
     lines = [
-        f"| system | published: NDCG@10, {candidates[of_paper]} | NDCG@10, all items | HR@10, all items "
+        f"| system | from | published: NDCG@10, {candidates[of_paper]} | NDCG@10, all items | HR@10, all items "
         "| NDCG@10, 100 negatives | BERT4Rec minus this, NDCG@10, all items | 100 negatives | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in run["systems"]:
         published = _number((row["published"] or {}).get(of_paper, {}).get("ndcg@10"))
         if "error" in row:
-            lines.append(f"| {row['name']} | {published} | {row['error']} | | | | | |")
+            lines.append(f"| {row['name']} | {row['library']} | {published} | {row['error']} | | | | | |")
             continue
         cells = [_with_interval(row["full"], "ndcg@10"), _with_interval(row["full"], "hr@10")]
         cells.append(_with_interval(row["sampled"], "ndcg@10"))
@@ -133,7 +133,7 @@ def other_systems(run: dict[str, Any]) -> str:
         minutes = f"{statistics.mean(report['seconds'] for report in reports) / 60:.1f}" if reports else ""
         if any(report.get("time_limit_reached") for report in reports):
             minutes += ", the limit"
-        lines.append(f"| {row['name']} | {' | '.join([published, *cells, minutes])} |")
+        lines.append(f"| {row['name']} | {row['library']} | {' | '.join([published, *cells, minutes])} |")
     return "\n".join(lines)
 
 

@@ -22,9 +22,12 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from bert4rec_tf.api.evaluation_records import EvaluationRecords, OtherSystem
+from bert4rec_tf.api.predictions import Predictions
 from bert4rec_tf.command_line import command
+from bert4rec_tf.config import EvaluationConfig
 from bert4rec_tf.evaluation.comparison import compare_runs
-from bert4rec_tf.evaluation.results import hardware
+from bert4rec_tf.evaluation.results import hardware, write_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "name of the log in results/ and in published.json", required=True)
@@ -38,8 +41,14 @@ _BERT4REC = flags.DEFINE_multi_string(
     "metrics of a BERT4Rec on the same records, written by evaluate.py --output or reproduce.py, instead of training "
     "one; repeatable, one for each seed; the first one is compared user by user if its users' file is beside it",
 )
-_RECTOOLS = flags.DEFINE_string("rectools_python", None, "Python of an environment with RecTools; default: not run")
-_RECBOLE = flags.DEFINE_string("recbole_python", None, "Python of an environment with RecBole; default: not run")
+_RECTOOLS = flags.DEFINE_string(
+    "rectools_python",
+    None,
+    "Python of an environment of experiments/systems/requirements-rectools.txt; default: not run",
+)
+_RECBOLE = flags.DEFINE_string(
+    "recbole_python", None, "Python of an environment of experiments/systems/requirements-recbole.txt; default: not run"
+)
 _LEFT_OUT = flags.DEFINE_multi_string("leave_out", [], "NAME=REASON: a system that is not run, and why; repeatable")
 _LIMIT = flags.DEFINE_float(
     "system_minutes", 60.0, "limit for the training of each system besides BERT4Rec, in minutes of 2 cores' time"
@@ -219,8 +228,7 @@ def _row(system: System, data: pathlib.Path, split: pathlib.Path, work: pathlib.
         for metrics, suffix in ((full, ""), (sampled, "-negatives")):
             metrics.append(work / f"{name}{suffix}.json")
             if not metrics[-1].is_file():
-                scores = f"--scores={work / f'{name}{suffix}.parquet'}"
-                _run("evaluate.py", scores, f"--data_dir={data}", f"--output={metrics[-1]}")
+                _evaluate(work / f"{name}{suffix}.parquet", data, metrics[-1])
     if system.seeds != "none":
         row["seeds"] = seeds
     return row | {"training": reports} | _summary(full, sampled) | _lead(best, full[0], sampled[0])
@@ -267,6 +275,15 @@ def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, 
     written["load_average"] = [round(load, 1), round(os.getloadavg()[0], 1)]  # before and after, of the machine
     report.write_text(json.dumps(written) + "\n", encoding="utf-8")
     return None
+
+
+def _evaluate(predictions: pathlib.Path, data: pathlib.Path, output: pathlib.Path) -> None:
+    """What evaluate.py --scores does; here, because TensorFlow takes longer to start than to rank."""
+    records = EvaluationRecords.open(data, "run the same command again")
+    found = Predictions.read(str(predictions))
+    other = OtherSystem(str(predictions), found.description, found.lists_of, reads_histories=False)
+    ranks, metrics = records.evaluate(other, "test", EvaluationConfig())
+    write_metrics(output, metrics, ranks, records.vocabulary)
 
 
 def _summary(full: list[pathlib.Path], sampled: list[pathlib.Path]) -> dict[str, Any]:

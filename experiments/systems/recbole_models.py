@@ -20,7 +20,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
-_PATIENCE = 5  # epochs without a better validation
+_PATIENCE = 5  # validations without a better one
 _VALIDATION_USERS = 2000  # of each epoch; NeuMF, which scores one pair at a time, has a tenth of them
 _SHARE_OF_EVALUATION = 0.25  # at most this share of the time is spent on validations
 
@@ -138,8 +138,8 @@ def timed_loss(interaction: Interaction) -> torch.Tensor:
 
 
 best, best_epoch, best_state, epoch, timed_out = -1.0, 0, None, 0, False
-spent = 0.0
-while not timed_out and epoch - best_epoch < _PATIENCE:
+worse, spent = 0, 0.0
+while not timed_out and worse < _PATIENCE:
     try:
         # `fit` has no time limit, and would validate all users of NeuMF pair by pair.
         trainer._train_epoch(train, epoch, loss_func=timed_loss)
@@ -152,8 +152,9 @@ while not timed_out and epoch - best_epoch < _PATIENCE:
         ndcg = validate()
         spent += watch.seconds() - began
         print(f"epoch {epoch}, {watch.seconds():.0f} s: validation NDCG@10 {ndcg:.4f}", flush=True)
+        worse += 1
         if ndcg > best:
-            best, best_epoch, best_state = ndcg, epoch, copy.deepcopy(model.state_dict())
+            worse, best, best_epoch, best_state = 0, ndcg, epoch, copy.deepcopy(model.state_dict())
 times = watch.times()
 model.load_state_dict(best_state)
 model.eval()
