@@ -22,12 +22,13 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from bert4rec_tf.api.evaluation_records import EvaluationRecords, OtherSystem
+from bert4rec_tf.api.evaluation_records import EvaluationRecords
 from bert4rec_tf.api.predictions import Predictions
 from bert4rec_tf.command_line import command
-from bert4rec_tf.config import EvaluationConfig
 from bert4rec_tf.evaluation.comparison import compare_runs
-from bert4rec_tf.evaluation.results import hardware, write_metrics
+from bert4rec_tf.evaluation.evaluate import evaluate
+from bert4rec_tf.evaluation.list_ranker import ListRanker
+from bert4rec_tf.evaluation.results import hardware, metrics_json, write_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "name of the log in results/ and in published.json", required=True)
@@ -169,8 +170,8 @@ def main() -> None:
         _run("evaluate.py", "--baseline=popularity", f"--data_dir={data}", f"--output={pop}")
     elapsed = [json.loads(path.read_text())["model"]["training"]["elapsed_seconds"] for path in best]
     rows = [
-        {"name": "BERT4Rec", "library": "ours", "seconds": statistics.mean(elapsed)} | _summary(best, best),
-        {"name": "POP", "library": "ours"} | _summary([pop], [pop]) | _lead(best[0], pop, pop),
+        {"name": "BERT4Rec", "library": "ours", "seconds": statistics.mean(elapsed)} | _summary(best),
+        {"name": "POP", "library": "ours"} | _summary([pop]) | _lead(best[0], pop),
     ]
     rows += [_row(system, data, split, work, best[0]) for system in SYSTEMS]
     published = json.loads((ROOT / "results" / "published.json").read_text())
@@ -216,22 +217,17 @@ def _row(system: System, data: pathlib.Path, split: pathlib.Path, work: pathlib.
         return row | {"error": f"not run: no --{system.environment}_python"}
     number = _SEEDS.value if system.seeds == "all" else 1
     seeds = list(range(_SEED.value, _SEED.value + number))
-    full: list[pathlib.Path] = []
-    sampled: list[pathlib.Path] = []
-    reports = []
+    evaluated, reports = [], []
     for seed in seeds:
         name = f"{system.name}-seed{seed}"
         error = _rank(system, python, split, work, name, seed)
         if error:
             return row | {"error": error}
         reports.append(json.loads((work / f"{name}.report.json").read_text()))
-        for metrics, suffix in ((full, ""), (sampled, "-negatives")):
-            metrics.append(work / f"{name}{suffix}.json")
-            if not metrics[-1].is_file():
-                _evaluate(work / f"{name}{suffix}.parquet", data, metrics[-1])
+        evaluated.append(_evaluate(name, data, work))
     if system.seeds != "none":
         row["seeds"] = seeds
-    return row | {"training": reports} | _summary(full, sampled) | _lead(best, full[0], sampled[0])
+    return row | {"training": reports} | _summary(evaluated) | _lead(best, evaluated[0])
 
 
 def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, name: str, seed: int) -> str | None:
@@ -277,20 +273,33 @@ def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, 
     return None
 
 
-def _evaluate(predictions: pathlib.Path, data: pathlib.Path, output: pathlib.Path) -> None:
-    """What evaluate.py --scores does; here, because TensorFlow takes longer to start than to rank."""
+def _evaluate(name: str, data: pathlib.Path, work: pathlib.Path) -> pathlib.Path:
+    """Writes the metrics of a system: all items are ranked by its best ones, the negatives by its candidates.
+
+    It does what evaluate.py --scores does for one file; here, because TensorFlow takes longer to start than to rank.
+    """
+    output = work / f"{name}.json"
+    if output.is_file():
+        return output
     records = EvaluationRecords.open(data, "run the same command again")
-    found = Predictions.read(str(predictions))
-    other = OtherSystem(str(predictions), found.description, found.lists_of, reads_histories=False)
-    ranks, metrics = records.evaluate(other, "test", EvaluationConfig())
+    found, description = {}, {}
+    for protocol, suffix in zip(_PROTOCOLS, ("", "-negatives"), strict=True):
+        lists = Predictions.read(str(work / f"{name}{suffix}.parquet"))
+        ranker = ListRanker(lists.lists_of, records.vocabulary, True, lists.origin)
+        with records.verified.unchanged():
+            found[protocol] = evaluate(ranker, records.data_dir, records.manifest, "test", max_items=1)
+        description[protocol] = lists.description
+    ranks = dataclasses.replace(found["full"], sampled=found["sampled"].sampled)
+    metrics = metrics_json(ranks, description, records.manifest, records.vocabulary, "test")
     write_metrics(output, metrics, ranks, records.vocabulary)
+    return output
 
 
-def _summary(full: list[pathlib.Path], sampled: list[pathlib.Path]) -> dict[str, Any]:
+def _summary(evaluated: list[pathlib.Path]) -> dict[str, Any]:
     """The metrics of both protocols, averaged over the seeds, with the first seed's intervals and each seed's value."""
     summary: dict[str, Any] = {}
-    for protocol, paths in zip(_PROTOCOLS, (full, sampled), strict=True):
-        found = [json.loads(path.read_text())[protocol] for path in paths]
+    for protocol in _PROTOCOLS:
+        found = [json.loads(path.read_text())[protocol] for path in evaluated]
         if any(metrics[name] is None for metrics in found for name in _METRICS):
             summary[protocol] = dict.fromkeys(_METRICS)
             continue
@@ -301,16 +310,18 @@ def _summary(full: list[pathlib.Path], sampled: list[pathlib.Path]) -> dict[str,
     return summary
 
 
-def _lead(best: pathlib.Path, full: pathlib.Path, sampled: pathlib.Path) -> dict[str, Any]:
+def _lead(best: pathlib.Path, other: pathlib.Path) -> dict[str, Any]:
     """BERT4Rec minus a system in NDCG@10, by the paired bootstrap, for the protocols that both have."""
     if not best.with_suffix(".users.parquet").is_file():
         return {}
-    lead = {}
-    for protocol, path in zip(_PROTOCOLS, (full, sampled), strict=True):
-        found = compare_runs([path, best]).get(protocol, {}).get("ndcg@10")
-        if found:
-            lead[protocol] = {name: found[name] for name in ("difference", "ci95", "p")}
-    return {"bert4rec_minus_this": lead}
+    found = compare_runs([other, best])
+    leads = {protocol: found[protocol].get("ndcg@10") for protocol in _PROTOCOLS}
+    names = ("difference", "ci95", "p")
+    return {
+        "bert4rec_minus_this": {
+            protocol: {name: lead[name] for name in names} for protocol, lead in leads.items() if lead
+        }
+    }
 
 
 def _figures(row: dict[str, Any]) -> str:
