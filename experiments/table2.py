@@ -128,7 +128,7 @@ SYSTEMS = (
     System(
         "GRU4Rec+",
         "its authors' code",
-        reason="not run: its authors' code is in no package registry, and its licence allows research and education only",
+        reason="not run: its code is in no package registry, and its licence allows research and education only",
     ),
     _recbole(
         "Caser",

@@ -108,7 +108,7 @@ def test_the_whole_comparison_on_a_small_log(tmp_path: pathlib.Path) -> None:
     assert rows["EASE"]["error"] == "not run: no --rectools_python"
     assert rows["Caser"]["error"] == "not run: too slow"
     assert rows["FPMC"]["error"] == "not run: no --recbole_python"
-    assert rows["GRU4Rec+"]["error"].startswith("not run: its authors' code")
+    assert rows["GRU4Rec+"]["error"].startswith("not run: its code")
     assert "wrote " in printed
     assert "Nothing to do" in run(*command), "what is there is kept"
     other = [*command, f"--bert4rec={tmp_path / 'work/BERT4Rec.json'}"]
