@@ -54,8 +54,8 @@ _Result = TypeVar("_Result")
 class MlflowRun:
     """The run of a model directory, in the store that MLFLOW_TRACKING_URI names, or else in a local one.
 
-    The local store is the folder `mlflow` beside the model directory: a SQLite file, because MLflow refuses its file
-    store since 3.7, and a folder of artefacts. The id of the run is kept in the model directory, so that training,
+    The local store is the folder `mlflow` beside the model directory: a SQLite file, because MLflow 3.17 refuses its
+    file store, and a folder of artefacts. The id of the run is kept in the model directory, so that training,
     evaluation and export find the same run again.
 
     A store that cannot be reached never ends a training: each failure is a warning on stderr. Points of curves are
