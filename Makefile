@@ -57,7 +57,8 @@ $(VENV)/.installed-spark: $(VENV)/.installed requirements-spark.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-spark.txt
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-search.txt requirements-explore.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-search.txt requirements-explore.txt \
+  requirements-mlflow.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
 	touch $@
 

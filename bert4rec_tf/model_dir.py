@@ -4,6 +4,7 @@ config.json  vocabulary.jsonl  manifest.json     copies that make the directory 
 item_features.parquet                            of the items, if the model uses their features
 checkpoints/latest/ckpt-400/  …/best/ckpt-200/   TensorFlow checkpoints by step
 history.jsonl  tensorboard/                      one line per validation; scalars
+mlflow_run.json                                  the id of the MLflow run, with --tracker=mlflow
 """
 
 import dataclasses

@@ -1,15 +1,18 @@
-"""Compares BERT4Rec with simpler systems on one log, as Table 2 of the paper does; writes results/table2-LOG.json.
+"""Compares BERT4Rec with the other systems of the paper's Table 2 on one log; writes results/table2-LOG.json.
 
 python experiments/table2.py --dataset=beauty-5core --input=beauty-5core.csv --config=bert4rec-sparse \
-    --set=data.tie_order=input --work_dir=/tmp/table2 --rectools_python=/tmp/rectools/bin/python
+    --set=data.tie_order=input --work_dir=/tmp/table2 --rectools_python=/tmp/rectools/bin/python \
+    --recbole_python=/tmp/recbole/bin/python
 
-Every system gets the same split, and is evaluated on the same users by evaluate.py. What is there already is kept, so
-the same command goes on after an interruption.
+Every system is trained on the same split, and evaluated on the same users by evaluate.py. What is there already is
+kept, so the same command goes on after an interruption.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import time
@@ -19,9 +22,13 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from bert4rec_tf.api.evaluation_records import EvaluationRecords
+from bert4rec_tf.api.predictions import Predictions
 from bert4rec_tf.command_line import command
 from bert4rec_tf.evaluation.comparison import compare_runs
-from bert4rec_tf.evaluation.results import hardware
+from bert4rec_tf.evaluation.evaluate import evaluate
+from bert4rec_tf.evaluation.list_ranker import ListRanker
+from bert4rec_tf.evaluation.results import hardware, metrics_json, write_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DATASET = flags.DEFINE_string("dataset", None, "name of the log in results/ and in published.json", required=True)
@@ -29,13 +36,33 @@ _INPUT = flags.DEFINE_string("input", None, "log, as --input of make_tfrecords.p
 _CONFIG = flags.DEFINE_string("config", "auto", "settings of BERT4Rec: a JSON file, the name of a recipe, or `auto`")
 _SET = flags.DEFINE_multi_string("set", [], "section.field=value; replaces a setting of --config; repeatable")
 _WORK = flags.DEFINE_string("work_dir", None, "directory for records, models and predictions", required=True)
-_RECTOOLS = flags.DEFINE_string(
-    "rectools_python", None, "Python of an environment with rectools and pyarrow; default: leave its systems out"
+_BERT4REC = flags.DEFINE_multi_string(
+    "bert4rec",
+    [],
+    "metrics of a BERT4Rec on the same records, written by evaluate.py --output or reproduce.py, instead of training "
+    "one; repeatable, one for each seed; the first one is compared user by user if its users' file is beside it",
 )
-_LIMIT = flags.DEFINE_float("system_minutes", 60.0, "time limit of each system besides BERT4Rec")
-_SEED = flags.DEFINE_integer("seed", 1, "seed of every system that draws")
+_RECTOOLS = flags.DEFINE_string(
+    "rectools_python",
+    None,
+    "Python of an environment of experiments/systems/requirements-rectools.txt; default: not run",
+)
+_RECBOLE = flags.DEFINE_string(
+    "recbole_python", None, "Python of an environment of experiments/systems/requirements-recbole.txt; default: not run"
+)
+_LEFT_OUT = flags.DEFINE_multi_string("leave_out", [], "NAME=REASON: a system that is not run, and why; repeatable")
+_LIMIT = flags.DEFINE_float(
+    "system_minutes", 60.0, "limit for the training of each system besides BERT4Rec, in minutes of 2 cores' time"
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "number of seeds of the systems that train fast; others have the first seed")
+_SEED = flags.DEFINE_integer("seed", 1, "the first seed of every system that draws")
 _RESULTS = flags.DEFINE_string("results_dir", str(ROOT / "results"), "directory to write the results in")
 _TOP_K = 100  # items of a list: a rank beyond it counts as a miss
+_METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
+# The scripts keep to the limit, in processor time. The time limit of the process is for a busy machine, and for reading
+# the log and writing the rankings.
+_TIMEOUT_FACTOR, _TIMEOUT_MINUTES = 5.0, 30.0
+_PROTOCOLS = ("full", "sampled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +71,88 @@ class System:
 
     Attributes:
         name: in the table and, if the paper has it, in published.json.
-        library: what it is from.
-        script: of `experiments/systems/`.
+        library: what it is from, with its settings.
+        script: of `experiments/systems/`; None: it cannot be run.
         environment: "own", or the flag that names its Python.
         options: of the script.
+        seeds: "none": it draws nothing; "all": it trains fast; "first".
+        options_of: what replaces options for a log.
+        reason: why it cannot be run.
     """
 
     name: str
     library: str
-    script: str
-    environment: str
-    options: dict[str, Any]
+    script: str | None = None
+    environment: str = "own"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: str = "first"
+    options_of: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    reason: str = ""
 
 
+def _recbole(name: str, settings: str, seeds: str, **options: Any) -> System:
+    model = options["model"]
+    return System(name, f"RecBole 1.2.1, {model}: {settings}", "recbole_models", "recbole", options, seeds)
+
+
+# RecBole's own settings, but where it says otherwise: Adam with a rate of .001, batches of 2,048.
 SYSTEMS = (
-    System("first-order Markov chain", "ours", "markov_chain", "own", {}),
-    System("ItemKNN", "implicit: cosine, 100 neighbours", "rectools_items", "rectools", {"system": "itemknn"}),
-    System("EASE", "RecTools: regularization 500", "rectools_items", "rectools", {"system": "ease"}),
-    System("BPR-MF", "implicit: 64 factors, 200 iterations", "rectools_items", "rectools", {"system": "bpr"}),
-)
+    System("first-order Markov chain", "ours", "markov_chain", seeds="none"),
+    System(
+        "ItemKNN",
+        "implicit 0.7.3 by RecTools 0.19.0: cosine, 100 neighbours",
+        "rectools_models",
+        "rectools",
+        {"system": "itemknn", "options": {"K": 100}},
+        "none",
+    ),
+    System(
+        "EASE",
+        "RecTools 0.19.0: regularization 500",
+        "rectools_models",
+        "rectools",
+        {"system": "ease", "options": {"regularization": 500.0}},
+        "none",
+    ),
+    _recbole("BPR-MF", "64 factors", "all", model="BPR", embedding_size=64),
+    _recbole("NCF", "64 factors, layers of 128 and 64, dropout .1", "first", model="NeuMF"),
+    _recbole("FPMC", "64 factors", "all", model="FPMC", embedding_size=64),
+    _recbole(
+        "GRU4Rec",
+        "cross-entropy, 1 layer of 128, dropout .3, the last 20 items",
+        "first",
+        model="GRU4Rec",
+        loss_type="CE",
+        MAX_ITEM_LIST_LENGTH=20,
+    ),
+    System(
+        "GRU4Rec+",
+        "its authors' code",
+        reason="not run: its code is in no package registry, and its licence allows research and education only",
+    ),
+    _recbole(
+        "Caser",
+        "cross-entropy, 8 horizontal and 4 vertical filters, dropout .4, the last 5 items as in its paper",
+        "first",
+        model="Caser",
+        loss_type="CE",
+        MAX_ITEM_LIST_LENGTH=5,
+    ),
+    System(
+        "SASRec",
+        "RecTools 0.19.0: as in its paper, binary cross-entropy, 1 negative, 2 blocks, 1 head",
+        "rectools_models",
+        "rectools",
+        {
+            "system": "sasrec",
+            "options": {
+                "n_factors": 50, "n_blocks": 2, "n_heads": 1, "dropout_rate": 0.5, "session_max_len": 50,
+                "loss": "BCE", "n_negatives": 1, "lr": 0.001, "batch_size": 128,
+            },
+        },
+        options_of={"ml-1m": {"dropout_rate": 0.2, "session_max_len": 200}},
+    ),
+)  # fmt: skip
 
 
 @command
@@ -70,21 +160,20 @@ def main() -> None:
     """Runs everything that is not there yet, and prints the table."""
     work = pathlib.Path(_WORK.value)
     work.mkdir(parents=True, exist_ok=True)
-    data, split, model = work / "data", work / "split", work / "model"
+    data, split = work / "data", work / "split"
     settings = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
     _run("pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={data}", *settings,
          *([] if split.is_dir() else [f"--split_dir={split}"]))  # fmt: skip
-    started = time.monotonic()
-    _run("train.py", f"--data_dir={data}", f"--model_dir={model}", *settings, f"--set=training.seed={_SEED.value}")
-    rows = [_evaluated("BERT4Rec", "ours", [f"--model_dir={model}"], data, work, time.monotonic() - started)]
-    rows[0]["seconds"] = json.loads((model / "history.jsonl").read_text().splitlines()[-1])["elapsed_seconds"]
-    rows.append(_evaluated("POP", "ours", ["--baseline=popularity"], data, work, 0.0))
-    rows += [_compared(system, data, split, work) for system in SYSTEMS]
-    best = work / "BERT4Rec.json"
-    for row in rows[1:]:
-        if "full" in row:
-            of_row = compare_runs([work / f"{row['name']}.json", best])["full"]["ndcg@10"]
-            row["bert4rec_minus_this"] = {name: of_row[name] for name in ("difference", "ci95", "p")}
+    best = [pathlib.Path(path) for path in _BERT4REC.value] or [_trained(settings, data, work)]
+    pop = work / "POP.json"
+    if not pop.is_file():
+        _run("evaluate.py", "--baseline=popularity", f"--data_dir={data}", f"--output={pop}")
+    elapsed = [json.loads(path.read_text())["model"]["training"]["elapsed_seconds"] for path in best]
+    rows = [
+        {"name": "BERT4Rec", "library": "ours", "seconds": statistics.mean(elapsed)} | _summary(best),
+        {"name": "POP", "library": "ours"} | _summary([pop]) | _lead(best[0], pop),
+    ]
+    rows += [_row(system, data, split, work, best[0]) for system in SYSTEMS]
     published = json.loads((ROOT / "results" / "published.json").read_text())
     for row in rows:
         found = [each for each in published if (each["dataset"], each["name"]) == (_DATASET.value, row["name"])]
@@ -93,7 +182,7 @@ def main() -> None:
         "dataset": _DATASET.value,
         "config": _CONFIG.value,
         "set": _SET.value,
-        "seed": _SEED.value,
+        "system_minutes": _LIMIT.value,
         "top_k": _TOP_K,
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -102,51 +191,145 @@ def main() -> None:
     path = pathlib.Path(_RESULTS.value) / f"table2-{_DATASET.value}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for row in rows:
-        full = row.get("full")
-        figures = f"HR@10 {full['hr@10']:.4f}, NDCG@10 {full['ndcg@10']:.4f}" if full else row["error"]
-        print(f"{row['name']:<26} {figures}, {row['seconds']:.0f} s")
+        print(f"{row['name']:<26} {_figures(row)}")
     print(f"wrote {path}")
 
 
-def _compared(system: System, data: pathlib.Path, split: pathlib.Path, work: pathlib.Path) -> dict[str, Any]:
+def _trained(settings: list[str], data: pathlib.Path, work: pathlib.Path) -> pathlib.Path:
+    """The metrics of a BERT4Rec that is trained here."""
+    model, metrics = work / "model", work / "BERT4Rec.json"
+    _run("train.py", f"--data_dir={data}", f"--model_dir={model}", *settings, f"--set=training.seed={_SEED.value}")
+    if not metrics.is_file():
+        _run("evaluate.py", f"--model_dir={model}", f"--data_dir={data}", f"--output={metrics}")
+    return metrics
+
+
+def _row(system: System, data: pathlib.Path, split: pathlib.Path, work: pathlib.Path, best: pathlib.Path) -> dict:
     """The row of a system: its metrics, or why there are none."""
-    output, seconds_file = work / f"{system.name}.parquet", work / f"{system.name}.seconds"
-    python = {"own": sys.executable, "rectools": _RECTOOLS.value}[system.environment]
-    row = {"name": system.name, "library": system.library, "seconds": 0.0}
+    row: dict[str, Any] = {"name": system.name, "library": system.library}
+    left_out = dict(entry.partition("=")[::2] for entry in _LEFT_OUT.value)
+    python = {"own": sys.executable, "rectools": _RECTOOLS.value, "recbole": _RECBOLE.value}[system.environment]
+    if system.script is None:
+        return row | {"error": system.reason}
+    if system.name in left_out:
+        return row | {"error": f"not run: {left_out[system.name]}"}
     if python is None:
         return row | {"error": f"not run: no --{system.environment}_python"}
-    if not output.is_file():
-        settings = {"split_dir": str(split), "output": str(output), "split": "test", "top_k": _TOP_K}
-        settings |= {"seed": _SEED.value} | system.options
-        script = ROOT / "experiments" / "systems" / f"{system.script}.py"
-        started = time.monotonic()
-        try:
-            done = subprocess.run(
-                [python, str(script), json.dumps(settings)],
-                capture_output=True,
-                text=True,
-                timeout=60 * _LIMIT.value,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return row | {"error": f"not finished in {_LIMIT.value:g} minutes"}
-        if done.returncode:
-            return row | {"error": f"failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]:.200}"}
-        seconds_file.write_text(f"{time.monotonic() - started:.1f}")
-    seconds = float(seconds_file.read_text())
-    return _evaluated(system.name, system.library, [f"--scores={output}"], data, work, seconds)
+    number = _SEEDS.value if system.seeds == "all" else 1
+    seeds = list(range(_SEED.value, _SEED.value + number))
+    evaluated, reports = [], []
+    for seed in seeds:
+        name = f"{system.name}-seed{seed}"
+        error = _rank(system, python, split, work, name, seed)
+        if error:
+            return row | {"error": error}
+        reports.append(json.loads((work / f"{name}.report.json").read_text()))
+        evaluated.append(_evaluate(name, data, work))
+    if system.seeds != "none":
+        row["seeds"] = seeds
+    return row | {"training": reports} | _summary(evaluated) | _lead(best, evaluated[0])
 
 
-def _evaluated(
-    name: str, library: str, system: list[str], data: pathlib.Path, work: pathlib.Path, seconds: float
-) -> dict[str, Any]:
-    metrics_file = work / f"{name}.json"
-    if not metrics_file.is_file():
-        _run("evaluate.py", *system, f"--data_dir={data}", f"--output={metrics_file}")
-    metrics = json.loads(metrics_file.read_text())
-    full = {metric: metrics["full"][metric] for metric in ("hr@10", "ndcg@10")}
-    sampled = {metric: metrics["sampled"][metric] for metric in ("hr@10", "ndcg@10")}
-    return {"name": name, "library": library, "seconds": round(seconds, 1), "full": full, "sampled": sampled}
+def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, name: str, seed: int) -> str | None:
+    """Trains a system and writes its rankings, unless they are there; gives the reason where it fails."""
+    report = work / f"{name}.report.json"
+    if report.is_file():  # written last
+        return None
+    if system.environment == "recbole":
+        options: dict[str, Any] = {"options": system.options}
+    else:
+        replaced = system.options_of.get(_DATASET.value, {})
+        options = system.options | {"options": system.options.get("options", {}) | replaced}
+    settings: dict[str, Any] = {
+        "split_dir": str(split.resolve()),
+        "output": str(work.resolve() / f"{name}.parquet"),
+        "candidates_output": str(work.resolve() / f"{name}-negatives.parquet"),
+        "report": str(work.resolve() / f"{name}.running.json"),
+        "split": "test",
+        "top_k": _TOP_K,
+        "minutes": _LIMIT.value,
+        "seed": seed,
+    }
+    script = ROOT / "experiments" / "systems" / f"{system.script}.py"
+    load = os.getloadavg()[0]
+    timeout = 60 * (_TIMEOUT_FACTOR * _LIMIT.value + _TIMEOUT_MINUTES)
+    try:
+        done = subprocess.run(
+            [python, str(script), json.dumps(settings | options)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=work,
+        )
+    except subprocess.TimeoutExpired:
+        return f"not finished in {timeout / 60:.0f} minutes"
+    (work / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        return f"failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]:.200}"
+    written = json.loads(pathlib.Path(settings["report"]).read_text())
+    written["load_average"] = [round(load, 1), round(os.getloadavg()[0], 1)]  # before and after, of the machine
+    report.write_text(json.dumps(written) + "\n", encoding="utf-8")
+    return None
+
+
+def _evaluate(name: str, data: pathlib.Path, work: pathlib.Path) -> pathlib.Path:
+    """Writes the metrics of a system: all items are ranked by its best ones, the negatives by its candidates.
+
+    It does what evaluate.py --scores does for one file; here, because TensorFlow takes longer to start than to rank.
+    """
+    output = work / f"{name}.json"
+    if output.is_file():
+        return output
+    records = EvaluationRecords.open(data, "run the same command again")
+    found, description = {}, {}
+    for protocol, suffix in zip(_PROTOCOLS, ("", "-negatives"), strict=True):
+        lists = Predictions.read(str(work / f"{name}{suffix}.parquet"))
+        ranker = ListRanker(lists.lists_of, records.vocabulary, True, lists.origin)
+        with records.verified.unchanged():
+            found[protocol] = evaluate(ranker, records.data_dir, records.manifest, "test", max_items=1)
+        description[protocol] = lists.description
+    ranks = dataclasses.replace(found["full"], sampled=found["sampled"].sampled)
+    metrics = metrics_json(ranks, description, records.manifest, records.vocabulary, "test")
+    write_metrics(output, metrics, ranks, records.vocabulary)
+    return output
+
+
+def _summary(evaluated: list[pathlib.Path]) -> dict[str, Any]:
+    """The metrics of both protocols, averaged over the seeds, with the first seed's intervals and each seed's value."""
+    summary: dict[str, Any] = {}
+    for protocol in _PROTOCOLS:
+        found = [json.loads(path.read_text())[protocol] for path in evaluated]
+        if any(metrics[name] is None for metrics in found for name in _METRICS):
+            summary[protocol] = dict.fromkeys(_METRICS)
+            continue
+        means = {name: statistics.mean(metrics[name] for metrics in found) for name in _METRICS}
+        intervals = {name: found[0]["ci95"][name] for name in _METRICS}
+        each = {name: [metrics[name] for metrics in found] for name in _METRICS}
+        summary[protocol] = means | {"ci95": intervals, "each_seed": each}
+    return summary
+
+
+def _lead(best: pathlib.Path, other: pathlib.Path) -> dict[str, Any]:
+    """BERT4Rec minus a system in NDCG@10, by the paired bootstrap, for the protocols that both have."""
+    if not best.with_suffix(".users.parquet").is_file():
+        return {}
+    found = compare_runs([other, best])
+    leads = {protocol: found[protocol].get("ndcg@10") for protocol in _PROTOCOLS}
+    names = ("difference", "ci95", "p")
+    return {
+        "bert4rec_minus_this": {
+            protocol: {name: lead[name] for name in names} for protocol, lead in leads.items() if lead
+        }
+    }
+
+
+def _figures(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return row["error"]
+    found = [row[protocol]["ndcg@10"] for protocol in _PROTOCOLS]
+    full, sampled = ("-" if value is None else f"{value:.4f}" for value in found)
+    return f"NDCG@10 {full} over all items, {sampled} over the negatives"
 
 
 def _run(script: str, *arguments: str) -> None:

@@ -49,6 +49,10 @@ MAY_IMPORT = {
         "bert4rec_tf.explorer.", "bert4rec_tf.serving.", "bert4rec_tf.report.markup",
         "bert4rec_tf.report.number_format", _INPUTS, _GROUND,
     ),
+    "bert4rec_tf.tracking": (
+        "bert4rec_tf.tracking.", "bert4rec_tf.__version__", "bert4rec_tf.code_version", "bert4rec_tf.serving.export",
+        "bert4rec_tf.evaluation.metrics", _CONFIG, _GROUND,
+    ),
     "bert4rec_tf.scoring": (
         "bert4rec_tf.scoring.", "bert4rec_tf.serving.", "pipelines.engines.base", "pipelines.progress",
         "pipelines.sources.", _GROUND,

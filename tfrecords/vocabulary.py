@@ -1,6 +1,7 @@
 """The vocabulary: the integer id of each item, and how often each occurs in training."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -68,8 +69,11 @@ class Vocabulary:
         >>> Vocabulary.load("data").ids_of(["1", "10", "2", "unknown"])
         [3, 4, 5, 2]
         """
-        table = {item_id: index for index, item_id in enumerate(self.item_ids, start=NUM_SPECIAL_IDS)}
-        return [table.get(item_id, UNK_ID) for item_id in item_ids]
+        return [self._indices.get(item_id, UNK_ID) for item_id in item_ids]
+
+    @functools.cached_property
+    def _indices(self) -> dict[str, int]:
+        return {item_id: index for index, item_id in enumerate(self.item_ids, start=NUM_SPECIAL_IDS)}
 
     def to_bytes(self) -> bytes:
         """The file's content: one JSON object a line, in the order of the ids.

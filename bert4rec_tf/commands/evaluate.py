@@ -78,6 +78,13 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write with the metrics or the comparison; the metrics of each user go beside it"
 )
 
+_TRACKER = flags.DEFINE_enum(
+    "tracker",
+    "tensorboard",
+    ["tensorboard", "mlflow"],
+    "mlflow: adds the metrics and the report to the MLflow run of --model_dir; tensorboard: adds nothing",
+)
+
 
 @command
 def main() -> None:
@@ -95,6 +102,8 @@ def main() -> None:
         print_comparison(comparison)
         return
     _check_evaluation_flags()
+    if _TRACKER.value == "mlflow":
+        from bert4rec_tf.tracking.mlflow_run import MlflowRun  # MLflow is an optional package
     records = EvaluationRecords.open(str(_DATA.value), "run the same command again when the records are complete")
     item_groups = read_item_groups(_GROUPS.value, records.vocabulary) if _GROUPS.value else None
     model_dir = fetch_model(_MODEL.value) if _MODEL.value else None
@@ -119,6 +128,9 @@ def main() -> None:
         )
         with records.verified.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
+    if _TRACKER.value == "mlflow" and trained is not None:
+        run = MlflowRun(str(_MODEL.value), trained.config, trained.manifest.sha256())
+        run.add_evaluation(_SPLIT.value, metrics, pathlib.Path(_REPORT.value) if _REPORT.value else None)
     print_results(metrics, records.manifest)
 
 
@@ -148,7 +160,7 @@ def _other_system() -> OtherSystem | str:
 
 def _check_compare_flags() -> None:
     systems = (_MODEL, _BASELINE, _SCORES, _RANKER)
-    flags_of_an_evaluation = (*systems, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _COMPARE_WITH, _GROUPS)
+    flags_of_an_evaluation = (*systems, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _COMPARE_WITH, _GROUPS, _TRACKER)
     given = [flag.name for flag in flags_of_an_evaluation if flag.present]
     if given:
         raise InputError(
@@ -166,6 +178,10 @@ def _check_evaluation_flags() -> None:
         )
     if not _DATA.value:
         raise InputError("--data_dir must name the records to evaluate on. Received: none. Fix: --data_dir=data/ml-1m")
+    if _TRACKER.value == "mlflow" and not _MODEL.value:
+        raise InputError(f"--tracker=mlflow needs a model. Received: {given[0]}. Fix: give --model_dir")
+    if _TRACKER.value == "mlflow":
+        check_local("model_dir with --tracker=mlflow", _MODEL.value)
     if _REPORT.value and not _MODEL.value:
         raise InputError(f"--report needs a model. Received: {given[0]}. Fix: give --model_dir")
     if _COMPARE_WITH.value and not _REPORT.value:

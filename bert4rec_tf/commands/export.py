@@ -1,6 +1,7 @@
 """`export.py` and `bert4rec-export`: write a SavedModel for TF Serving, or withdraw the newest one."""
 
 import os
+import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -61,6 +62,12 @@ _KEEP = flags.DEFINE_integer(
     None,
     "number of versions to keep, including the new one; the oldest ones are deleted; default: keep all",
 )
+_TRACKER = flags.DEFINE_enum(
+    "tracker",
+    "tensorboard",
+    ["tensorboard", "mlflow"],
+    "mlflow: adds the exported model and its signature to the MLflow run of --model_dir; tensorboard: adds nothing",
+)
 _POLL = flags.DEFINE_float(
     "poll_seconds",
     1.0,
@@ -93,7 +100,15 @@ def main() -> None:
     if _FEATURES.value:
         trained_kinds = Manifest.load(_MODEL.value).source.get("item_features", {}).get("kinds", {})
         table = read_feature_table(_FEATURES.value, usual_kinds=trained_kinds)
-    print(f"wrote {export(_MODEL.value, _EXPORT.value, options, table)}")
+    if _TRACKER.value == "mlflow":
+        from bert4rec_tf.tracking.mlflow_run import MlflowRun  # MLflow is an optional package
+
+        check_local("model_dir with --tracker=mlflow", _MODEL.value)
+        check_local("export_dir with --tracker=mlflow", _EXPORT.value)
+    version = export(_MODEL.value, _EXPORT.value, options, table)
+    print(f"wrote {version}")
+    if _TRACKER.value == "mlflow":
+        MlflowRun.of_version(_MODEL.value, pathlib.Path(version)).add_model(pathlib.Path(version))
 
 
 @command

@@ -1,6 +1,7 @@
 """`train.py` and `bert4rec-train`: train BERT4Rec on a data directory."""
 
 import os
+import pathlib
 
 # Level 3: TensorFlow reports errors as exceptions, and writes a warning for each program that it loads from the cache.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -62,6 +63,13 @@ _LIMIT = flags.DEFINE_float(
     None,
     "longest training time in minutes, earlier calls included; the learning-rate schedule is fitted to it",
 )
+_TRACKER = flags.DEFINE_enum(
+    "tracker",
+    "tensorboard",
+    ["tensorboard", "mlflow"],
+    "where settings and curves go; tensorboard: the folder of that name in --model_dir; mlflow: there, and to MLflow, "
+    "in the store of MLFLOW_TRACKING_URI, or else in the folder `mlflow` beside --model_dir",
+)
 _TOP_K = flags.DEFINE_integer("top_k", 10, "number of items that the exported model recommends; only with --export_dir")
 
 
@@ -78,18 +86,29 @@ def main() -> None:
         manifest = Manifest.load(_DATA.value)
         settings = training_settings(manifest, settings)
         print(describe_training(manifest, settings))
+    make_tracker = None
+    if _TRACKER.value == "mlflow":
+        from bert4rec_tf.tracking.mlflow_run import MlflowRun  # MLflow is an optional package
+
+        check_local("model_dir with --tracker=mlflow", _MODEL.value)
+        check_local("export_dir with --tracker=mlflow", _EXPORT.value)
+        make_tracker = MlflowRun
     publishing = ExportOptions(_TOP_K.value)  # refuses an impossible --top_k before the training
     if _STRATEGY.value in ("multi_worker_mirrored", "parameter_server") and is_url(_MODEL.value):
         raise needs_mounted_folder(_MODEL.value)  # before it waits for the others
     strategy = make_strategy(_STRATEGY.value, _CLUSTER_TIMEOUT.value)
-    trained = train(_DATA.value, _MODEL.value, settings, strategy, _LIMIT.value, _WARM.value, profile=_PROFILE.value)
+    limits = _LIMIT.value, _WARM.value, _PROFILE.value
+    trained = train(_DATA.value, _MODEL.value, settings, strategy, *limits, make_tracker)
     if trained is None:
         return  # only the chief reports
     ndcg = trained.state["validation_ndcg@10"]
     validated = "not validated" if ndcg is None else f"best validation NDCG@10 {ndcg:.4f}"
     print(f"{_MODEL.value}: {validated} at step {trained.state['step']:,}")
     if _EXPORT.value:
-        print(f"wrote {export(_MODEL.value, _EXPORT.value, publishing)}")
+        version = export(_MODEL.value, _EXPORT.value, publishing)
+        print(f"wrote {version}")
+        if make_tracker is not None:
+            make_tracker.of_version(_MODEL.value, pathlib.Path(version)).add_model(pathlib.Path(version))
 
 
 def run() -> None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-import tensorflow as tf
-
 from bert4rec_tf.evaluation.evaluate import UserRanks
+from bert4rec_tf.training.curves import Curves, Tracker
 from bert4rec_tf.training.progress_bar import ProgressBar
 from bert4rec_tf.training.run_clock import RunClock
 from bert4rec_tf.training.run_context import RunContext
@@ -20,11 +19,18 @@ class TrainingMonitor:
         context: the run.
         rank_users: ranks the validation users with the current weights.
         min_steps_per_call: the fewest steps in one call of the step function.
+        tracker: receives the curves too, or None.
     """
 
-    def __init__(self, context: RunContext, rank_users: Callable[[], UserRanks], min_steps_per_call: int):
+    def __init__(
+        self,
+        context: RunContext,
+        rank_users: Callable[[], UserRanks],
+        min_steps_per_call: int,
+        tracker: Tracker | None = None,
+    ):
         logs = context.model_dir / "tensorboard"
-        self._tensorboard = tf.summary.create_file_writer(str(logs))
+        self._curves = Curves(logs, tracker)
         self._clock = RunClock(
             context.progress,
             context.config.training.num_steps,
@@ -34,8 +40,8 @@ class TrainingMonitor:
             context.time_limit_seconds,
             context.steps_are_done,
         )
-        self._bar = ProgressBar(context, self._clock, self._tensorboard)
-        self._validation = Validation(context, rank_users, self._clock, self._bar, self._tensorboard)
+        self._bar = ProgressBar(context, self._clock, self._curves)
+        self._validation = Validation(context, rank_users, self._clock, self._bar, self._curves)
         self._profiler = Profiler(logs) if context.profile else None
 
     def next_steps(self) -> int:
@@ -62,4 +68,4 @@ class TrainingMonitor:
         self._bar.close()
         if self._profiler is not None:
             self._profiler.close()
-        self._tensorboard.close()
+        self._curves.close()

@@ -1,33 +1,33 @@
-"""What a run shows while it trains: a progress line, and TensorBoard's training curves."""
+"""What a run shows while it trains: a progress line, and the training curves."""
 
 import math
 import sys
 import time
 
-import tensorflow as tf
 from tqdm import tqdm
 
+from bert4rec_tf.training.curves import Curves
 from bert4rec_tf.training.run_clock import RunClock
 from bert4rec_tf.training.run_context import RunContext
 from bert4rec_tf.training.steps import StepSums
 
-_SCALAR_STEPS = 50  # steps between two points of TensorBoard's training curves
+_SCALAR_STEPS = 50  # steps between two points of the training curves
 _LOG_SECONDS = 15.0  # between two lines of a log file
 
 
 class ProgressBar:
-    """Shows a line with step, loss, pace, best validation and time left; writes TensorBoard's training curves.
+    """Shows a line with step, loss, pace, best validation and time left; adds to the training curves.
 
     On a terminal the line is overwritten; in a log file a new line is written every 15 seconds.
 
     Args:
         context: the run.
         clock: the run's clock.
-        tensorboard: a summary writer.
+        curves: of the run.
     """
 
-    def __init__(self, context: RunContext, clock: RunClock, tensorboard: tf.summary.SummaryWriter):
-        self._context, self._clock, self._tensorboard = context, clock, tensorboard
+    def __init__(self, context: RunContext, clock: RunClock, curves: Curves):
+        self._context, self._clock, self._curves = context, clock, curves
         self._bar = tqdm(bar_format="{desc}", disable=not sys.stderr.isatty(), mininterval=0.3, file=sys.stderr)
         self._smooth_loss = math.nan
         self._last_line = time.monotonic()
@@ -49,11 +49,13 @@ class ProgressBar:
             self.print_above(self._line())
             self._last_line = time.monotonic()
         if self._clock.step // _SCALAR_STEPS > (self._clock.step - sums.steps) // _SCALAR_STEPS:
-            with self._tensorboard.as_default(step=self._clock.step):
-                tf.summary.scalar("loss", self._smooth_loss)
-                tf.summary.scalar("learning_rate", self._context.learning_rate())
-                tf.summary.scalar("items_per_second", self.items_per_second())
-                tf.summary.scalar("input_wait_share", self.input_wait_share())
+            points = {
+                "loss": self._smooth_loss,
+                "learning_rate": self._context.learning_rate(),
+                "items_per_second": self.items_per_second(),
+                "input_wait_share": self.input_wait_share(),
+            }
+            self._curves.add(self._clock.step, points)
 
     def items_per_second(self) -> float:
         """Items trained on per second since the epoch began, padding excluded."""

@@ -12,6 +12,7 @@ from bert4rec_tf.inputs.objectives import windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.model_store import working_directory
+from bert4rec_tf.training.curves import MakeTracker, Status
 from bert4rec_tf.training.interruption import StopSignals
 from bert4rec_tf.training.monitor import TrainingMonitor
 from bert4rec_tf.training.prepare import prepare
@@ -33,6 +34,7 @@ def train(
     time_limit_minutes: float | None = None,
     warm_start_from: str | None = None,
     profile: bool = False,
+    make_tracker: MakeTracker | None = None,
 ) -> TrainedModel | None:
     """Trains until `training.num_steps`, the time limit or early stopping, whichever comes first.
 
@@ -46,6 +48,8 @@ def train(
         time_limit_minutes: for the whole run, earlier calls included; the learning-rate schedule is fitted to it.
         warm_start_from: a model directory to start from, see `warm_start`; a resumed run does not read it.
         profile: writes a trace of ten steps for TensorBoard.
+        make_tracker: makes a tracker that receives the curves too, from the model directory, the settings and the
+            sha256 of the records' manifest; only the chief calls it. None: TensorBoard only.
 
     Returns:
         The model with the weights of its best validation; None in a process that is not the chief.
@@ -69,7 +73,7 @@ def train(
         with showing(str(data_dir), records), working_directory(model_dir) as work:
             with writing(work.name):
                 context = prepare(str(records), work, settings, strategy, limit, warm_start_from, profile)
-                _train(context)
+                _train(context, make_tracker)
             return load_model(work.directory) if context.is_chief else None
     except tf.errors.ResourceExhaustedError as error:  # TensorBoard's disk is full, or memory ran out
         raise full_disk(error) or error from None
@@ -105,21 +109,32 @@ class Round:
     stop: int
 
 
-def _train(context: RunContext) -> None:
+def _train(context: RunContext, make_tracker: MakeTracker | None) -> None:
     """Makes the steps that are left; the chief also validates, saves and reports."""
-    monitor, signals = None, StopSignals()
+    monitor, tracker, signals = None, None, StopSignals()
+    status: Status = "FAILED"
     if context.is_chief:
         _print_sizes(context)
+        if make_tracker is not None:
+            tracker = make_tracker(context.model_dir, context.config, context.manifest.sha256())
+            tracker.start()
         drop_seen, times = context.config.evaluation.drop_seen, context.ranked_times
         ranker = make_ranker(context.model.score_next_item, drop_seen=drop_seen, times=times)
         min_steps = _steps_class(context).min_steps()
-        monitor = TrainingMonitor(context, lambda: _rank_validation_users(context, ranker, signals), min_steps)
+        rank_users = functools.partial(_rank_validation_users, context, ranker, signals)
+        monitor = TrainingMonitor(context, rank_users, min_steps, tracker)
     try:
         with signals:
             _make_steps(context, monitor, signals)
+        status = "FINISHED"
+    except Stopped:
+        status = "KILLED"
+        raise
     finally:
         if monitor is not None:
             monitor.close()
+        if tracker is not None:
+            tracker.end(status)
     if context.is_chief and not context.is_finished:
         vectors = tf.convert_to_tensor(context.model.embedding.all_vectors()).numpy()
         write_projector(context.model_dir / "tensorboard", vectors, context.vocabulary)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Progress
 from bert4rec_tf.evaluation.evaluate import UserRanks
-from bert4rec_tf.evaluation.metrics import METRICS, MISSED_RANK
+from bert4rec_tf.evaluation.metrics import MISSED_RANK
 from bert4rec_tf.model_dir import HISTORY_FILE
+from bert4rec_tf.training.curves import Curves, validation_points
 from bert4rec_tf.training.progress_bar import ProgressBar
 from bert4rec_tf.training.run_clock import RunClock
 from bert4rec_tf.training.run_context import RunContext
@@ -31,7 +31,7 @@ class Validation:
         rank_users: ranks the validation users with the current weights.
         clock: the run's clock.
         bar: prints the messages.
-        tensorboard: a summary writer.
+        curves: of the run.
     """
 
     def __init__(
@@ -40,15 +40,17 @@ class Validation:
         rank_users: Callable[[], UserRanks],
         clock: RunClock,
         bar: ProgressBar,
-        tensorboard: tf.summary.SummaryWriter,
+        curves: Curves,
     ):
         self._context, self._rank_users, self._clock, self._bar = context, rank_users, clock, bar
-        self._tensorboard, self._progress, self._training = tensorboard, context.progress, context.config.training
+        self._curves, self._progress, self._training = curves, context.progress, context.config.training
         self._history_path = context.model_dir / HISTORY_FILE
         self._history = _known_validations(self._history_path, context.progress)
         self._repeats_reported = False
         self._saved_at = time.monotonic()
         self._saved_step: int | None = None
+        for line in self._history:
+            curves.add_earlier_validation(json.loads(line))
         if self._history:
             clock.reserve(_RESERVE_FACTOR * json.loads(self._history[-1]).get("validation_seconds", 0.0))
 
@@ -71,6 +73,7 @@ class Validation:
     def save(self, best: bool) -> None:
         """Writes a checkpoint of the current step."""
         self._clock.record()
+        self._curves.send()  # before the checkpoint: the resumed run does not draw the points before it again
         self._context.checkpoints.save(best=best)
         self._saved_at, self._saved_step = time.monotonic(), self._clock.step
 
@@ -132,11 +135,7 @@ class Validation:
         }
         self._history.append(json.dumps(entry))
         write_whole(self._history_path, "\n".join(self._history) + "\n")
-        with self._tensorboard.as_default(step=self._clock.step):
-            for protocol, values in metrics.items():
-                for name in METRICS:
-                    if values[name] is not None:
-                        tf.summary.scalar(f"validation_{protocol}/{name.replace('@', '_at_')}", values[name])
+        self._curves.add(self._clock.step, validation_points(metrics))
         full, sampled = metrics["full"], metrics["sampled"]
         sampled_text = "no user has enough negatives"
         if sampled["users"]:

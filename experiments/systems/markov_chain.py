@@ -1,26 +1,31 @@
 """The first-order Markov chain: items by how often they followed the user's last item, then by popularity."""
 
 import numpy as np
-from predictions import read_events, read_settings, users_to_rank, write_predictions
+from rankings import Split, Stopwatch, read_settings
 
 settings = read_settings()
-train, history = read_events(settings)
-items, codes = np.unique(train["item_id"], return_inverse=True)
-follows = train["user_id"].to_numpy()[1:] == train["user_id"].to_numpy()[:-1]
-popularity = np.bincount(codes, minlength=len(items))
-by_popularity = np.argsort(-popularity, kind="stable")
+split = Split(settings)
+watch = Stopwatch(settings["minutes"])
+codes = np.searchsorted(split.items, split.train["item_id"].to_numpy(str))
+follows = split.train["user_id"].to_numpy()[1:] == split.train["user_id"].to_numpy()[:-1]
+popularity = np.bincount(codes, minlength=len(split.items)).astype(float)
 pairs, numbers = np.unique(np.stack([codes[:-1][follows], codes[1:][follows]]), axis=1, return_counts=True)
-order = np.lexsort((-popularity[pairs[1]], -numbers, pairs[0]))
-pairs = pairs[:, order]
-starts = np.searchsorted(pairs[0], np.arange(len(items) + 1))
-last = history.groupby("user_id", sort=False)["item_id"].last()
-seen = history.groupby("user_id", sort=False)["item_id"].agg(set)
-code_of = {item: code for code, item in enumerate(items.tolist())}
-lists = []
-for user in users_to_rank(settings):
-    code, met = code_of.get(last.get(user)), seen.get(user, set())
-    following = [] if code is None else pairs[1, starts[code] : starts[code + 1]].tolist()
-    others = by_popularity[: settings["top_k"] + len(met) + len(following)].tolist()
-    ranked = dict.fromkeys([*following, *others])  # each once, in this order
-    lists.append([items[item] for item in ranked if items[item] not in met][: settings["top_k"]])
-write_predictions(settings, users_to_rank(settings), lists)
+starts = np.searchsorted(pairs[0], np.arange(len(split.items) + 1))
+last = split.history.groupby("user_id", sort=False)["item_id"].last()
+code_of = {item: code for code, item in enumerate(split.items.tolist())}
+times = watch.times()
+
+
+def score(users: list[str]) -> np.ndarray:
+    """A pair that was seen once more counts more than any popularity."""
+    scores = np.tile(popularity, (len(users), 1))
+    for row, user in zip(scores, users, strict=True):
+        code = code_of.get(last.get(user))
+        if code is not None:
+            following = slice(starts[code], starts[code + 1])
+            row[pairs[1, following]] += numbers[following] * (popularity.max() + 1)
+    return scores
+
+
+split.write_rankings(score)
+split.write_report(**times)

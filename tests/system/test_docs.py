@@ -27,7 +27,9 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 SECTIONS = {field.name: field.type for field in dataclasses.fields(Config)}
 RUN_MARK = "<!-- A test runs this block. -->\n"
 # Flags of other programs, which pages name outside commands.
-FOREIGN_FLAGS = {"help", "driver-memory", "master", "enable_batching", "model_config_file_poll_wait_seconds"}
+FOREIGN_FLAGS = {
+    "help", "backend-store-uri", "driver-memory", "master", "enable_batching", "model_config_file_poll_wait_seconds",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Records runs with an experiment tracker: MLflow."""
