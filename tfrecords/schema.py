@@ -98,7 +98,9 @@ def parse(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor]":
     >>> user["user_id"].numpy(), user["item_ids"].numpy().tolist(), int(user["target_item_id"])
     (b'user-0', [3, 5, 6, 7, 8], 9)
     """
-    return {name: values[0] for name, values in parse_batch(schema, serialized[None]).items()}
+    import tensorflow as tf
+
+    return {name: values[0] for name, values in parse_batch(schema, tf.reshape(serialized, [1])).items()}
 
 
 def parse_batch(schema: Schema, serialized: "tf.Tensor") -> "dict[str, tf.Tensor | tf.RaggedTensor]":
