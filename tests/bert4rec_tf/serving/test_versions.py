@@ -259,8 +259,8 @@ def test_numbers_rise_and_leftovers_are_removed(tmp_path: pathlib.Path) -> None:
     root = stubs(tmp_path / "shop", 99999999999)
     (root / ".tmp-99999999990").mkdir()
     (root / ".withdrawn-99999999999999").mkdir()
-    assert export("model", str(root), ExportOptions()).name == "100000000000000"
-    assert names(root) == [".withdrawn-99999999999999", "100000000000000", "99999999999"]
+    assert export("model", str(root), ExportOptions()).name == "100000000000001"
+    assert names(root) == [".withdrawn-99999999999999", "100000000000001", "99999999999"]
 
 
 def test_old_versions_are_deleted_with_keep_versions(tmp_path: pathlib.Path) -> None:
