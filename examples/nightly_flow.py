@@ -4,9 +4,9 @@
     python examples/nightly_flow.py 'logs/*.csv' work exports/shop my-config.json \
         --recommendations=recommendations --limits=limits.json
 
-Prefect may be in an environment of its own: this file imports nothing of the project. The job finds the console commands
-on the PATH, or else the scripts of the checkout with the interpreter that the variable PYTHON names. All state is on the
-disk, so a second run of a night resumes where the first one stopped.
+Prefect may be in an environment of its own: this file imports nothing of the project. The job finds the console
+commands on the PATH, or else runs the scripts of the checkout by the interpreter that the variable PYTHON names. All
+state is on the disk, so a second run of a night resumes where the first one stopped.
 """
 
 import argparse
@@ -23,7 +23,7 @@ STEPS = ("records", "training", "evaluation", "publication", "scores", "promotio
 REFUSED = 2  # exit code of a command that refuses its input or its model: a second try would end the same way
 
 
-class StepFailed(Exception):
+class StepError(Exception):
     """A step of the job ended with an exit code other than 0."""
 
     def __init__(self, step: str, code: int):
@@ -33,7 +33,7 @@ class StepFailed(Exception):
 
 def _is_no_refusal(_task: Any, _run: Any, state: Any) -> bool:
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, StepFailed) and error.code == REFUSED)
+    return not (isinstance(error, StepError) and error.code == REFUSED)
 
 
 @task(task_run_name="{step}", retries=2, retry_condition_fn=_is_no_refusal)
@@ -47,7 +47,7 @@ def run_step(step: str, arguments: list[str], variables: dict[str, str]) -> None
         for line in process.stdout or ():
             get_run_logger().info(line.rstrip())
     if process.returncode:
-        raise StepFailed(step, process.returncode)
+        raise StepError(step, process.returncode)
 
 
 @flow(name="bert4rec-nightly", flow_run_name="{night}")

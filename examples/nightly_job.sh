@@ -20,8 +20,8 @@
 # evaluation, so they are trained on only after newer ones have come: DAYS should be as long as that takes.
 #
 # With RECOMMENDATIONS, a model is first published as the canary. It recommends to all users, and is served only if the
-# numbers of that are within LIMITS; otherwise it is withdrawn. The first model is published at once. Without
-# RECOMMENDATIONS, all are.
+# numbers of that, also beside those of the last night, are within LIMITS; otherwise it is withdrawn. The first model is
+# served at once, and has no limits. Without RECOMMENDATIONS, every model is served at once.
 #
 # The job and each step are safe to run twice, also after a kill. A second run of the same night resumes where the first
 # one stopped, and does nothing once the model is served. A second run at the same time is refused. After a failure, the
@@ -143,14 +143,15 @@ check_canary() {
 
 # Recommendations for every user by the new version, compared with the last finished night.
 scores() {
-  local previous version code=0
+  local previous version compared=() code=0
   check_canary
   if [ -z "${RECOMMENDATIONS:-}" ] || [ -e "$RECOMMENDATIONS/$night/_SUCCESS" ]; then return; fi
   mkdir -p "$RECOMMENDATIONS"
   previous=$(find "$RECOMMENDATIONS" -mindepth 2 -maxdepth 2 -name _SUCCESS -not -path "*/$night/*" | sort | tail -n 1)
+  if [ -n "$previous" ]; then compared=(--previous="$(dirname "$previous")" ${LIMITS:+--limits="$LIMITS"}); fi
   version=$(cat "$here/published")
   "${recommend[@]}" --export_dir="$export_dir/$version" --input="$log" --output="$RECOMMENDATIONS/$night" \
-    ${previous:+--previous="$(dirname "$previous")"} ${LIMITS:+--limits="$LIMITS"} || code=$?
+    ${compared[@]+"${compared[@]}"} || code=$?
   [ "$code" -ne 0 ] || return 0
   if [ "$version" = "$(version_of stable)" ]; then
     stop "$code" "the model is served, but the recommendations are not finished. Run the job again, or withdraw the" \

@@ -1,7 +1,7 @@
 """The versions in an export directory, which TF Serving watches: their order, labels, withdrawal and deletion.
 
 exports/ml-1m/1764000000/       a version; each new one has a larger integer as its name
-exports/ml-1m/models.config     for --model_config_file; the labels `stable` (the newest version), `previous` and `canary`
+exports/ml-1m/models.config     for --model_config_file; labels `stable` (the newest version), `previous` and `canary`
 exports/ml-1m/.canary           the number of the canary, and the one under which `promote` serves it
 exports/ml-1m/.withdrawn-…/     a version that `rollback` or `withdraw` withdrew
 

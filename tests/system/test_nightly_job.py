@@ -32,8 +32,10 @@ CONFIG: dict[str, dict[str, Any]] = {
     "training": {"num_steps": 60, "batch_size": 32, "num_length_buckets": 1, "learning_rate": 0.01, "warmup_steps": 5,
                  "steps_per_epoch": 30, "jit_compile": False},
 }  # fmt: skip
-# Stands for Python: prints the command, and keeps labels as export.py does. It fails for the command in FAILS, and kills
-# the job before or after the one in KILLS.
+LIMITS = {"coverage": {"min": 0.8}, "overlap": {"min": 0.1}}
+VARIABLES = {"RECOMMENDATIONS": "recommendations", "LIMITS": "limits.json", "POLL_SECONDS": "0.5"}
+# Stands for Python: prints the command, and keeps labels as export.py does. It fails for the command in FAILS, and
+# kills the job before or after the one in KILLS.
 STUB = r"""#!/bin/sh
 name=$(basename "$1")
 shift
@@ -99,9 +101,7 @@ class StubbedJob:
         """The commands that a night ran, and what it printed."""
         printed = nightly_job(self.directory, night, code=code, step=step, **self.variables | variables)
         lines = [line.split() for line in printed.splitlines()]
-        called = [
-            " ".join(word for word in line[:2] if not word.startswith("-")) for line in lines if ".py" in line[0]
-        ]
+        called = [" ".join(word for word in line[:2] if not word.startswith("-")) for line in lines if ".py" in line[0]]
         return called, printed
 
     def label(self, name: str) -> str:
@@ -151,11 +151,11 @@ def test_a_canary_recommends_to_all_users_before_it_is_promoted(tmp_path: pathli
     job = StubbedJob(tmp_path, RECOMMENDATIONS="for all", LIMITS="limits.json")
     called, printed = job("2026-01-01")
     assert called == [*EVERY, "recommend.py"], "the first version has none beside it"
-    assert "--output=for all/2026-01-01 --limits=limits.json" in printed
+    assert "--output=for all/2026-01-01\n" in printed, "there is no earlier night to compare with"
     called, printed = job("2026-01-02")
     assert called == WITH_CANARY
     assert "--export_dir=exports/9 " in printed
-    assert "--output=for all/2026-01-02 --previous=for all/2026-01-01" in printed
+    assert "--output=for all/2026-01-02 --previous=for all/2026-01-01 --limits=limits.json\n" in printed
     assert job.label("stable") == "20"
 
     called, printed = job("2026-01-03", FAILS="recommend.py", CODE="2", code=2)
@@ -291,3 +291,175 @@ def test_the_job_publishes_each_night_once_and_refuses_a_worse_model(tmp_path: p
     assert "the model was not published; the served version stays" in refused
     assert versions(tmp_path) == first
     assert str(latest.readlink()) == "nights/2026-01-21"
+
+
+class Callers:
+    """A thread that calls a server by `stable`, by `canary` and without a label, and keeps the versions that answer."""
+
+    def __init__(self, server: ServingDouble):
+        self._server, self._stopping = server, threading.Event()
+        self.answered: dict[str, list[int]] = {"stable": [], "canary": [], "": []}
+        self.errors: list[str] = []
+        self._thread = threading.Thread(target=self._call, daemon=True)
+        self._thread.start()
+
+    def _call(self) -> None:
+        while not self._stopping.wait(0.01):
+            for label, numbers in self.answered.items():
+                try:
+                    with self._server.version("exports", None, label) as version:
+                        if numbers[-1:] != [version.number]:
+                            numbers.append(version.number)
+                except RequestError as error:
+                    if label != "canary":
+                        self.errors.append(str(error))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def first_night(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A directory with the log of twenty days, the settings and limits, and the model of the first night."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "limits.json").write_text(json.dumps(LIMITS))
+    write_log(tmp_path / "logs/2026-01-20.csv", 0, 20)
+    print(nightly_job(tmp_path, "2026-01-21", **VARIABLES))
+    return tmp_path
+
+
+@pytest.fixture
+def served(first_night: pathlib.Path) -> Iterator[tuple[ServingDouble, Callers]]:
+    """A server of the versions of the first night and later ones, with callers."""
+    exports = first_night / "exports"
+    server = ServingDouble(exports, "exports", 0.1, exports / "models.config", max_num_load_retries=0)
+    callers = Callers(server)
+    try:
+        yield server, callers
+    finally:
+        callers.stop()
+        server.stop()
+
+
+@pytest.mark.slow
+def test_three_nights_with_a_growing_catalogue_and_a_broken_log(
+    first_night: pathlib.Path, served: tuple[ServingDouble, Callers]
+) -> None:
+    """Prints the log of the nights, which docs/training.md shows: run with `-s`."""
+    server, callers = served
+    (first,) = versions(first_night)
+    assert labels(first_night) == {"stable": first, "previous": first}
+    assert monitoring(first_night, "2026-01-21")["users"] == 200
+
+    # The ids of the second night's items have another form, as after a change in the shop's database.
+    second_log = first_night / "logs/2026-01-21.csv"
+    write_log(second_log, 20, 21)
+    add_newcomers(second_log, 20, first_item=40)
+    intact = second_log.read_text()
+    second_log.write_text(re.sub(r",i(\d)", r",sku-\1", intact))
+    refused = nightly_job(first_night, "2026-01-22", code=2, **VARIABLES)
+    print(refused)
+    assert "Recommendations must be within --limits. Received: coverage is 0." in refused
+    assert "the canary was withdrawn" in refused
+    assert versions(first_night) == [first]
+    assert labels(first_night) == {"stable": first, "previous": first}
+    assert not (first_night / "recommendations/2026-01-22/_SUCCESS").exists()
+    assert (first_night / "work/latest").readlink().name == "2026-01-21"
+    (withdrawn,) = (first_night / "exports").glob(".withdrawn-*")
+
+    # The log is repaired, and has one more day. The third night is killed while its canary recommends.
+    second_log.write_text(intact)
+    third_log = first_night / "logs/2026-01-22.csv"
+    write_log(third_log, 21, 22)
+    add_newcomers(third_log, 21, first_item=50)
+    with subprocess.Popen(
+        job_command(), cwd=first_night, env=job_environment("2026-01-23", VARIABLES), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as killed:  # fmt: skip
+        published = first_night / "work/nights/2026-01-23/published"
+        wait_until(published.exists)
+        os.killpg(killed.pid, signal.SIGKILL)
+    canary = published.read_text().strip()
+    assert labels(first_night) == {"stable": first, "previous": first, "canary": canary}
+    wait_until(lambda: int(canary) in callers.answered["canary"])
+    resumed = nightly_job(first_night, "2026-01-23", **VARIABLES)
+    print(resumed)
+    third = versions(first_night)[-1]
+    assert f"nightly_job 2026-01-23: version {third} is served\n" in resumed
+    assert labels(first_night) == {"stable": third, "previous": first}
+    assert (first_night / "work/latest").readlink().name == "2026-01-23"
+    assert "nothing to do" in nightly_job(first_night, "2026-01-23", **VARIABLES)
+
+    numbers = monitoring(first_night, "2026-01-23")
+    assert numbers["users"] == 320
+    assert numbers["new_users_share"] == pytest.approx(120 / 320)
+    assert (numbers["unknown_event_share"], numbers["lost_users_share"]) == (0, 0)
+    assert all(numbers[name] >= limit["min"] for name, limit in LIMITS.items())
+    table = pq.read_table(first_night / "recommendations/2026-01-23")
+    assert set(table["model_version"].to_pylist()) == {canary}
+    recommended = {item for items in table["item_ids"].to_pylist() for item in items}
+    assert recommended & {f"i{item}" for item in range(40, 50)}
+    assert recommended & {f"i{item}" for item in range(50, 60)}
+
+    server.wait_for(int(third))
+    wait_until(lambda: server.labels() == {"stable": int(third), "previous": int(first)})
+    run("export.py", "rollback", f"--export_dir={first_night / 'exports'}", "--poll_seconds=0.5")
+    assert labels(first_night) == {"stable": first, "previous": first}
+    wait_until(lambda: callers.answered["stable"][-1] == callers.answered[""][-1] == int(first))
+    assert callers.errors == []
+    assert callers.answered["stable"] == callers.answered[""] == [int(first), int(third), int(first)]
+    assert callers.answered["canary"] == [int(withdrawn.name.removeprefix(".withdrawn-")), int(canary)]
+    left = sorted(path.name for path in (first_night / "exports").iterdir())
+    assert left == sorted([".canary", ".lock", f".withdrawn-{third}", first, "models.config"])
+    nights = ["2026-01-21", "2026-01-22", "2026-01-23"]
+    assert sorted(path.name for path in (first_night / "work/nights").iterdir()) == nights
+    assert "nothing to do" in nightly_job(first_night, "2026-01-23", **VARIABLES)
+
+
+def labels(directory: pathlib.Path) -> dict[str, str]:
+    """The labels of models.config, all of which must name a version that is there."""
+    found = dict(re.findall(r'key: "(\w+)" value: (\d+)', (directory / "exports/models.config").read_text()))
+    assert set(found.values()) <= set(versions(directory))
+    return found
+
+
+def monitoring(directory: pathlib.Path, night: str) -> dict[str, float]:
+    assert (directory / "recommendations" / night / "_SUCCESS").exists()
+    found: dict[str, float] = json.loads((directory / "recommendations" / night / "_monitoring.json").read_text())
+    return found
+
+
+def wait_until(condition: Any, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_the_flow_runs_the_steps_and_repeats_what_a_second_try_may_mend(tmp_path: pathlib.Path) -> None:
+    prefect = shutil.which("prefect")
+    if prefect is None:
+        pytest.skip("needs the command prefect of examples/requirements-flow.txt on the PATH")
+    python = pathlib.Path(prefect).with_name("python")
+    job = StubbedJob(tmp_path, RECOMMENDATIONS="for all")
+    environment = {
+        "PREFECT_HOME": str(tmp_path / "prefect"), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }  # fmt: skip
+
+    def run_flow(night: str, code: int = 0, **variables: str) -> list[str]:
+        arguments = [*job_command()[2:], f"--night={night}", "--recommendations=for all", "--retry_seconds=0"]
+        done = subprocess.run(
+            [python, FLOW, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+            env=job_environment(night, job.variables | environment | variables),
+        )  # fmt: skip
+        printed = done.stdout + done.stderr
+        assert done.returncode == code, printed
+        return re.findall(r"(\w+\.py(?: promote| withdraw)?) ", printed)
+
+    assert run_flow("2026-01-01", code=1, FAILS="train.py") == [EVERY[0], *["train.py"] * 3]
+    assert run_flow("2026-01-01", code=1, FAILS="train.py", CODE="2") == EVERY[:2], "a refusal is not repeated"
+    assert run_flow("2026-01-01") == [*EVERY, "recommend.py"]
+    assert run_flow("2026-01-02") == WITH_CANARY
+    assert (job.label("stable"), job.latest()) == ("20", "2026-01-02")

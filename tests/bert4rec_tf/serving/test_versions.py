@@ -402,7 +402,7 @@ def test_a_killed_command_leaves_labels_of_versions_that_are_there_and_can_be_ru
             commands[command](root)
         found = labels_of(root)
         assert set(found.values()) <= {int(path.name) for path in list_versions(root)}
-        # A second try may number the promoted version anew; a rollback killed at its end has both labels on one version.
+        # A second promotion may take a new number. A rollback killed at its end has both labels on one version.
         assert found["stable"] in {"promote": (40, 42), "rollback": (20,)}.get(command, (30,))
         assert found["previous"] in {"promote": (30,), "rollback": (10, 20)}.get(command, (20,))
         assert ("canary" in found) == (command == "canary")
@@ -436,9 +436,9 @@ def test_a_canary_needs_a_served_version_and_a_number_below_it(tmp_path: pathlib
     root = stubs(tmp_path / "shop", 5, 6)
     with pytest.raises(InputError, match=r"A canary needs an unused number .* Received: 5 and 6"):
         publish_canary(root)
-    with pytest.raises(InputError, match="Fix: give --keep_versions to export.py promote"):
+    with pytest.raises(InputError, match=r"Fix: give --keep_versions to export.py promote"):
         ExportOptions(label="canary", keep_versions=3)
-    with pytest.raises(InputError, match="--label must be stable or canary. Received: 'blue'"):
+    with pytest.raises(InputError, match=r"--label must be stable or canary. Received: 'blue'"):
         ExportOptions(label="blue")
     export("model", str(root), ExportOptions())
     canary = publish_canary(root)
