@@ -71,10 +71,10 @@ def nightly_job(
 ) -> str:
     """Runs the job of a night in `directory`, with the checkout's scripts; gives what it printed."""
     done = subprocess.run(
-        job_command(config, step), cwd=directory, env=job_environment(night, variables), capture_output=True, text=True,
-        timeout=600, check=False,
+        job_command(config, step), cwd=directory, env=job_environment(night, variables), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
     )  # fmt: skip
-    printed = done.stdout + done.stderr
+    printed = done.stdout
     assert done.returncode == code, printed
     assert "Traceback" not in printed
     return printed
@@ -373,13 +373,14 @@ def test_three_nights_with_a_growing_catalogue_and_a_broken_log(
     third_log = first_night / "logs/2026-01-22.csv"
     write_log(third_log, 21, 22)
     add_newcomers(third_log, 21, first_item=50)
-    with subprocess.Popen(
-        job_command(), cwd=first_night, env=job_environment("2026-01-23", VARIABLES), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+    with (first_night / "killed.log").open("w") as stream, subprocess.Popen(
+        job_command(), cwd=first_night, env=job_environment("2026-01-23", VARIABLES), stdout=stream,
+        stderr=subprocess.STDOUT, start_new_session=True,
     ) as killed:  # fmt: skip
         published = first_night / "work/nights/2026-01-23/published"
         wait_until(published.exists)
         os.killpg(killed.pid, signal.SIGKILL)
+    print((first_night / "killed.log").read_text())
     canary = published.read_text().strip()
     assert labels(first_night) == {"stable": first, "previous": first, "canary": canary}
     wait_until(lambda: int(canary) in callers.answered["canary"])
