@@ -38,6 +38,10 @@ fi
 log=$1 work=$2 export_dir=$3 config=$4
 night=${NIGHT:-$(date +%F)}
 here=$work/nights/$night
+if [[ ! $night =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}$ ]]; then
+  echo "NIGHT must be a date, such as 2026-11-29. Received: $night" >&2
+  exit 2
+fi
 
 # In a checkout the commands are scripts; `pip install .` gives console commands.
 if command -v bert4rec-train > /dev/null; then
@@ -76,7 +80,7 @@ point_latest_to() {
 follow_rollback() {
   local served old
   served=$(version_of stable)
-  if [ ! -e "$work/latest" ] || [ "$(cat "$work/latest/version")" = "$served" ]; then return; fi
+  if [ ! -e "$work/latest" ] || [ "$(cat "$work/latest/version" || true)" = "$served" ]; then return; fi
   for old in "$work"/nights/*; do
     if [ -e "$old/version" ] && [ "$(cat "$old/version")" = "$served" ]; then
       point_latest_to "$(basename "$old")"

@@ -234,6 +234,11 @@ def test_a_step_runs_alone(tmp_path: pathlib.Path) -> None:
 def test_the_job_names_its_arguments(arguments: list[str]) -> None:
     done = subprocess.run(["bash", JOB, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
+    environment = os.environ | {"NIGHT": "../today"}
+    command = ["bash", JOB, "logs", "work", "exports", "config.json"]
+    wrong_night = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert wrong_night.returncode == 2
+    assert "NIGHT must be a date, such as 2026-11-29. Received: ../today" in wrong_night.stderr
     assert "usage: nightly_job.sh LOG WORK_DIR EXPORT_DIR CONFIG [STEP], where STEP is one of: records" in done.stderr
 
 
