@@ -187,7 +187,8 @@ promotion() {
 
 mkdir -p "$here"
 exec 9> "$work/.lock"
-flock --nonblock 9 || stop 1 "another run is at work in $work; nothing was done"
+# The processes of a killed run may take a moment to end.
+flock --timeout 2 9 || stop 1 "another run is at work in $work; nothing was done"
 if [ -e "$here/version" ]; then
   [ "$(cat "$here/version")" != "$(version_of stable)" ] || point_latest_to "$night"
   say "served already, as version $(cat "$here/version"); nothing to do"

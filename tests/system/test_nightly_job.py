@@ -33,7 +33,7 @@ CONFIG: dict[str, dict[str, Any]] = {
                  "steps_per_epoch": 30, "jit_compile": False},
 }  # fmt: skip
 LIMITS = {"coverage": {"min": 0.8}, "overlap": {"min": 0.1}}
-VARIABLES = {"RECOMMENDATIONS": "recommendations", "LIMITS": "limits.json", "POLL_SECONDS": "0.5"}
+VARIABLES = {"RECOMMENDATIONS": "recommendations", "LIMITS": "limits.json", "POLL_SECONDS": "0.5", "DAYS": "4"}
 # Stands for Python: prints the command, and keeps labels as export.py does. It fails for the command in FAILS, and
 # kills the job before or after the one in KILLS.
 STUB = r"""#!/bin/sh
@@ -365,6 +365,7 @@ def test_three_nights_with_a_growing_catalogue_and_a_broken_log(
     second_log.write_text(re.sub(r",i(\d)", r",sku-\1", intact))
     refused = nightly_job(first_night, "2026-01-22", code=2, **VARIABLES)
     print(refused)
+    assert re.search(r" [1-9]\d* old windows left out: no event at or after 2026-01-17", refused)
     assert "Recommendations must be within --limits. Received: coverage is 0." in refused
     assert "the canary was withdrawn" in refused
     assert versions(first_night) == [first]
@@ -385,6 +386,8 @@ def test_three_nights_with_a_growing_catalogue_and_a_broken_log(
         published = first_night / "work/nights/2026-01-23/published"
         wait_until(published.exists)
         os.killpg(killed.pid, signal.SIGKILL)
+    with (first_night / "work/.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits until all processes of the job have ended
     print((first_night / "killed.log").read_text())
     canary = published.read_text().strip()
     assert labels(first_night) == {"stable": first, "previous": first, "canary": canary}
