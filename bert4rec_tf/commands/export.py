@@ -1,4 +1,4 @@
-"""`export.py` and `bert4rec-export`: write a SavedModel for TF Serving, or withdraw the newest one."""
+"""`export.py` and `bert4rec-export`: write a SavedModel for TF Serving, promote or withdraw it, or roll back."""
 
 import os
 import pathlib
@@ -11,9 +11,9 @@ from absl import flags
 from bert4rec_tf.command_line import command
 from bert4rec_tf.commands.entry_point import run_main
 from bert4rec_tf.serving.export import ExportOptions, export
-from bert4rec_tf.serving.export_store import withdraw
+from bert4rec_tf.serving.export_store import roll_back_store
 from bert4rec_tf.serving.recommender import DEFAULT_MAX_K
-from bert4rec_tf.serving.versions import rollback
+from bert4rec_tf.serving.versions import promote, rollback, withdraw
 from pipelines.sources.item_features import read_feature_table
 from tfrecords.errors import InputError, check_local
 from tfrecords.manifest import Manifest
@@ -68,11 +68,19 @@ _TRACKER = flags.DEFINE_enum(
     ["tensorboard", "mlflow"],
     "mlflow: adds the exported model and its signature to the MLflow run of --model_dir; tensorboard: adds nothing",
 )
+_LABEL = flags.DEFINE_enum(
+    "label",
+    "stable",
+    ["stable", "canary"],
+    "label of the new version: `stable` is served at once; `canary` is loaded beside the served one until "
+    "`export.py promote` or `export.py withdraw`",
+)
 _POLL = flags.DEFINE_float(
     "poll_seconds",
     1.0,
     "how often the server reads models.config (its --model_config_file_poll_wait_seconds); the command waits twice "
-    "this time before it removes a version with a label: in `rollback`, and with --keep_versions of 1 or 2",
+    "this time before it removes a version with a label: in `rollback`, `promote` and `withdraw`, with "
+    "--keep_versions of 1 or 2, and when a canary replaces another one",
 )
 
 
@@ -95,6 +103,7 @@ def main() -> None:
         max_regression=_REGRESSION.value,
         keep_versions=_KEEP.value,
         poll_seconds=_POLL.value,
+        label=_LABEL.value,
     )
     table = None
     if _FEATURES.value:
@@ -106,7 +115,7 @@ def main() -> None:
         check_local("model_dir with --tracker=mlflow", _MODEL.value)
         check_local("export_dir with --tracker=mlflow", _EXPORT.value)
     version = export(_MODEL.value, _EXPORT.value, options, table)
-    print(f"wrote {version}")
+    print(f"wrote {version}" + (", the canary" if options.label == "canary" else ""))
     if _TRACKER.value == "mlflow":
         MlflowRun.of_version(_MODEL.value, pathlib.Path(version)).add_model(pathlib.Path(version))
 
@@ -115,12 +124,29 @@ def main() -> None:
 def roll_back() -> None:
     """Withdraws the newest version."""
     check_path(_EXPORT.name, _EXPORT.value)
-    withdrawn, served = withdraw(_EXPORT.value) if is_url(_EXPORT.value) else rollback(_EXPORT.value, _POLL.value)
+    withdrawn, served = (
+        roll_back_store(_EXPORT.value) if is_url(_EXPORT.value) else rollback(_EXPORT.value, _POLL.value)
+    )
     print(f"withdrew version {withdrawn}; {served} is served again")
+
+
+@command
+def promote_canary() -> None:
+    """Serves the canary."""
+    print(f"version {promote(_EXPORT.value, _KEEP.value, _POLL.value)} is served")
+
+
+@command
+def withdraw_canary() -> None:
+    """Withdraws the canary."""
+    withdrawn = withdraw(_EXPORT.value, _POLL.value)
+    print("there is no canary" if withdrawn is None else f"withdrew canary {withdrawn}; the served version stays")
 
 
 def run() -> None:
     """Runs the command."""
-    if sys.argv[1:2] == ["rollback"]:
-        run_main(roll_back, __name__, [sys.argv[0], *sys.argv[2:]])
+    actions = {"rollback": roll_back, "promote": promote_canary, "withdraw": withdraw_canary}
+    action = actions.get("".join(sys.argv[1:2]))
+    if action is not None:
+        run_main(action, __name__, [sys.argv[0], *sys.argv[2:]])
     run_main(main, __name__)

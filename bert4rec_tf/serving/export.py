@@ -25,7 +25,17 @@ from bert4rec_tf.serving.ivf_tuning import BATCH_USERS, RECALL_USERS, choose_pro
 from bert4rec_tf.serving.provenance import provenance
 from bert4rec_tf.serving.quality_gate import compare
 from bert4rec_tf.serving.recommender import Recommender
-from bert4rec_tf.serving.versions import check_poll_seconds, list_versions, next_version, publish, publishing_lock
+from bert4rec_tf.serving.versions import (
+    check_keep_versions,
+    check_poll_seconds,
+    find_canary,
+    list_versions,
+    next_canary,
+    next_version,
+    publish,
+    publish_canary,
+    publishing_lock,
+)
 from bert4rec_tf.serving.warmup import replay_warm_up, write_warm_up
 from tfrecords.errors import InputError, disk_error
 from tfrecords.files import write_whole
@@ -51,6 +61,8 @@ class ExportOptions:
         keep_versions: the number of versions that stay, including the new one; None: all.
         poll_seconds: how often the server reads models.config. Before a version with a label is deleted, the export
             waits twice this time.
+        label: "stable": the version is served at once; "canary": it is loaded beside the served one, under this label,
+            until `versions.promote` or `versions.withdraw`.
 
     >>> ExportOptions(top_k=20).index
     'exact'
@@ -67,6 +79,7 @@ class ExportOptions:
     keep_versions: int | None = None
     poll_seconds: float = 1.0
     max_k: int | None = None
+    label: str = "stable"
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -82,8 +95,14 @@ class ExportOptions:
             raise InputError(f"--min_recall must be above 0 and at most 1. Received: {self.min_recall}")
         if self.max_regression is not None and not 0 <= self.max_regression < 1:
             raise InputError(f"--max_regression must be at least 0 and below 1. Received: {self.max_regression}")
-        if self.keep_versions is not None and self.keep_versions < 1:
-            raise InputError(f"--keep_versions must be at least 1. Received: {self.keep_versions}")
+        if self.label not in ("stable", "canary"):
+            raise InputError(f"--label must be stable or canary. Received: {self.label!r}")
+        check_keep_versions(self.keep_versions)
+        if self.label == "canary" and self.keep_versions is not None:
+            raise InputError(
+                "--label=canary deletes no version. Received: --keep_versions as well. "
+                "Fix: give --keep_versions to export.py promote"
+            )
         check_poll_seconds(self.poll_seconds)
         if self.data_dir is None and (self.index == "ivf" or self.max_regression is not None):
             raise InputError(
@@ -130,11 +149,12 @@ def export(
 
     Returns:
         The version's directory; in a store, its address. Its name is an integer, larger than those of all other
-        versions.
+        versions. Only a canary's is smaller than that of the served version, which answers requests without a label.
 
     Raises:
-        InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, or a
-            version that cannot answer its warm-up requests.
+        InputError: no trained model, a regression beyond `max_regression`, another export at work, a full disk, a
+            version that cannot answer its warm-up requests, a canary without a served version, or a version that
+            would be served beside a canary.
 
     >>> version = export("model", "exports", ExportOptions(top_k=3))
     >>> version.parent.name, version.name.isdecimal()
@@ -150,6 +170,11 @@ def export(
         options = dataclasses.replace(options, data_dir=str(local_records(options.data_dir)))
     model_dir = fetch_model(model_dir)
     if is_url(export_dir):
+        if options.label == "canary":
+            raise InputError(
+                "--label=canary needs an --export_dir on this machine: models.config has no labels in a store. "
+                f"Received: {shown(export_dir)}. Fix: export without --label=canary, or to a mounted folder"
+            )
         with publishing(export_dir, options.keep_versions, options.max_regression is not None) as local:
             written = export(model_dir, local, dataclasses.replace(options, keep_versions=None), new_items)
         return f"{shown(export_dir).rstrip('/')}/{pathlib.Path(written).name}"
@@ -159,13 +184,22 @@ def export(
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
     with publishing_lock(root):
-        version = next_version(root)
+        canary = find_canary(root)
+        if options.label == "stable" and canary is not None:
+            raise InputError(
+                f"A version cannot be published while a canary waits. Received: {root} with canary {canary.name}. "
+                "Fix: run export.py promote or export.py withdraw first, or export with --label=canary to replace it"
+            )
+        version = next_canary(root) if options.label == "canary" else next_version(root)
         with _building_directory(version) as building:
             metadata = _write_version(trained, building, options) | provenance(model_dir, trained)
             metadata |= _compare_with_served(building, root, trained, options)
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
             _sync(building)
-            publish(building, version, options.keep_versions, options.poll_seconds)
+            if options.label == "canary":
+                publish_canary(building, version, options.poll_seconds)
+            else:
+                publish(building, version, options.keep_versions, options.poll_seconds)
     return version
 
 

@@ -61,7 +61,7 @@ def publishing(url: str, keep_versions: int | None, with_newest: bool) -> Iterat
         shutil.rmtree(local, ignore_errors=True)
 
 
-def withdraw(url: str) -> tuple[str, str]:
+def roll_back_store(url: str) -> tuple[str, str]:
     """Takes the newest version out of models.config, and removes it.
 
     Returns:
@@ -137,7 +137,7 @@ def _unfinished_versions(store: Store) -> list[str]:
 
 
 def _withdrawn(store: Store) -> list[str]:
-    """The names of the marks that `withdraw` leaves."""
+    """The names of the marks that `roll_back_store` leaves."""
     return [name for name in store.files() if re.fullmatch(rf"{re.escape(WITHDRAWN_PREFIX)}[0-9]+", name)]
 
 

@@ -1,10 +1,13 @@
 """Versions in object stores: no models.config names a version that is not whole."""
 
+import pathlib
 import re
 
 import pytest
 
-from bert4rec_tf.serving.export_store import fetch_version, publishing, withdraw
+from bert4rec_tf.serving.export import ExportOptions
+from bert4rec_tf.serving.export import export as export_model
+from bert4rec_tf.serving.export_store import fetch_version, publishing, roll_back_store
 from bert4rec_tf.serving.versions import next_version
 from tests.support.object_stores import FlakyMemory, memory_store  # noqa: F401, a fixture
 from tfrecords.errors import InputError
@@ -65,9 +68,9 @@ def test_a_store_that_fails_half_way_serves_what_it_served(memory: FlakyMemory, 
 def test_rollback(memory: FlakyMemory) -> None:
     first = export()
     with pytest.raises(InputError, match=r"A rollback needs at least two versions. Received: s3://bucket/exports/shop"):
-        withdraw(URL)
+        roll_back_store(URL)
     second = export()
-    assert withdraw(URL) == (second, first)
+    assert roll_back_store(URL) == (second, first)
     assert pinned() == Store.open(URL).folders() == [first]
     assert int(export()) > int(second)
 
@@ -78,3 +81,8 @@ def test_one_version_can_be_named(memory: FlakyMemory) -> None:
     assert (version.name, (version / "saved_model.pb").read_text()) == (first, f"saved_model.pb of {first}")
     with pytest.raises(InputError, match="`directory` must be a model directory of train"):
         fetch_version("s3://bucket/none")
+
+
+def test_a_canary_needs_a_directory_on_this_machine(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match=r"--label=canary needs an --export_dir on this machine.*Received: s3://"):
+        export_model(tmp_path, URL, ExportOptions(label="canary"))

@@ -18,7 +18,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from bert4rec_tf.serving.export import ExportOptions, export
-from bert4rec_tf.serving.versions import list_versions, rollback, write_models_config
+from bert4rec_tf.serving.versions import find_canary, list_versions, promote, rollback, withdraw, write_models_config
 from tests.support import serving_double
 from tests.support.serving_double import ServingDouble
 from tfrecords.errors import InputError
@@ -133,6 +133,43 @@ def test_callers_by_label_are_answered_through_exports_and_rollbacks(
             settle(server, root)
     assert callers.errors == []
     assert callers.answers > 100
+
+
+def test_a_canary_answers_only_callers_of_its_label_until_it_is_promoted(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = stubs(tmp_path / "shop", 10, 20, 30)
+    write_models_config(root, list_versions(root))
+    with serving(root, monkeypatch) as (server, callers):
+
+        def answered(label: str) -> int:
+            with server.version("shop", None, label) as version:
+                return version.number
+
+        canary = publish_canary(root)
+        assert canary.name == "29"
+        wait_until(lambda: server.labels() == {"stable": 30, "previous": 20, "canary": 29})
+        wait_until(lambda: server.states().get(29, ("", ""))[0] == "AVAILABLE")
+        assert [answered(label) for label in ("canary", "stable", "previous", "")] == [29, 30, 20, 30]
+
+        assert withdraw(str(root), POLL_SECONDS) == "29"
+        wait_until(lambda: server.labels() == {"stable": 30, "previous": 20})
+        assert publish_canary(root).name == "28"
+        assert publish_canary(root).name == "27", "replaces the one before"
+        wait_until(lambda: server.labels().get("canary") == 27)
+        promoted = promote(str(root), 3, POLL_SECONDS)
+        settle(server, root)
+        assert server.labels() == {"stable": int(promoted), "previous": 30}
+        assert answered("") == int(promoted)
+
+        publish_canary(root)
+        assert rollback(str(root), POLL_SECONDS) == (promoted, "30")
+        settle(server, root)
+        assert server.labels() == {"stable": 30, "previous": 20}
+        assert answered("") == 30
+    assert callers.errors == []
+    assert find_canary(root) is None
+    assert [path.name for path in list_versions(root)] == ["20", "30"]
 
 
 def test_two_rollbacks_in_a_row(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,8 +296,8 @@ def test_numbers_rise_and_leftovers_are_removed(tmp_path: pathlib.Path) -> None:
     root = stubs(tmp_path / "shop", 99999999999)
     (root / ".tmp-99999999990").mkdir()
     (root / ".withdrawn-99999999999999").mkdir()
-    assert export("model", str(root), ExportOptions()).name == "100000000000000"
-    assert names(root) == [".withdrawn-99999999999999", "100000000000000", "99999999999"]
+    assert export("model", str(root), ExportOptions()).name == "100000000000001"
+    assert names(root) == [".withdrawn-99999999999999", "100000000000001", "99999999999"]
 
 
 def test_old_versions_are_deleted_with_keep_versions(tmp_path: pathlib.Path) -> None:
@@ -312,6 +349,104 @@ def test_labels_never_name_a_removed_version(tmp_path: pathlib.Path, monkeypatch
     assert rollback(str(root), poll_seconds=0.0) == (newest, "6")
 
 
+def labels_of(root: pathlib.Path) -> dict[str, int]:
+    parsed = text_format.Parse((root / "models.config").read_text(), ModelServerConfig())
+    return dict(parsed.model_config_list.config[0].version_labels)
+
+
+def publish_canary(root: pathlib.Path) -> pathlib.Path:
+    return export("model", str(root), ExportOptions(label="canary", poll_seconds=POLL_SECONDS))
+
+
+@pytest.mark.parametrize("command", ["canary", "promote", "withdraw", "rollback"])
+def test_a_killed_command_leaves_labels_of_versions_that_are_there_and_can_be_run_again(
+    command: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each change of the directory, with three versions and a canary."""
+    commands: dict[str, Callable[[pathlib.Path], object]] = {
+        "canary": publish_canary,
+        "promote": lambda root: promote(str(root), 2, POLL_SECONDS),
+        "withdraw": lambda root: withdraw(str(root), POLL_SECONDS),
+        "rollback": lambda root: rollback(str(root), POLL_SECONDS),
+    }
+    monkeypatch.setattr("bert4rec_tf.serving.versions.time", types.SimpleNamespace(time=lambda: 40, sleep=float))
+    kills = 0
+    while True:
+        root = stubs(tmp_path / str(kills) / "shop", 10, 20, 30)
+        write_models_config(root, list_versions(root))
+        publish_canary(root)
+        with monkeypatch.context() as killed:
+            left = [kills]
+
+            def die_later(change: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
+                def changed(*arguments: Any) -> Any:
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise KeyboardInterrupt
+                    return change(*arguments)
+
+                return changed
+
+            for name in ("rename", "replace"):
+                killed.setattr(pathlib.Path, name, die_later(getattr(pathlib.Path, name)))
+            try:
+                commands[command](root)
+                break
+            except KeyboardInterrupt:
+                kills += 1
+        numbers = {int(path.name) for path in list_versions(root)}
+        found = labels_of(root)
+        assert set(found.values()) <= numbers
+        assert found["stable"] == max(numbers) or (command, found["stable"]) in (("promote", 30), ("rollback", 20))
+        if command != "rollback" or max(numbers) == 30:  # another rollback would withdraw another version
+            commands[command](root)
+        found = labels_of(root)
+        assert set(found.values()) <= {int(path.name) for path in list_versions(root)}
+        # A second promotion may take a new number. A rollback killed at its end has both labels on one version.
+        assert found["stable"] in {"promote": (40, 42), "rollback": (20,)}.get(command, (30,))
+        assert found["previous"] in {"promote": (30,), "rollback": (10, 20)}.get(command, (20,))
+        assert ("canary" in found) == (command == "canary")
+    assert kills >= 2
+
+
+def test_a_promotion_is_safe_to_run_twice_and_needs_a_canary(tmp_path: pathlib.Path) -> None:
+    root = stubs(tmp_path / "shop", 10, 20)
+    with pytest.raises(InputError, match=r"A promotion needs a canary. Received: .*shop, which has none"):
+        promote(str(root), poll_seconds=0.0)
+    publish_canary(root)
+    promoted = promote(str(root), keep_versions=1, poll_seconds=0.0)
+    assert promote(str(root), keep_versions=1, poll_seconds=0.0) == promoted
+    assert names(root) == [".canary", promoted]
+    assert labels_of(root) == {"stable": int(promoted), "previous": int(promoted)}
+    assert withdraw(str(root), poll_seconds=0.0) is None
+    assert publish_canary(root).name == str(int(promoted) - 1), "one served version is enough"
+    promote(str(root), poll_seconds=0.0)
+    rollback(str(root), poll_seconds=0.0)
+    with pytest.raises(InputError, match="A promotion needs a canary"):
+        promote(str(root), poll_seconds=0.0)
+    with pytest.raises(InputError, match="--keep_versions must be at least 1"):
+        promote(str(root), keep_versions=0)
+    with pytest.raises(InputError, match="not a directory"):
+        withdraw(str(root / "absent"))
+
+
+def test_a_canary_needs_a_served_version_and_a_number_below_it(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="A canary needs a served version beside it"):
+        publish_canary(tmp_path / "empty")
+    root = stubs(tmp_path / "shop", 5, 6)
+    with pytest.raises(InputError, match=r"A canary needs an unused number .* Received: 5 and 6"):
+        publish_canary(root)
+    with pytest.raises(InputError, match=r"Fix: give --keep_versions to export.py promote"):
+        ExportOptions(label="canary", keep_versions=3)
+    with pytest.raises(InputError, match=r"--label must be stable or canary. Received: 'blue'"):
+        ExportOptions(label="blue")
+    export("model", str(root), ExportOptions())
+    canary = publish_canary(root)
+    with pytest.raises(InputError, match=f"while a canary waits. Received: .* with canary {canary.name}"):
+        export("model", str(root), ExportOptions(keep_versions=1))
+    assert labels_of(root)["canary"] == int(canary.name)
+
+
 def test_rollback_needs_two_versions(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match="not a directory"):
         rollback(str(tmp_path / "shop"))
@@ -329,6 +464,8 @@ def test_only_one_command_may_publish(tmp_path: pathlib.Path) -> None:
             export("model", str(root), ExportOptions())
         with pytest.raises(InputError, match="Only one command may publish"):
             rollback(str(root), poll_seconds=0.0)
+        with pytest.raises(InputError, match="Only one command may publish"):
+            promote(str(root), poll_seconds=0.0)
     assert names(root) == ["5", "6"]
 
 
