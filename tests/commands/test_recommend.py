@@ -33,6 +33,7 @@ def hashes(output: pathlib.Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_files_are_a_table_for_every_reader(directory: pathlib.Path) -> None:
     output = directory / "out"
     model = f"--model_dir={directory / 'model'}"

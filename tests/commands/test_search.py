@@ -33,6 +33,7 @@ def command(data_dir: pathlib.Path, study_dir: pathlib.Path, *flags: str) -> lis
     return ["search.py", f"--data_dir={data_dir}", f"--study_dir={study_dir}", f"--space={space}", *SHORT, *flags]
 
 
+@pytest.mark.slow
 def test_mistakes_end_in_one_line(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     printed = run(*command(data_dir, tmp_path, "--trials=1"), code=2)

@@ -115,6 +115,7 @@ def test_without_features_the_category_stays_hidden(folder: pathlib.Path) -> Non
     assert best_cold < 0.3, "an eighth is chance"
 
 
+@pytest.mark.slow
 def test_new_items_are_recommended_after_an_export(folder: pathlib.Path) -> None:
     train_here(folder / "data", folder / "short", model={"item_features": "sum"})
     plain = export(folder / "short", folder / "plain", ExportOptions(top_k=5))
@@ -170,6 +171,7 @@ def test_a_model_with_features_needs_records_with_features(tmp_path: pathlib.Pat
         export(tmp_path / "model", tmp_path / "exports", None, read_feature_table(str(folder / "new.csv")))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: pathlib.Path, folder: pathlib.Path
 ) -> None:

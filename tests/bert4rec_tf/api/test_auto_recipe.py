@@ -87,6 +87,7 @@ def test_settings_of_the_user_come_first(tmp_path: pathlib.Path) -> None:
     assert not found.evaluation.drop_seen
 
 
+@pytest.mark.slow
 def test_a_log_is_built_and_trained_with_auto(tmp_path: pathlib.Path) -> None:
     built = bert4rec_tf.build_records(LOG, tmp_path / "data", "auto", timestamp_unit="s")
     assert built.manifest.config.data.max_seq_length == 50

@@ -37,6 +37,7 @@ def batch_of(histories: list[list[int]], targets: list[int], negatives: list[lis
     }
 
 
+@pytest.mark.slow
 @given(st.data(), st.booleans(), st.integers(0, 2**32 - 1))
 def test_complete_lists_rank_as_the_scores_that_sorted_them(data: st.DataObject, drop_seen: bool, seed: int) -> None:
     rows = data.draw(st.integers(1, 4))

@@ -1,6 +1,7 @@
 """The model against the paper's equations in NumPy, its padding, its dropout and its training step."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -115,10 +116,13 @@ def test_a_prefix_is_seen_from_both_sides(config: ModelConfig) -> None:
     assert np.abs(expected - without)[..., NUM_SPECIAL_IDS:].max() > 0.1, "the prefix must matter"
 
 
+model_of = functools.lru_cache(random_model)  # the examples share a model, which none of them changes
+
+
 @given(st.data())
 @settings(max_examples=20)
 def test_a_change_reaches_the_slots_that_may_see_it(data: st.DataObject) -> None:
-    model = random_model(dataclasses.replace(PREFIX, neighbours=0.0))
+    model = model_of(dataclasses.replace(PREFIX, neighbours=0.0))
     items = st.integers(NUM_SPECIAL_IDS, VOCABULARY_SIZE - 1)
     window = np.array(data.draw(st.lists(items, min_size=1, max_size=MAX_SEQ_LENGTH)))
     prefix = data.draw(st.integers(0, len(window)))

@@ -1,6 +1,7 @@
 """Times of events: the model against NumPy, histories at serving, and what a training step hides."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -72,11 +73,14 @@ def test_without_the_settings_times_change_nothing() -> None:
         assert not any("time_bias" in name or "request_gap" in name for name in names)
 
 
+model_of = functools.lru_cache(random_model)  # the examples share a model, which none of them changes
+
+
 @KINDS
 @given(st.data())
 @settings(max_examples=12)
 def test_histories_with_times_are_scored_as_their_window(config: ModelConfig, data: st.DataObject) -> None:
-    model = random_model(config)
+    model = model_of(config)
     event = st.tuples(
         st.integers(0, VOCABULARY_SIZE - 1), st.just(-1) | st.integers(1_700_000_000, 1_700_000_000 + 10**7)
     )
