@@ -208,9 +208,10 @@ def test_the_rank_of_the_truth_is_that_of_the_metrics(trained: pathlib.Path) -> 
 @pytest.mark.slow
 def test_held_out_users_are_those_of_the_test_split(trained: pathlib.Path) -> None:
     found = HeldOutUsers.read(trained / "data")
-    (batch,) = iterate_raw_histories(str(trained / "data"), "test", 64, 64)
     expected = {
-        (tuple(item for item in row if item), target) for row, target in zip(batch.item_ids, batch.targets, strict=True)
+        (tuple(item for item in row if item), target)
+        for batch in iterate_raw_histories(str(trained / "data"), "test", 64, 64)
+        for row, target in zip(batch.item_ids, batch.targets, strict=True)
     }
     assert {(user.history, user.target) for user in found.users.values()} == expected
     few = HeldOutUsers.read(trained / "data", max_users=7)
