@@ -9,7 +9,7 @@ import jinja2
 
 from bert4rec_tf.explorer.state import MAX_HISTORY, State, decode
 from bert4rec_tf.explorer.view import Explored, matches, page_values
-from bert4rec_tf.report.markup import to_markup
+from bert4rec_tf.report.markup import page_templates
 from tfrecords.errors import InputError
 
 try:
@@ -155,12 +155,4 @@ def _html(text: str, status: int = 200) -> Response:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    folders = [jinja2.PackageLoader("bert4rec_tf.explorer"), jinja2.PackageLoader("bert4rec_tf.report")]
-    return jinja2.Environment(
-        loader=jinja2.ChoiceLoader(folders),
-        autoescape=True,
-        finalize=to_markup,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return page_templates("bert4rec_tf.explorer", "bert4rec_tf.report")

@@ -4,7 +4,7 @@ from typing import Any
 
 import jinja2
 
-from bert4rec_tf.report.markup import to_markup
+from bert4rec_tf.report.markup import page_templates
 from bert4rec_tf.report.number_format import counted
 
 SECTIONS = {
@@ -30,13 +30,6 @@ def render_page(title: str, facts: dict[str, str], **sections: Any) -> str:
 
 
 def _templates() -> jinja2.Environment:
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("bert4rec_tf.report"),
-        autoescape=True,
-        finalize=to_markup,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = page_templates("bert4rec_tf.report")
     templates.filters["counted"] = counted
     return templates

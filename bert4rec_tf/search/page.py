@@ -4,10 +4,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from bert4rec_tf.report.charts import Measured, curve
-from bert4rec_tf.report.markup import to_markup
+from bert4rec_tf.report.markup import page_templates
 from bert4rec_tf.search.space import shown
 from tfrecords.files import write_whole
 
@@ -43,16 +41,11 @@ def write_page(path: pathlib.Path, trials: Sequence["optuna.trial.FrozenTrial"],
         for trial in sorted(trials, key=_order)
         if trial.state.name in _STATES and _result(trial)
     ]
-    folders = [jinja2.PackageLoader("bert4rec_tf.search"), jinja2.PackageLoader("bert4rec_tf.report")]
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(folders),
-        autoescape=True,
-        finalize=to_markup,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    page = (
+        page_templates("bert4rec_tf.search", "bert4rec_tf.report")
+        .get_template("study.html")
+        .render(chart=chart, names=names, rows=rows)
     )
-    page = environment.get_template("study.html").render(chart=chart, names=names, rows=rows)
     write_whole(path, page)
 
 
