@@ -262,14 +262,8 @@ class Recommender(tf.Module):
             vectors: float32 [B, D]; an item's score is the inner product with its vector, plus its bias.
         """
         requests = self._requests(item_ids, timestamps, request_time)
-
-        def encode_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
-            return (self._encode_rows(requests, first, last)[1],)
-
-        size = self._hidden_size
-        rows, floats = tf.shape(item_ids)[0], self._floats_per_row(requests.item_ids)
-        (vectors,) = compute_in_blocks(encode_rows, rows, floats, (tf.TensorSpec([None, size], tf.float32),))
-        return {"vectors": tf.ensure_shape(vectors, [None, size])}
+        shape = [None, self._hidden_size]
+        return {"vectors": self._of_rows(requests, lambda *rows: self._encode_rows(requests, *rows)[1], shape)}
 
     def attention(
         self, item_ids: tf.Tensor, timestamps: tf.Tensor | None = None, request_time: tf.Tensor | None = None
@@ -286,14 +280,25 @@ class Recommender(tf.Module):
                 items before the context. What is missing to a sum of 1 is the weight of [MASK].
         """
         requests = self._requests(item_ids, timestamps, request_time)
+        weights = self._of_rows(
+            requests, lambda *rows: self._attend_to_history(*_model_inputs(requests, *rows)), self._attention_shape
+        )
+        return {"weights": weights}
 
-        def attend_rows(first: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor]:
-            return (self._attend_to_history(*_model_inputs(requests, first, last)),)
+    def _of_rows(
+        self, requests: _Requests, compute: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], shape: list[int | None]
+    ) -> tf.Tensor:
+        """Computes a float32 result for all rows, block by block.
 
-        rows, floats = tf.shape(item_ids)[0], self._floats_per_row(requests.item_ids)
-        specs = (tf.TensorSpec(self._attention_shape, tf.float32),)
-        (weights,) = compute_in_blocks(attend_rows, rows, floats, specs)
-        return {"weights": tf.ensure_shape(weights, self._attention_shape)}
+        Args:
+            requests: of the rows.
+            compute: takes the first row of a block and the row after its last one.
+            shape: of the result.
+        """
+        rows, floats = _num_rows(requests.item_ids), self._floats_per_row(requests.item_ids)
+        specs = (tf.TensorSpec(shape, tf.float32),)
+        (result,) = compute_in_blocks(lambda first, last: (compute(first, last),), rows, floats, specs)
+        return tf.ensure_shape(result, shape)
 
     def _requests(
         self, item_ids: Ids, timestamps: Ids | None = None, request_time: tf.Tensor | None = None
