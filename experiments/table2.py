@@ -95,7 +95,7 @@ def _recbole(name: str, settings: str, seeds: str, **options: Any) -> System:
     return System(name, f"RecBole 1.2.1, {model}: {settings}", "recbole_models", "recbole", options, seeds)
 
 
-# RecBole's own settings, but where it says otherwise: Adam with a rate of .001, batches of 2,048.
+# RecBole's defaults, unless a row gives other settings: Adam with a rate of .001, batches of 2,048.
 SYSTEMS = (
     System("first-order Markov chain", "ours", "markov_chain", seeds="none"),
     System(

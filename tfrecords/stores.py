@@ -305,7 +305,7 @@ class StoreFile:
 
 
 class _RawFile(io.RawIOBase):
-    """Reads a file of a store piece by piece; a piece that fails is asked for again."""
+    """Reads a file of a store piece by piece, and repeats the request for a piece that fails."""
 
     def __init__(self, file: StoreFile):
         self._file, self._source = file, file.open_arrow()

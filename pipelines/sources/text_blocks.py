@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(layout: Layout, path: pathlib.Path) -> Iterator[Block]:
-    """The blocks of a file of UTF-8, not compressed; each is at `path` until the next one is asked for.
+    """Copies the blocks of a UTF-8 file to `path`, uncompressed, one after the other. Each replaces the one before.
 
     Every record is in one block: of CSV, a block ends only after lines without a quoted field that may not have ended.
     """
@@ -54,7 +54,8 @@ def _copy_block(stream: TextStream, path: pathlib.Path, closed_lines: int) -> No
     with path.open("wb") as target:
         piece = stream.read(_BLOCK_BYTES)
         target.write(piece)
-        _, *lines, rest = [b"", *piece.rsplit(b"\n", closed_lines + 1)][-closed_lines - 2 :]
+        parts = piece.rsplit(b"\n", closed_lines + 1)
+        lines, rest = parts[-closed_lines - 1 : -1], parts[-1]
         open_lines = [number for number, line in enumerate(lines) if line.count(b'"') % 2]
         closed = len(lines) - 1 - max(open_lines, default=-1)
         quotes, ended = rest.count(b'"'), not rest

@@ -1,4 +1,4 @@
-"""Object stores for tests: one in memory, and moto's S3 server with requests that fail as a test says."""
+"""Object stores for tests: one in memory, and moto's S3 server, whose requests fail where a test wants it."""
 
 import logging
 import os

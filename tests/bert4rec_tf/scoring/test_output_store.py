@@ -15,7 +15,7 @@ FILES = ("_metadata.json", "_monitoring.json", "part-00000.parquet", "part-00001
 
 
 def score(content: str = "1", parts: int = 2) -> None:
-    """What a run writes that starts anew."""
+    """The files that a new run writes."""
     with stored_output(URL) as (local, _):
         local.mkdir(exist_ok=True)
         for name in FILES[: 2 + parts] + FILES[-1:]:
