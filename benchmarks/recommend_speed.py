@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ _RECTOOLS = flags.DEFINE_string(
 _RECBOLE = flags.DEFINE_string(
     "recbole_python", None, "Python of an environment with recbole; default: leave RecBole out"
 )
-_KILLS = flags.DEFINE_integer("kills", 0, "number of times to kill a second run before it may end")
+_KILLS = flags.DEFINE_integer("kills", 0, "number of times to kill the command while it runs a second time")
 _SEED = flags.DEFINE_integer("seed", 1, "seed of the made-up log and of the random moments")
 _HIDDEN, _LAYERS, _HEADS, _TOP_K = 64, 2, 2, 10
 _TRAINED_USERS = 20_000  # of the log: the speed of a model does not depend on its training
@@ -58,11 +59,8 @@ def main() -> None:
     )
     print(f"peak memory of all processes so far, training included: {peak:.2f} GiB")
     if _KILLS.value:
-        _kill(log, model, work / "killed", seconds)
-        same = _hashes(work / "killed") == _hashes(work / "whole")
-        print(f"after {_KILLS.value} kills the files are {'equal' if same else 'DIFFERENT'}")
-        if not same:
-            sys.exit(1)
+        runs = _kill(log, model, work / "killed", seconds, _hashes(work / "whole"))
+        print(f"{_KILLS.value} kills: the files of all {runs} runs that went on to the end are equal")
     for name, python in (("rectools_bert4rec", _RECTOOLS.value), ("recbole_bert4rec", _RECBOLE.value)):
         if python:
             rate = _peer(name, python, log)
@@ -119,17 +117,33 @@ def _recommend(log: pathlib.Path, model: pathlib.Path, output: pathlib.Path) -> 
     return seconds, users, float(line.split()[0].replace(",", ""))
 
 
-def _kill(log: pathlib.Path, model: pathlib.Path, output: pathlib.Path, seconds: float) -> None:
-    """Kills the command at random moments of its time, and lets it end."""
+def _kill(
+    log: pathlib.Path, model: pathlib.Path, output: pathlib.Path, seconds: float, expected: dict[str, str]
+) -> int:
+    """Kills the command at random moments, and each time goes on with what it left.
+
+    A run that ends before its moment is compared with the expected hashes, and the next one starts from nothing.
+
+    Returns:
+        The number of runs that ended.
+    """
     moments = random.Random(_SEED.value)
-    for _ in range(_KILLS.value):
-        process = subprocess.Popen(_command(log, model, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = runs = 0
+    while killed < _KILLS.value or output.exists():
+        command = _command(log, model, output)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(moments.uniform(0, seconds))
+            code = process.wait(moments.uniform(0, seconds) if killed < _KILLS.value else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-    _run(*_command(log, model, output)[1:])
+            killed += 1
+            continue
+        if code or _hashes(output) != expected:
+            sys.exit(f"error: after {killed} kills the files are different (exit code {code})")
+        shutil.rmtree(output)
+        runs += 1
+    return runs
 
 
 def _hashes(output: pathlib.Path) -> dict[str, str]:
