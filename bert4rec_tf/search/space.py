@@ -84,6 +84,17 @@ class Space:
         """A value of each setting."""
         return {name: _suggest(trial, name, given) for name, given in self.ranges.items()}
 
+    def values_in(self, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The searched settings of a configuration that lie in their ranges.
+
+        >>> space = Space({"model.num_layers": {"choices": [2, 3]}, "model.dropout": {"low": 0.3, "high": 0.5}})
+        >>> space.values_in({"model": {"num_layers": 3, "dropout": 0.1}})
+        {'model.num_layers': 3}
+        """
+        config = dataclasses.asdict(Config.from_dict(settings, "the settings that all trials share"))
+        values = {name: config[name.partition(".")[0]][name.partition(".")[2]] for name in self.ranges}
+        return {name: value for name, value in values.items() if _holds(self.ranges[name], value)}
+
 
 def with_values(settings: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings by section, with some of them replaced; checked as a configuration is.
@@ -137,6 +148,18 @@ def _check_range(name: str, given: Mapping[str, Any]) -> None:
         'A range must be {"choices": […]} or {"low": a, "high": b}, where "step" or "log": true may follow, and a log '
         f"range is above 0. Received: {name}: {json.dumps(given)}"
     )
+
+
+def _holds(given: Mapping[str, Any], value: Any) -> bool:
+    """Whether a range has a value."""
+    if "choices" in given:
+        return value in given["choices"]
+    if value is None or not given["low"] <= value <= given["high"]:
+        return False
+    if "step" not in given and isinstance(given["low"] + given["high"], float):
+        return True
+    steps = (value - given["low"]) / given.get("step", 1)
+    return abs(steps - round(steps)) < 1e-6
 
 
 def _suggest(trial: Trial, name: str, given: Mapping[str, Any]) -> Any:

@@ -103,6 +103,8 @@ def search(
         _check_same_search(directory, data_dir, settings, space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = _open_study(directory, options)
+        if not study.get_trials(deepcopy=False):  # the first trial is what the search has to beat
+            study.enqueue_trial(space.values_in(settings))
         _Search(data_dir, directory, settings, space, options, study, report).run()
         return _write_results(directory, study, settings)
 

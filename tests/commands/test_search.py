@@ -11,11 +11,12 @@ import pytest
 
 from tests.support.command_line import ROOT, run
 
-pytest.importorskip("optuna", reason="optuna is an extra: pip install -r requirements-search.txt")
+optuna = pytest.importorskip("optuna", reason="optuna is an extra: pip install -r requirements-search.txt")
 SPACE = {"training.learning_rate": {"low": 0.001, "high": 0.05, "log": True}, "model.hidden_size": {"choices": [8, 16]}}
 SHORT = [
     "--set=training.num_steps=40", "--set=training.steps_per_epoch=10", "--set=training.jit_compile=false",
     "--set=training.batch_size=16", "--set=model.num_layers=1", "--set=model.dropout=0.1",
+    "--set=training.learning_rate=0.0125",
 ]  # fmt: skip
 
 
@@ -55,6 +56,8 @@ def test_a_search_goes_on_after_a_kill(data_dir: pathlib.Path, tmp_path: pathlib
     process.wait()
     printed = run(*command(data_dir, study_dir, "--trials=3"))
     assert "3 trials finished, 0 were given up early, 0 failed" in printed
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{study_dir / 'study.db'}")
+    assert study.trials[0].params["training.learning_rate"] == 0.0125, "the first trial has the shared settings"
     best = json.loads((study_dir / "best.json").read_text())
     assert 0.001 <= best["training"]["learning_rate"] <= 0.05
     assert best["training"]["num_steps"] == 40

@@ -45,6 +45,31 @@ def test_each_range_is_asked_for_by_its_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "value", "holds"),
+    [
+        ({"choices": [64, 128]}, 128, True),
+        ({"choices": [64, 128]}, 256, False),
+        ({"low": 0.1, "high": 0.6, "step": 0.05}, 0.55, True),
+        ({"low": 0.1, "high": 0.6, "step": 0.05}, 0.53, False),
+        ({"low": 0.1, "high": 0.6, "step": 0.05}, 0.05, False),
+        ({"low": 0.1, "high": 0.6}, 0.53, True),
+    ],
+)
+def test_the_values_of_a_configuration_are_kept_where_a_range_has_them(
+    given: dict[str, Any], value: float, holds: bool
+) -> None:
+    name = "model.hidden_size" if "choices" in given else "model.dropout"
+    section, field = name.split(".")
+    expected = {name: value} if holds else {}
+    assert Space({name: given}).values_in({section: {field: value}}) == expected
+
+
+def test_a_setting_that_a_configuration_leaves_open_is_drawn() -> None:
+    space = Space({"training.num_passes": {"low": 4, "high": 40}, "training.batch_size": {"low": 1, "high": 256}})
+    assert space.values_in({"training": {"num_steps": 5, "batch_size": 64}}) == {"training.batch_size": 64}
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({}, "A space must have a setting"),
