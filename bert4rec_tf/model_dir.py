@@ -152,7 +152,9 @@ def load_model(model_dir: str | pathlib.Path, *, fold: bool = True) -> TrainedMo
     manifest = Manifest.load(directory)
     features = None if config.model.item_features == "none" else ItemFeatures.load(directory)
     arrays = None if features is None else FeatureArrays.of(features, vocabulary.counts)
-    model = build_model(config.model, vocabulary.size, config.data.max_seq_length, item_features=arrays)
+    model = build_model(
+        config.model, vocabulary.size, config.data.max_seq_length, item_features=arrays, draw_items=False
+    )
     progress = Progress(0)
     restore_best(directory, tf.train.Checkpoint(model=model, progress=progress))
     model = fold_item_vectors(model) if fold else model

@@ -62,6 +62,8 @@ class Bert4Rec(tf.keras.Model):
         seed: of the starting weights, which depend on nothing else, and of the dropout in training.
         item_features: needed if `config.item_features` is not "none": the features, or for a model that is loaded,
             their sizes alone.
+        draw_items: whether the item vectors start at random. False: at 0, for a model whose weights are loaded, which
+            takes a third of the memory.
 
     >>> from bert4rec_tf.inputs.length_buckets import choose_buckets
     >>> from bert4rec_tf.inputs.training_batches import training_batches
@@ -90,6 +92,7 @@ class Bert4Rec(tf.keras.Model):
         seed: int = 1,
         name: str = "bert4rec",
         item_features: FeatureArrays | FeatureShapes | None = None,
+        draw_items: bool = True,
     ):
         super().__init__(name=name)
         self.config = config
@@ -100,16 +103,16 @@ class Bert4Rec(tf.keras.Model):
         self._compiled: Any = None  # a `_Compiled`
         self._feature_shapes = _feature_shapes(config, item_features)
         self.embedding = ItemAndPositionEmbedding(
-            vocabulary_size, max_seq_length, config, seed, self._feature_shapes, name="embedding"
+            vocabulary_size, max_seq_length, config, seed, self._feature_shapes, draw_items, name="embedding"
         )
         self.encoder = Encoder(config, seed, name="encoder")
         self.head = MaskedItemHead(vocabulary_size, config, seed, log_popularity, name="masked_item_head")
         # Without it, Keras's `export` accepts only the window length of the first call.
         self._set_save_spec({name: _INPUT_SPECS[name] for name in (*_INPUTS, "masked_positions")})
-        # Creates the weights, first those of the items, which all else uses.
+        # Creates the weights, first those of the items, which all else uses. A product without slots takes no memory.
         with tf.name_scope(name):
             self.embedding(tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool))
-            self.head(tf.zeros([1, 1, config.hidden_size]), self.embedding.item_table)
+            self.head(tf.zeros([1, 0, config.hidden_size]), self.embedding.item_table)
         # Traced, not computed: the vectors of all items may be large.
         tf.function(self.score_next_item).get_concrete_function(tf.TensorSpec([1, 1], tf.int32))
         if isinstance(item_features, FeatureArrays) and self.embedding.item_features is not None:
@@ -689,6 +692,15 @@ def build_model(
     log_popularity: np.ndarray | None = None,
     seed: int = 1,
     item_features: FeatureArrays | None = None,
+    draw_items: bool = True,
 ) -> Bert4Rec:
     """A new `Bert4Rec`; see there for the arguments."""
-    return Bert4Rec(config, vocabulary_size, max_seq_length, log_popularity, seed, item_features=item_features)
+    return Bert4Rec(
+        config,
+        vocabulary_size,
+        max_seq_length,
+        log_popularity,
+        seed,
+        item_features=item_features,
+        draw_items=draw_items,
+    )

@@ -26,6 +26,7 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         config: sizes, dropout and initialisation.
         seed: of the starting weights.
         feature_shapes: of the items' features; None: they have none.
+        draw_items: whether the item vectors start at random; False: at 0.
     """
 
     def __init__(
@@ -35,13 +36,14 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
         config: ModelConfig,
         seed: int,
         feature_shapes: FeatureShapes | None = None,
+        draw_items: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.max_seq_length = max_seq_length
         self.config = config
-        self._seed = derived_seed(seed, self.name)
+        self._seed, self._draw_items = derived_seed(seed, self.name), draw_items
         self.item_features = None
         if feature_shapes is not None:
             self.item_features = ItemFeatureEmbedding(
@@ -52,7 +54,11 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
     def build(self, input_shape: tf.TensorShape) -> None:
         size = self.config.hidden_size
-        self.item_table = self._add_table("item_table", [self.vocabulary_size, size])
+        shape = [self.vocabulary_size, size]
+        if self._draw_items:
+            self.item_table = self._add_table("item_table", shape)
+        else:
+            self.item_table = self.add_weight("item_table", shape, initializer="zeros")
         if self.config.positions != "none":
             self.position_table = self._add_table("position_table", [self.max_seq_length, size])
         if self.config.neighbours:
@@ -103,7 +109,10 @@ class ItemAndPositionEmbedding(tf.keras.layers.Layer):
 
     def vectors_of(self, item_ids: tf.Tensor, dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
         """v_i of the given items, float32 [..., D]; `item_ids`: int32 [...]."""
-        vectors = tf.gather(self.item_table, item_ids)
+        # Once a gather took rows from the variable itself, TensorFlow copies the whole table at each read. Training
+        # needs this, since its sparse updates would copy the table instead.
+        table = self.item_table if dropout_seed is not None else tf.convert_to_tensor(self.item_table)
+        vectors = tf.gather(table, item_ids)
         if self.item_features is not None:
             vectors = self.item_features(vectors, item_ids, dropout_seed)
         return self._scaled(vectors)

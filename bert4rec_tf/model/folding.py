@@ -23,7 +23,7 @@ def fold_item_vectors(model: Bert4Rec, new_items: FeatureArrays | None = None) -
         return model
     if new_items is not None:
         model = _extended(model, new_items)
-    plain = Bert4Rec(config, model.vocabulary_size, model.max_seq_length)
+    plain = Bert4Rec(config, model.vocabulary_size, model.max_seq_length, draw_items=False)
     _copy_weights_without_features(model, plain)
     plain.embedding.item_table.assign(model.embedding.all_vectors())
     plain.head.output_bias.assign(model.all_biases())
@@ -32,7 +32,9 @@ def fold_item_vectors(model: Bert4Rec, new_items: FeatureArrays | None = None) -
 
 def _extended(model: Bert4Rec, new_items: FeatureArrays) -> Bert4Rec:
     """The same model over more items; own embeddings of the further ones are not used, since they are cold."""
-    extended = Bert4Rec(model.config, len(new_items.cold), model.max_seq_length, item_features=new_items)
+    extended = Bert4Rec(
+        model.config, len(new_items.cold), model.max_seq_length, item_features=new_items, draw_items=False
+    )
     one_row_an_item = {id(model.embedding.item_table), id(model.head.output_bias)}
     for old, new in zip(model.trainable_weights, extended.trainable_weights, strict=True):
         values = old.numpy()

@@ -7,6 +7,7 @@ from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 _MIN_ITEMS_FOR_BLOCKS = 50_000
 _BLOCK = 256  # items
+_COPIED_ROWS = 1 << 16
 
 
 class ExactIndex(tf.Module):
@@ -29,10 +30,7 @@ class ExactIndex(tf.Module):
         # `_top_k` needs a whole number of blocks.
         self._block = 1 if size < _MIN_ITEMS_FOR_BLOCKS else _BLOCK
         padding = -size % self._block
-        columns = [scores.item_table, scores.output_bias[:, None], scores.log_popularity[:, None]]
-        self._columns = tf.Variable(
-            tf.pad(tf.transpose(tf.concat(columns, axis=1)), [[0, 0], [0, padding]]), trainable=False, name="columns"
-        )
+        self._columns = _columns(scores, size + padding)
         self._not_items = tf.concat([tf.range(NUM_SPECIAL_IDS), tf.range(size, size + padding)], axis=0)
 
     def top(
@@ -72,3 +70,14 @@ class ExactIndex(tf.Module):
         best, columns = tf.math.top_k(candidates, k)
         block = tf.gather(chosen, columns // self._block, batch_dims=1)
         return best, block * self._block + columns % self._block
+
+
+def _columns(scores: ItemScores, width: int) -> tf.Variable:
+    """The item table, the output bias and the log popularity as float32 [D + 2, width], filled up with zeros."""
+    size, hidden_size = scores.item_table.shape
+    columns = tf.Variable(tf.zeros([hidden_size + 2, width]), trainable=False, name="columns")
+    for first in range(0, size, _COPIED_ROWS):  # in pieces, so that only one large tensor is made
+        rows = slice(first, min(first + _COPIED_ROWS, size))
+        vectors, others = scores.item_table[rows], (scores.output_bias[rows], scores.log_popularity[rows])
+        columns[:, rows].assign(tf.concat([tf.transpose(vectors), tf.stack(others)], axis=0))
+    return columns

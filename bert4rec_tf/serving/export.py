@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import pathlib
@@ -44,6 +45,7 @@ from tfrecords.stores import check_path, is_url, shown
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, VOCABULARY_FILE
 
 METADATA_FILE = "assets.extra/metadata.json"
+_ITEMS_A_GROUP = 1 << 17  # of the file of item vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +195,10 @@ def export(
         version = next_canary(root) if options.label == "canary" else next_version(root)
         with _building_directory(version) as building:
             metadata = _write_version(trained, building, options) | provenance(model_dir, trained)
-            metadata |= _compare_with_served(building, root, trained, options)
+            del trained
+            gc.collect()  # the version is loaded next, and a large catalogue would take twice the memory
+            replay_warm_up(building)
+            metadata |= _compare_with_served(building, root, metadata, options)
             write_whole(building / METADATA_FILE, json.dumps(metadata, indent=1) + "\n")
             _sync(building)
             if options.label == "canary":
@@ -229,7 +234,7 @@ def _building_directory(version: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _write_version(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
-    """Writes all files of a version except its metadata, which it returns."""
+    """Writes all files of a version except its metadata, which it returns. No request was answered yet."""
     index, index_description = _make_index(trained, options)
     features = trained.item_features
     recommender = Recommender(
@@ -244,7 +249,6 @@ def _write_version(trained: TrainedModel, building: pathlib.Path, options: Expor
     with_filters = features is not None and bool(features.categorical())
     max_seq_length = trained.config.data.max_seq_length
     write_warm_up(building, trained.vocabulary, max_seq_length, with_filters, recommender.takes_times)
-    replay_warm_up(building)
     return {
         "top_k": options.top_k,
         "max_k": recommender.max_k,
@@ -272,7 +276,7 @@ def _make_index(trained: TrainedModel, options: ExportOptions) -> tuple[ExactInd
 
 
 def _compare_with_served(
-    building: pathlib.Path, root: pathlib.Path, trained: TrainedModel, options: ExportOptions
+    building: pathlib.Path, root: pathlib.Path, metadata: dict[str, Any], options: ExportOptions
 ) -> dict[str, Any]:
     """The metadata `gate` of the comparison with the served version; empty if none is required or possible.
 
@@ -282,7 +286,7 @@ def _compare_with_served(
     served = list_versions(root)
     if options.max_regression is None or not served:
         return {}
-    drop_seen = trained.config.evaluation.drop_seen
+    drop_seen = metadata["config"]["evaluation"]["drop_seen"]
     comparison = compare(building, served[-1], str(options.data_dir), drop_seen)
     comparison.check(options.max_regression)
     print(f"compared with the served model: {comparison}")
@@ -292,11 +296,16 @@ def _compare_with_served(
 
 def _write_item_vectors(path: pathlib.Path, trained: TrainedModel) -> None:
     """Writes the item vectors for an index outside: score = `encode`'s vector . vector + bias."""
-    table = trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:]
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(table.ravel()), table.shape[1])
-    bias = pa.array(trained.model.head.output_bias.numpy()[NUM_SPECIAL_IDS:])
-    item_ids = pa.array(list(trained.vocabulary.item_ids), pa.string())
-    pq.write_table(pa.table({"item_id": item_ids, "vector": vectors, "bias": bias}), path)
+    table, bias = trained.model.embedding.item_table, trained.model.head.output_bias
+    item_ids, size = trained.vocabulary.item_ids, table.shape[1]
+    schema = pa.schema([("item_id", pa.string()), ("vector", pa.list_(pa.float32(), size)), ("bias", pa.float32())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, len(item_ids), _ITEMS_A_GROUP):  # in pieces, which need no copy of the table
+            ids = item_ids[first : first + _ITEMS_A_GROUP]
+            rows = slice(NUM_SPECIAL_IDS + first, NUM_SPECIAL_IDS + first + len(ids))
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(table[rows].numpy().ravel()), size)
+            columns = [pa.array(ids, pa.string()), vectors, pa.array(bias[rows].numpy())]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def _sync(directory: pathlib.Path) -> None:

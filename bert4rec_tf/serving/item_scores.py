@@ -38,8 +38,12 @@ class ItemScores(tf.Module):
         Returns:
             float32 [B, C]; the scores of special ids have no meaning.
         """
-        scores = tf.linalg.matvec(tf.gather(self.item_table, ids), query) + tf.gather(self.output_bias, ids)
-        return tf.where(known[:, None], scores, tf.gather(self.log_popularity, ids))
+        # Rows of the tables' values, not of the variables: see `ItemAndPositionEmbedding.vectors_of`.
+        table, bias, log_popularity = map(
+            tf.convert_to_tensor, (self.item_table, self.output_bias, self.log_popularity)
+        )
+        scores = tf.linalg.matvec(tf.gather(table, ids), query) + tf.gather(bias, ids)
+        return tf.where(known[:, None], scores, tf.gather(log_popularity, ids))
 
     def score_all(self, query: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
         """Scores every item: query float32 [B, D] and known bool [B], as in `score`. Returns float32 [B, V]."""

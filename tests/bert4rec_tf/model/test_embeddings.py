@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bert4rec_tf.model.embeddings import ItemAndPositionEmbedding
 from tests.support.small_models import MAX_SEQ_LENGTH, SMALL, VOCABULARY_SIZE
+from tests.support.variable_reads import is_read_without_a_copy
 from tfrecords.vocabulary import PAD_ID
 
 WINDOWS = np.array([[5, 9, 3, 7], [4, 8, PAD_ID, PAD_ID], [PAD_ID] * 4])
@@ -42,3 +43,22 @@ def test_a_layer_norm_follows_the_sum() -> None:
     found = embedding(tf.constant(WINDOWS), tf.constant(WINDOWS != PAD_ID)).numpy()
     np.testing.assert_allclose(found.mean(axis=2), 0, atol=1e-5)
     np.testing.assert_allclose(found.std(axis=2), 1, atol=1e-3)
+
+
+def test_an_answer_leaves_the_item_table_readable_without_a_copy() -> None:
+    # A gather from the variable itself makes TensorFlow copy the whole table at each later read: of a million items at
+    # each request.
+    embedding = ItemAndPositionEmbedding(VOCABULARY_SIZE, MAX_SEQ_LENGTH, SMALL, seed=1)
+    embedding(tf.constant(WINDOWS), tf.constant(WINDOWS != PAD_ID))
+    assert is_read_without_a_copy(embedding.item_table)
+    tf.gather(embedding.item_table, [0])
+    assert not is_read_without_a_copy(embedding.item_table)
+
+
+def test_the_item_table_of_a_model_to_be_loaded_starts_at_zero() -> None:
+    embedding = ItemAndPositionEmbedding(VOCABULARY_SIZE, MAX_SEQ_LENGTH, SMALL, seed=1, draw_items=False)
+    drawn = ItemAndPositionEmbedding(VOCABULARY_SIZE, MAX_SEQ_LENGTH, SMALL, seed=1)
+    for layer in (embedding, drawn):
+        layer(tf.constant(WINDOWS), tf.constant(WINDOWS != PAD_ID))
+    assert not embedding.item_table.numpy().any()
+    np.testing.assert_array_equal(embedding.position_table, drawn.position_table)

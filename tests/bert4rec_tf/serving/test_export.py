@@ -83,7 +83,7 @@ def copies(exported: pathlib.Path) -> Callable[[TrainedModel, pathlib.Path, Expo
 
     def copy(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
         shutil.copytree(exported, building)
-        return {"top_k": options.top_k}
+        return {"top_k": options.top_k} | trained.description()
 
     return copy
 
@@ -91,6 +91,7 @@ def copies(exported: pathlib.Path) -> Callable[[TrainedModel, pathlib.Path, Expo
 @pytest.fixture
 def quick(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bert4rec_tf.serving.export._write_version", copies(exported))
+    monkeypatch.setattr("bert4rec_tf.serving.export.replay_warm_up", lambda _: None)
 
 
 def exports_with(exported: pathlib.Path, root: pathlib.Path, *numbers: int) -> pathlib.Path:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bert4rec_tf.serving.item_scores import contains, top_candidates
 from tests.support.made_up_items import KNOWN, NUM_ITEMS, QUERIES, SCORES, V, best_by_sort, found_ids
+from tests.support.variable_reads import is_read_without_a_copy
 
 id_lists = st.lists(st.integers(0, V - 1), max_size=30)
 
@@ -18,6 +19,8 @@ def test_scores_follow_the_equations() -> None:
     for row, known in enumerate(KNOWN):
         expected = table[ids[row]] @ QUERIES[row] + bias[ids[row]] if known else -np.log(ids[row] + 1)
         np.testing.assert_allclose(scores[row], expected, rtol=1e-5, atol=1e-5)
+    assert is_read_without_a_copy(SCORES.item_table), "a request would copy the whole table"
+    assert is_read_without_a_copy(SCORES.output_bias)
 
 
 @settings(max_examples=30)
