@@ -1,8 +1,10 @@
 """The vocabulary: the integer id of each item, and how often each occurs in training."""
 
+import array
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import pathlib
 
@@ -83,11 +85,11 @@ class Vocabulary:
         {"item_id": "film-a", "count": 7}
         {"item_id": "film-b", "count": 2, "title": "The second film"}
         """
-        lines = []
+        content = io.BytesIO()  # line by line: a list of ten million lines would take a gigabyte
         for item_id, count, title in zip(self.item_ids, self.counts.tolist(), self.titles, strict=True):
             entry = {"item_id": item_id, "count": count} | ({} if title is None else {"title": title})
-            lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
-        return "".join(lines).encode("utf-8")
+            content.write(f"{json.dumps(entry, ensure_ascii=False)}\n".encode())
+        return content.getvalue()
 
     def sha256(self) -> str:
         """Hex digest of the file's content.
@@ -113,16 +115,18 @@ class Vocabulary:
                 f"A data or model directory has a {VOCABULARY_FILE}. Received: {directory}, which has none. "
                 "Fix: name a directory written by pipelines/make_tfrecords.py or train.py"
             )
-        entries, content = [], path.read_bytes()
-        # Not str.splitlines: it also splits at characters such as U+2028, which ids may contain.
-        for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
-            try:
-                entry = json.loads(line)
-                entries.append((entry["item_id"], int(entry["count"]), entry.get("title")))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}, line {number} must hold an item id and a count. Received: "
-                    f"{line[:80]!r} ({error}). Fix: rebuild the directory"
-                ) from None
-        item_ids, counts, titles = zip(*entries, strict=True) if entries else ((), (), ())
-        return cls(item_ids, np.array(counts, np.int64), titles)
+        item_ids, counts, titles = list[str](), array.array("q"), list[str | None]()
+        with path.open("rb") as stream:  # bytes: as text, lines would also end at characters that ids may contain
+            for number, line in enumerate(stream, start=1):
+                try:
+                    entry = json.loads(line)
+                    item_id, title = entry["item_id"], entry.get("title")
+                    counts.append(int(entry["count"]))
+                except (ValueError, KeyError, TypeError, OverflowError) as error:
+                    raise InputError(
+                        f"{path}, line {number} must hold an item id and a count. Received: "
+                        f"{line[:80]!r} ({error}). Fix: rebuild the directory"
+                    ) from None
+                item_ids.append(item_id)
+                titles.append(title)
+        return cls(tuple(item_ids), np.array(counts, np.int64), tuple(titles))
