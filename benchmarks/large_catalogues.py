@@ -4,6 +4,7 @@ python benchmarks/large_catalogues.py
 python benchmarks/large_catalogues.py --item_features
 """
 
+import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -25,7 +26,7 @@ _LOSSES = flags.DEFINE_list("losses", ["sampled_softmax", "gbce"], "values of tr
 _FEATURES = flags.DEFINE_bool(
     "item_features", False, "compare items of five features with items without any, instead of numbers of items"
 )
-_BATCH, _LENGTH, _PREDICTIONS = 128, 50, 15
+_MASKED = 0.3  # share of the slots
 _STEPS = 20
 
 
@@ -63,7 +64,12 @@ def _measured(loss: str, items: int, features: bool = False) -> tuple[float, flo
 
 
 def measure(
-    loss: Literal["softmax", "sampled_softmax", "gbce"], items: int, features: bool
+    loss: Literal["softmax", "sampled_softmax", "gbce"],
+    items: int,
+    features: bool,
+    length: int = 50,
+    batch_size: int = 128,
+    hidden_size: int = 64,
 ) -> tuple[float, float, float]:
     """Measures one case.
 
@@ -72,6 +78,9 @@ def measure(
         items: their number.
         features: whether they have five: a brand of 10,000, a category of 1,000, up to four tags of 200, a number, and
             a vector of 64.
+        length: N.
+        batch_size: windows of N items.
+        hidden_size: d.
 
     Returns:
         The median seconds of a step, the bytes that the process grew by without weights and moments, and the bytes of
@@ -90,11 +99,13 @@ def measure(
     size, random = items + NUM_SPECIAL_IDS, np.random.default_rng(1)
     tf.linalg.matmul(tf.ones([256, 256]), tf.ones([256, 256]))  # allocates what TensorFlow needs in any case
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    training = TrainingConfig(loss=loss, batch_size=_BATCH)
+    training = TrainingConfig(loss=loss, batch_size=batch_size)
     # Popularity falls with the rank, as in a real catalogue.
     log_popularity = -np.log(np.arange(1, size + 1)).astype(np.float32)
-    config, arrays = ModelConfig(dropout=0.2, attention_dropout=0.2, item_features="sum" if features else "none"), None
+    config, arrays = ModelConfig(hidden_size=hidden_size, dropout=0.2, attention_dropout=0.2), None
+    predictions = round(_MASKED * length)
     if features:
+        config = dataclasses.replace(config, item_features="sum")
         arrays = FeatureArrays(
             categories=tuple(
                 random.integers(0, rows, [size, width], np.int32) for rows, width in ((10_002, 1), (1_002, 1), (202, 4))
@@ -105,7 +116,7 @@ def measure(
             vectors=(random.standard_normal([size, 64], np.float32),),
             cold=np.zeros(size, bool),
         )
-    model = build_model(config, size, _LENGTH, item_features=arrays)
+    model = build_model(config, size, length, item_features=arrays)
     del arrays
     optimizer = make_optimizer(training, tf.Variable(1000, dtype=tf.int64))
     optimizer.build(model.trainable_variables)
@@ -116,16 +127,17 @@ def measure(
     popular /= popular.sum()
     seconds = []
     for _ in range(_STEPS + 3):
-        item_ids = NUM_SPECIAL_IDS + random.choice(items, [_BATCH, _LENGTH], p=popular)
-        positions = np.sort(random.permuted(np.tile(np.arange(_LENGTH), [_BATCH, 1]), axis=1)[:, :_PREDICTIONS], axis=1)
+        item_ids = NUM_SPECIAL_IDS + random.choice(items, [batch_size, length], p=popular)
+        slots = np.tile(np.arange(length), [batch_size, 1])
+        positions = np.sort(random.permuted(slots, axis=1)[:, :predictions], axis=1)
         masked = np.take_along_axis(item_ids, positions, axis=1)
         np.put_along_axis(item_ids, positions, MASK_ID, axis=1)
         batch = {
             "item_ids": tf.constant(item_ids, tf.int32),
-            "valid_mask": tf.ones([_BATCH, _LENGTH], tf.bool),
+            "valid_mask": tf.ones([batch_size, length], tf.bool),
             "masked_positions": tf.constant(positions, tf.int32),
             "masked_item_ids": tf.constant(masked, tf.int32),
-            "masked_weights": tf.ones([_BATCH, _PREDICTIONS]),
+            "masked_weights": tf.ones([batch_size, predictions]),
         }
         started = time.perf_counter()
         float(step(batch)["loss"])

@@ -1,5 +1,6 @@
 """Recommends to the users of one part, and writes its file."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -151,34 +152,49 @@ class PartScorer:
         allow: dict[str, list[str]],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item ids, bytes [users, K], "" where there are fewer, and their scores, float32 [users, K]."""
-        request, model = self.request, self._model
-        ids = np.full([len(users), request.top_k], b"", object)
-        scores = np.zeros([len(users), request.top_k], np.float32)
-        for batch in _batches_by_length(histories.items.lengths[users]):
+        ids = np.full([len(users), self.request.top_k], b"", object)
+        scores = np.zeros([len(users), self.request.top_k], np.float32)
+
+        def answer(batch: np.ndarray) -> None:
             raise_if_stopped()
-            rows = users[batch]
-            names = [histories.user_ids[row] for row in rows]
-            items = histories.items.rows(rows)
-            inputs = {"item_ids": self._rectangle(items)}
-            excluded = [[item.encode("utf-8") for item in exclude.get(name, ())] for name in names]
-            if request.drop_seen:  # the signature drops the items of the history itself
-                met = histories.also_met.rows(rows)
-                for row, of_row in enumerate(np.split(self._names[met.values], met.offsets[1:-1])):
-                    excluded[row] += of_row.tolist()
-            inputs["excluded_item_ids"] = _with_common(excluded, request.exclude.for_all)
-            allowed = [[item.encode("utf-8") for item in allow.get(name, ())] for name in names]
-            inputs["allowed_item_ids"] = _with_common(allowed, request.allow.for_all)
-            if model.takes_times:
-                inputs["timestamps"] = tf.constant(_padded(times.rows(rows), _UNKNOWN_TIME))
-                asked = _UNKNOWN_TIME if request.request_time is None else request.request_time
-                inputs["request_time"] = tf.constant([asked], tf.int64)
-            answer = model.signatures["recommend"](
-                k=tf.constant([request.top_k]), drop_seen=tf.constant([request.drop_seen]), **inputs
-            )
-            found = answer["item_ids"].numpy()
+            answered = self._answer(histories, times, users[batch], exclude, allow)
+            found = answered["item_ids"].numpy()
             ids[batch, : found.shape[1]] = found
-            scores[batch, : found.shape[1]] = answer["scores"].numpy()
+            scores[batch, : found.shape[1]] = answered["scores"].numpy()
+
+        # Two at a time: Python prepares one request while TensorFlow computes another.
+        with concurrent.futures.ThreadPoolExecutor(2) as threads:
+            for _ in threads.map(answer, _batches_by_length(histories.items.lengths[users])):
+                pass
         return ids, scores
+
+    def _answer(
+        self,
+        histories: Histories,
+        times: Ragged,
+        rows: np.ndarray,
+        exclude: dict[str, list[str]],
+        allow: dict[str, list[str]],
+    ) -> dict[str, tf.Tensor]:
+        """The answer to one request, for the users of these rows."""
+        request, model = self.request, self._model
+        names = [histories.user_ids[row] for row in rows]
+        inputs = {"item_ids": self._rectangle(histories.items.rows(rows))}
+        excluded = [[item.encode("utf-8") for item in exclude.get(name, ())] for name in names]
+        if request.drop_seen:  # the signature drops the items of the history itself
+            met = histories.also_met.rows(rows)
+            for row, of_row in enumerate(np.split(self._names[met.values], met.offsets[1:-1])):
+                excluded[row] += of_row.tolist()
+        inputs["excluded_item_ids"] = _with_common(excluded, request.exclude.for_all)
+        allowed = [[item.encode("utf-8") for item in allow.get(name, ())] for name in names]
+        inputs["allowed_item_ids"] = _with_common(allowed, request.allow.for_all)
+        if model.takes_times:
+            inputs["timestamps"] = tf.constant(_padded(times.rows(rows), _UNKNOWN_TIME))
+            asked = _UNKNOWN_TIME if request.request_time is None else request.request_time
+            inputs["request_time"] = tf.constant([asked], tf.int64)
+        return model.signatures["recommend"](
+            k=tf.constant([request.top_k]), drop_seen=tf.constant([request.drop_seen]), **inputs
+        )
 
     def _rectangle(self, items: Ragged) -> tf.Tensor:
         """String [B, L], padded with ""."""

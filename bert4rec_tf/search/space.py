@@ -108,7 +108,8 @@ def with_values(settings: Mapping[str, Mapping[str, Any]], values: Mapping[str, 
     merged = {section: dict(fields) for section, fields in settings.items()}
     for name, value in values.items():
         section, _, field = name.partition(".")
-        merged.setdefault(section, {})[field] = value
+        # Steps of .05 add up to 0.15000000000000002.
+        merged.setdefault(section, {})[field] = float(f"{value:.12g}") if isinstance(value, float) else value
     Config.from_dict(merged, "the trial")
     return merged
 

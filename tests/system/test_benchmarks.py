@@ -21,6 +21,7 @@ REQUIRED_FLAGS = {
     "reading_speed": ["--data_dir=x"],
     "recommend_speed": ["--log=x", "--max_seq_length=1", "--work_dir=x"],
     "reproduce": ["--dataset=x", "--input=x", "--config=x", "--work_dir=x"],
+    "growth": ["--work_dir=x"],
     "serving_memory": ["--work_dir=x"],
     "serving_index": ["--model_dir=x", "--data_dir=x", "--work_dir=x"],
     "serving_latency": ["--version=x", "--data_dir=x"],
