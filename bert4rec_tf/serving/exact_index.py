@@ -79,5 +79,12 @@ def _columns(scores: ItemScores, width: int) -> tf.Variable:
     for first in range(0, size, _COPIED_ROWS):  # in pieces, so that only one large tensor is made
         rows = slice(first, min(first + _COPIED_ROWS, size))
         vectors, others = scores.item_table[rows], (scores.output_bias[rows], scores.log_popularity[rows])
-        columns[:, rows].assign(tf.concat([tf.transpose(vectors), tf.stack(others)], axis=0))
+        # `columns[:, rows].assign` would read the variable, and copy it each time.
+        tf.raw_ops.ResourceStridedSliceAssign(
+            ref=columns.handle,
+            begin=[0, rows.start],
+            end=[hidden_size + 2, rows.stop],
+            strides=[1, 1],
+            value=tf.concat([tf.transpose(vectors), tf.stack(others)], axis=0),
+        )
     return columns
