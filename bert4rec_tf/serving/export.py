@@ -180,9 +180,7 @@ def export(
         with publishing(export_dir, options.keep_versions, options.max_regression is not None) as local:
             written = export(model_dir, local, dataclasses.replace(options, keep_versions=None), new_items)
         return f"{shown(export_dir).rstrip('/')}/{pathlib.Path(written).name}"
-    trained = load_model(model_dir, fold=new_items is None)
-    if new_items is not None:
-        trained = with_new_items(trained, new_items)
+    loaded = [_load(model_dir, new_items)]
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
     with publishing_lock(root):
@@ -194,8 +192,7 @@ def export(
             )
         version = next_canary(root) if options.label == "canary" else next_version(root)
         with _building_directory(version) as building:
-            metadata = _write_version(trained, building, options) | provenance(model_dir, trained)
-            del trained
+            metadata = _write(loaded, model_dir, building, options)
             gc.collect()  # the version is loaded next, and a large catalogue would take twice the memory
             replay_warm_up(building)
             metadata |= _compare_with_served(building, root, metadata, options)
@@ -231,6 +228,22 @@ def _building_directory(version: pathlib.Path) -> Iterator[pathlib.Path]:
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _load(model_dir: str | pathlib.Path, new_items: ItemTable | None) -> TrainedModel:
+    trained = load_model(model_dir, fold=new_items is None)
+    return trained if new_items is None else with_new_items(trained, new_items)
+
+
+def _write(
+    loaded: list[TrainedModel], model_dir: str | pathlib.Path, building: pathlib.Path, options: ExportOptions
+) -> dict[str, Any]:
+    """`_write_version` with the whole metadata. Takes the model out of the list, so that it is free afterwards.
+
+    `del` in the caller would not free it, since TensorFlow's traces keep the variables of the frames that they see.
+    """
+    trained = loaded.pop()
+    return _write_version(trained, building, options) | provenance(model_dir, trained)
 
 
 def _write_version(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
