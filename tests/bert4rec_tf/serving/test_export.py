@@ -4,6 +4,7 @@ import datetime
 import json
 import pathlib
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -184,6 +185,23 @@ def test_a_version_that_cannot_answer_is_not_published(
     with pytest.raises(InputError, match=r"warm-up requests.*must be at least 1.*nothing was published"):
         export(str(good), str(tmp_path / "shop"), ExportOptions())
     assert names(tmp_path / "shop") == []
+
+
+@pytest.mark.slow
+def test_the_trained_model_is_freed_before_the_version_is_loaded(
+    good: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, freed = list[weakref.ref[TrainedModel]](), list[bool]()
+
+    def load(model_dir: pathlib.Path, *, fold: bool) -> TrainedModel:
+        trained = load_model(model_dir, fold=fold)
+        loaded.append(weakref.ref(trained))
+        return trained
+
+    monkeypatch.setattr("bert4rec_tf.serving.export.load_model", load)
+    monkeypatch.setattr("bert4rec_tf.serving.export.replay_warm_up", lambda _: freed.append(loaded[0]() is None))
+    export(str(good), str(tmp_path / "shop"), ExportOptions())
+    assert freed == [True], "both would be in memory: a large catalogue twice"
 
 
 @pytest.mark.slow
