@@ -192,7 +192,7 @@ def export(
             )
         version = next_canary(root) if options.label == "canary" else next_version(root)
         with _building_directory(version) as building:
-            metadata = _write(loaded, model_dir, building, options)
+            metadata = _write_and_release(loaded, model_dir, building, options)
             gc.collect()  # the version is loaded next, and a large catalogue would take twice the memory
             replay_warm_up(building)
             metadata |= _compare_with_served(building, root, metadata, options)
@@ -235,7 +235,7 @@ def _load(model_dir: str | pathlib.Path, new_items: ItemTable | None) -> Trained
     return trained if new_items is None else with_new_items(trained, new_items)
 
 
-def _write(
+def _write_and_release(
     loaded: list[TrainedModel], model_dir: str | pathlib.Path, building: pathlib.Path, options: ExportOptions
 ) -> dict[str, Any]:
     """`_write_version` with the whole metadata. Takes the model out of the list, so that it is free afterwards.
