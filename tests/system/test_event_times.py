@@ -72,7 +72,7 @@ def write_log(path: pathlib.Path, rule: str) -> None:
     path.write_text("\n".join(rows) + "\n")
 
 
-@pytest.fixture(scope="module", params=["between", "request"])
+@pytest.fixture(scope="module", params=["between", pytest.param("request", marks=pytest.mark.slow)])
 def rule(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -71,6 +71,18 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
+def skip_without(kind: str) -> None:
+    """Skips the test if this machine has no such server."""
+    if kind == "binary" and not shutil.which("tensorflow_model_server"):
+        pytest.skip("tensorflow_model_server is not installed")
+    if kind == "docker":
+        if not shutil.which("docker"):
+            pytest.skip("docker is not installed")
+        found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False)
+        if found.returncode:
+            pytest.skip(f"docker has no image {IMAGE}: {found.stderr.decode().strip().splitlines()[-1]}")
+
+
 def start(kind: str, root: pathlib.Path, batching: bool = False) -> ServingDouble | Started:
     """Starts a server of the versions in `root` with its `models.config` and the flags of deploy/compose.yaml."""
     if kind == "double":
@@ -81,6 +93,7 @@ def start(kind: str, root: pathlib.Path, batching: bool = False) -> ServingDoubl
             batching_parameters_file=BATCHING if batching else None,
             max_num_load_retries=0,
         )
+    skip_without(kind)
     grpc_port, rest_port = free_port(), free_port()
     flags = [
         "--allow_version_labels_for_unavailable_models=true",
@@ -91,18 +104,15 @@ def start(kind: str, root: pathlib.Path, batching: bool = False) -> ServingDoubl
     if batching:
         flags += ["--enable_batching", f"--batching_parameters_file={BATCHING}"]
     if kind == "binary":
-        binary = shutil.which("tensorflow_model_server")
-        if not binary:
-            pytest.skip("tensorflow_model_server is not installed")
         config = root.with_name("of_the_binary.config")
         config.write_text((root / "models.config").read_text().replace("/models/", f"{root.parent}/"))
-        command = [binary, f"--port={grpc_port}", f"--rest_api_port={rest_port}", f"--model_config_file={config}"]
+        command = [
+            "tensorflow_model_server",
+            f"--port={grpc_port}",
+            f"--rest_api_port={rest_port}",
+            f"--model_config_file={config}",
+        ]
         return Started([*command, *flags], grpc_port, rest_port, root.name)
-    if not shutil.which("docker"):
-        pytest.skip("docker is not installed")
-    found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False)
-    if found.returncode:
-        pytest.skip(f"docker has no image {IMAGE}: {found.stderr.decode().strip().splitlines()[-1]}")
     command = ["docker", "run", "--rm", "-p", f"{grpc_port}:8500", "-p", f"{rest_port}:8501"]
     command += [
         "-v",
@@ -235,6 +245,7 @@ def test_rest_rows_and_columns(server: ServingDouble | Started) -> None:
 @pytest.mark.parametrize("kind", ["double", "binary", "docker"])
 def test_times_and_categories_in_requests(kind: str, tmp_path: pathlib.Path) -> None:
     """With batching, so that the warm-up requests of such a version pass the batching session too."""
+    skip_without(kind)
     root = tmp_path / "shop"
     root.mkdir()
     write_version_with_times_and_categories(root / "1")

@@ -4,6 +4,7 @@ import datetime
 import json
 import pathlib
 import shutil
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,6 +94,7 @@ def copies(exported: pathlib.Path) -> Callable[[TrainedModel, pathlib.Path, Expo
 def quick(exported: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bert4rec_tf.serving.export._write_version", copies(exported))
     monkeypatch.setattr("bert4rec_tf.serving.export.replay_warm_up", lambda _: None)
+    monkeypatch.setattr("bert4rec_tf.serving.export.gc", types.SimpleNamespace(collect=int))
 
 
 def exports_with(exported: pathlib.Path, root: pathlib.Path, *numbers: int) -> pathlib.Path:

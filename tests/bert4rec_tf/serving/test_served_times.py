@@ -22,7 +22,9 @@ START = 1_700_000_000
 Row = list[tuple[str, int]]
 
 
-@pytest.fixture(scope="module", params=[TIMES, PREFIX_TIMES], ids=["cloze", "prefix"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(TIMES, marks=pytest.mark.slow), PREFIX_TIMES], ids=["cloze", "prefix"]
+)
 def model(request: pytest.FixtureRequest) -> Bert4Rec:
     return random_model(request.param)
 

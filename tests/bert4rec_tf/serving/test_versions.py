@@ -59,6 +59,7 @@ def quick_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bert4rec_tf.serving.export.load_model", lambda *_, **__: None)
     monkeypatch.setattr("bert4rec_tf.serving.export._write_version", write)
     monkeypatch.setattr("bert4rec_tf.serving.export.replay_warm_up", lambda _: None)
+    monkeypatch.setattr("bert4rec_tf.serving.export.gc", types.SimpleNamespace(collect=int))
     monkeypatch.setattr("bert4rec_tf.serving.export.provenance", lambda *_: {})
 
 

@@ -32,7 +32,9 @@ def test_records_of_a_single_item_are_refused(tmp_path: pathlib.Path) -> None:
         train_here(data_dir, tmp_path / "model")
 
 
-@pytest.mark.parametrize(("attention", "instances"), [("bidirectional", 36 * 11), ("prefix", 36)])
+@pytest.mark.parametrize(
+    ("attention", "instances"), [pytest.param("bidirectional", 36 * 11, marks=pytest.mark.slow), ("prefix", 36)]
+)
 def test_passes_become_steps(tmp_path: pathlib.Path, attention: str, instances: int) -> None:
     data_dir = build(tmp_path / "data")
     assert Manifest.load(data_dir).records("train") == 36
