@@ -11,7 +11,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -27,6 +26,7 @@ from bert4rec_tf.inputs.user_histories import iterate_raw_histories
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
 from tests.support import cpp_runner
+from tests.support.reading_time import reading_milliseconds
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -111,17 +111,6 @@ def enlarge(path: pathlib.Path) -> None:
     model.head.output_bias.assign(np.concatenate([bias, bias[first] + fraction * (bias[second] - bias[first])]))
     open_model_dir(path, trained.config, trained.manifest, vocabulary)
     Checkpoints(path, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
-
-
-def reading_milliseconds(floats: int) -> float:
-    """Milliseconds to read this many float32 values once: BLAS's inner product of a vector with itself."""
-    table = np.random.default_rng(1).random(floats, np.float32)
-    seconds = []
-    for _ in range(20):
-        started = time.perf_counter()
-        np.dot(table, table)
-        seconds.append(time.perf_counter() - started)
-    return 1000 * float(np.median(seconds))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app, flags
 
 from bert4rec_tf.command_line import command
+from tests.support.reading_time import reading_milliseconds
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _WORK = flags.DEFINE_string("work_dir", None, "directory for the model and its export; must not exist", required=True)
@@ -48,7 +49,7 @@ def main() -> None:
     size = sum(path.stat().st_size for path in (work / "exports").rglob("*") if path.is_file()) / 2**30
     print(f"the version takes {size:.2f} GiB on disk")
     _, peak, (one, many) = _in_a_process(ask, work, _REPEATS.value)
-    (milliseconds,) = _in_a_process(read_table, _ITEMS.value * _SIZE.value)[2:]
+    _, _, milliseconds = _in_a_process(reading_milliseconds, _ITEMS.value * _SIZE.value)
     print(f"loaded and asked in C++: peak {peak:.2f} GiB")
     print(
         f"top {_K} of one row on one core: {one:.0f} ms, {one / milliseconds:.2f} times reading the table once "
@@ -112,19 +113,6 @@ def ask(work: pathlib.Path, repeats: int) -> tuple[float, float]:
     answers, measured = cpp_runner.run(cpp_runner.build(work), version, requests, repeats)
     assert all(isinstance(answer, dict) and answer["item_ids"].shape[1] == _K for answer in answers), answers
     return float(np.median(measured[0])) / 1000, float(np.median(measured[1])) / 1000
-
-
-def read_table(floats: int) -> float:
-    """Milliseconds to read this many float32 values once: BLAS's inner product of a vector with itself."""
-    import numpy as np
-
-    table = np.random.default_rng(1).random(floats, np.float32)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        np.dot(table, table)
-        seconds.append(time.perf_counter() - started)
-    return 1000 * float(np.median(seconds))
 
 
 if __name__ == "__main__":
