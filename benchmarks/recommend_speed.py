@@ -120,9 +120,9 @@ def _recommend(log: pathlib.Path, model: pathlib.Path, output: pathlib.Path) -> 
 def _kill(
     log: pathlib.Path, model: pathlib.Path, output: pathlib.Path, seconds: float, expected: dict[str, str]
 ) -> int:
-    """Kills the command at random moments, and each time goes on with what it left.
+    """Kills the command at random moments. Each run continues the files that the killed one before it left.
 
-    A run that ends before its moment is compared with the expected hashes, and the next one starts from nothing.
+    A run that ends before it is killed is compared with the expected hashes, and the next one starts from nothing.
 
     Returns:
         The number of runs that ended.
