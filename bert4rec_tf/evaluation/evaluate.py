@@ -85,9 +85,25 @@ def evaluate(
     Raises:
         InputError: a score is not finite.
     """
-    user_ids, columns = [], []
+    return rank_batches(ranker, batches_to_rank(data_dir, manifest, split, max_users, max_items), manifest)
+
+
+def batches_to_rank(
+    data_dir: str | pathlib.Path,
+    manifest: Manifest,
+    split: str,
+    max_users: int | None = None,
+    max_items: int | None = None,
+) -> tf.data.Dataset:
+    """The batches of `evaluate`, as large as the catalogue allows. Built once, they can be ranked many times."""
     users = max(1, min(_MAX_BATCH_USERS, _MAX_BATCH_SCORES // max(1, manifest.counts["items"])))
-    for batch in evaluation_batches(data_dir, manifest, split, users, max_users, max_items):
+    return evaluation_batches(data_dir, manifest, split, users, max_users, max_items)
+
+
+def rank_batches(ranker: Ranker, batches: tf.data.Dataset, manifest: Manifest) -> UserRanks:
+    """Ranks the targets of `batches_to_rank`; see `evaluate`."""
+    user_ids, columns = [], []
+    for batch in batches:
         found = ranker(batch)
         if not found["finite"]:
             raise InputError(

@@ -7,7 +7,7 @@ import signal
 
 import tensorflow as tf
 
-from bert4rec_tf.evaluation.evaluate import Ranker, UserRanks, evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import Ranker, UserRanks, batches_to_rank, make_ranker, rank_batches
 from bert4rec_tf.inputs.objectives import windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.model_dir import TrainedModel, load_model
@@ -121,7 +121,9 @@ def _train(context: RunContext, make_tracker: MakeTracker | None) -> None:
         drop_seen, times = context.config.evaluation.drop_seen, context.ranked_times
         ranker = make_ranker(context.model.score_next_item, drop_seen=drop_seen, times=times)
         min_steps = _steps_class(context).min_steps()
-        rank_users = functools.partial(_rank_validation_users, context, ranker, signals)
+        max_users, max_items = context.config.training.validation_users, context.config.data.max_seq_length - 1
+        batches = batches_to_rank(context.data_dir, context.manifest, "validation", max_users, max_items)
+        rank_users = functools.partial(_rank_validation_users, context, ranker, batches, signals)
         monitor = TrainingMonitor(context, rank_users, min_steps, tracker)
     try:
         with signals:
@@ -156,7 +158,9 @@ def _print_sizes(context: RunContext) -> None:
         print(f"{lone:,} of these are windows of one item, which have nothing to predict")
 
 
-def _rank_validation_users(context: RunContext, ranker: Ranker, signals: StopSignals) -> UserRanks:
+def _rank_validation_users(
+    context: RunContext, ranker: Ranker, batches: tf.data.Dataset, signals: StopSignals
+) -> UserRanks:
     """Ranks the validation users with the current weights.
 
     Raises:
@@ -167,9 +171,8 @@ def _rank_validation_users(context: RunContext, ranker: Ranker, signals: StopSig
         signals.stop_if_received()
         return ranker(batch)
 
-    max_users, max_items = context.config.training.validation_users, context.config.data.max_seq_length - 1
     with context.records.unchanged():
-        return evaluate(rank, context.data_dir, context.manifest, "validation", max_users, max_items)
+        return rank_batches(rank, batches, context.manifest)
 
 
 def _make_steps(context: RunContext, monitor: TrainingMonitor | None, signals: StopSignals) -> None:

@@ -26,9 +26,10 @@ from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
 from tests.support import command_line
 from tests.support.command_line import ROOT
+from tests.support.parsed_record import parse
 from tfrecords.config import RecordsConfig
 from tfrecords.manifest import Manifest
-from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.schema import MASKED_WINDOW
 from tfrecords.vocabulary import Vocabulary
 
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "make_tfrecords.py")]

@@ -11,10 +11,11 @@ import tensorflow as tf
 from pipelines.build import DROPPED, BuildResult, build_records
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.synthetic import MarkovLog
+from tests.support.parsed_record import parse
 from tfrecords.config import DataConfig, MaskingConfig, RecordsConfig
 from tfrecords.errors import InputError
 from tfrecords.manifest import Manifest, verify
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Schema, parse
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Schema
 from tfrecords.vocabulary import Vocabulary
 
 DATA = DataConfig(max_seq_length=4, min_user_events=2, min_item_events=2, num_negatives=1, num_shards=2)

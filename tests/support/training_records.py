@@ -9,8 +9,9 @@ import tensorflow as tf
 from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.objectives import Objective, training_instances
 from pipelines.sources.synthetic import MarkovLog
+from tests.support.parsed_record import parse
 from tfrecords.manifest import LengthCount, Manifest
-from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.schema import MASKED_WINDOW
 from tfrecords.vocabulary import Vocabulary
 
 LOG = MarkovLog(num_users=60, num_items=40, num_themes=4, min_events=1, max_events=30)

@@ -7,8 +7,9 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.parsed_record import parse
 from tests.support.ragged_lists import ragged
-from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse, parse_batch
+from tfrecords.schema import EVALUATION_USER, MASKED_WINDOW, Column, Schema, encode, parse_batch
 
 Row = dict[str, list[int] | int | str]
 

@@ -14,6 +14,7 @@ from bert4rec_tf.inputs.objectives import Objective
 from bert4rec_tf.inputs.training_batches import training_batches
 from pipelines.build import build_records
 from tests.support.masked_instances import instances_of
+from tests.support.parsed_record import parse
 from tests.support.training_records import (
     BATCH_SIZE,
     CONFIG,
@@ -25,7 +26,7 @@ from tests.support.training_records import (
     sequences_of,
 )
 from tfrecords.manifest import Manifest
-from tfrecords.schema import MASKED_WINDOW, parse
+from tfrecords.schema import MASKED_WINDOW
 from tfrecords.vocabulary import MASK_ID, PAD_ID, Vocabulary
 
 

@@ -79,7 +79,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Replaces steps and validations by ones that compute nothing."""
     monkeypatch.setattr(CheapSteps, "made", 0)
     monkeypatch.setattr(trainer, "SynchronousSteps", CheapSteps)
-    monkeypatch.setattr(trainer, "evaluate", lambda *_, **__: made_up_ranks())
+    monkeypatch.setattr(trainer, "rank_batches", lambda *_, **__: made_up_ranks())
     monkeypatch.setattr("bert4rec_tf.training.run_clock._CALL_SECONDS", 1e-9)  # a call makes one step
     return monkeypatch
 
@@ -156,7 +156,7 @@ def test_rebuilding_equal_records_is_no_change(
 def test_records_that_change_during_a_validation_are_refused(
     data_dir: pathlib.Path, tmp_path: pathlib.Path, cheap: pytest.MonkeyPatch
 ) -> None:
-    cheap.setattr(trainer, "evaluate", lambda *_, **__: build(data_dir, seed=2, overwrite=True))
+    cheap.setattr(trainer, "rank_batches", lambda *_, **__: build(data_dir, seed=2, overwrite=True))
     with pytest.raises(InputError, match="records must not change"):
         train_here(data_dir, tmp_path / "model")
     assert not saved_steps(tmp_path / "model")
@@ -204,7 +204,7 @@ def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
         return made_up_ranks()
 
     cheap.setattr(trainer, "make_ranker", lambda *_, **__: lambda _: {})
-    cheap.setattr(trainer, "evaluate", evaluate)
+    cheap.setattr(trainer, "rank_batches", evaluate)
 
 
 def history_of(model_dir: pathlib.Path) -> list[tuple[int, Any]]:
@@ -266,15 +266,15 @@ def test_a_run_stopped_in_validations_ends_with_the_weights_of_an_uninterrupted_
 ) -> None:
     early = {"early_stopping_epochs": 3, "checkpoint_minutes": 1e-6}
     train_here(built, tmp_path / "uninterrupted", training=early)
-    evaluate = trainer.evaluate
+    rank_batches = trainer.rank_batches
     for _ in range(3):
         with monkeypatch.context() as stopping:
 
             def stopped(*arguments: Any, **named: Any) -> UserRanks:
                 os.kill(os.getpid(), signal.SIGTERM)
-                return evaluate(*arguments, **named)
+                return rank_batches(*arguments, **named)
 
-            stopping.setattr(trainer, "evaluate", stopped)
+            stopping.setattr(trainer, "rank_batches", stopped)
             with pytest.raises(Stopped):
                 train_here(built, tmp_path / "model", training=early)
     train_here(built, tmp_path / "model", training=early)
