@@ -14,6 +14,7 @@ from tests.support.command_line import ROOT
 SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("experiments/*.py")])
 REQUIRED_FLAGS = {
     "ablations": ["--dataset=x", "--input=x", "--config=x", "--steps=1", "--work_dir=x"],
+    "openvino_runtime": ["--model_dir=x", "--data_dir=x"],
     "pipeline_engines": ["--log=x", "--work_dir=x"],
     "pipeline_kills": ["--work_dir=x"],
     "pipeline_memory": ["--work_dir=x"],
