@@ -29,11 +29,16 @@ def draw_below(number: tf.Tensor | int, *parts: tf.Tensor | int) -> tf.Tensor:
     return tf.cast(tf.math.floormod(hashed_bits(*parts), tf.cast(number, tf.uint64)), tf.int32)
 
 
-def sorted_bits(bits: tf.Tensor) -> tf.Tensor:
-    """Sorts rows of uint64 in ascending order; as int64, with the sign bit flipped, which keeps the order."""
-    flip = tf.fill(tf.shape(bits), _constant(1 << 63))
-    signed = tf.bitcast(tf.bitwise.bitwise_xor(bits, flip), tf.int64)
-    return tf.bitwise.bitwise_xor(tf.bitcast(tf.sort(signed, axis=1), tf.uint64), flip)
+def smallest_bits(bits: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """The `number` smallest of each row, or more, in ascending order: uint64 [B, L] -> uint64 [B, number or L]."""
+    width = tf.shape(bits)[1]
+    # Sorting the whole row is faster than looking for more than a third of it.
+    number = tf.where(3 * number > width, width, number)
+    # As int64 with all bits but the highest flipped, the order is reversed.
+    flip = _constant((1 << 63) - 1)
+    signed = tf.bitcast(tf.bitwise.bitwise_xor(bits, tf.fill(tf.shape(bits), flip)), tf.int64)
+    found = tf.bitcast(tf.math.top_k(signed, number).values, tf.uint64)
+    return tf.bitwise.bitwise_xor(found, tf.fill(tf.shape(found), flip))
 
 
 def _shift_xor(bits: tf.Tensor, shift: int) -> tf.Tensor:

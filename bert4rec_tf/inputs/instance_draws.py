@@ -7,7 +7,7 @@ number; the order in which records are read does not matter.
 
 import tensorflow as tf
 
-from bert4rec_tf.inputs.hashed_random import draw_below, hashed_bits, hashed_uniform, sorted_bits
+from bert4rec_tf.inputs.hashed_random import draw_below, hashed_bits, hashed_uniform, smallest_bits
 from tfrecords.config import MaskingConfig
 from tfrecords.vocabulary import MASK_ID, NUM_SPECIAL_IDS, PAD_ID
 
@@ -53,16 +53,18 @@ def draw_masks(
     # The k smallest of a window's random keys are a uniform draw of k slots: compare each key with the k-th smallest.
     slot_keys = hashed_bits(keys, _SLOT, slot_index)
     item_keys = tf.where(slot_index < lengths, slot_keys, tf.uint64.max)
-    kth = tf.gather(sorted_bits(item_keys), numbers - 1, batch_dims=1)
+    kth = tf.gather(smallest_bits(item_keys, tf.reduce_max(numbers)), numbers - 1, batch_dims=1)
     last_only = draw_below(masking.instances_per_window, keys, _LAST_ONLY) >= masking.duplicate_factor
     masked = tf.where(last_only, slot_index == lengths - 1, (item_keys <= kth) & (slot_index < lengths))
 
-    # Slots that are not masked count as `width` here, so that sorting puts them last.
-    positions = tf.sort(tf.where(masked, slot_index, width), axis=1)[:, :predictions]
-    positions = tf.pad(positions, [[0, 0], [0, predictions - tf.shape(positions)[1]]], constant_values=1 << 30)
-    is_masked = positions < width
-    positions = tf.where(is_masked, positions, 0)
-    masked_item_ids = tf.where(is_masked, tf.gather(item_ids, positions, batch_dims=1), PAD_ID)
+    places = tf.where(masked)
+    rows = tf.shape(item_ids, tf.int64)[0]
+    positions = tf.RaggedTensor.from_value_rowids(tf.cast(places[:, 1], tf.int32), places[:, 0], rows, validate=False)
+    masked_item_ids = positions.with_values(tf.gather_nd(item_ids, places))
+
+    def padded(values: tf.RaggedTensor) -> tf.Tensor:
+        found = values.to_tensor(0)[:, :predictions]
+        return tf.pad(found, [[0, 0], [0, predictions - tf.shape(found)[1]]])
 
     replacement = tf.fill(tf.shape(item_ids), MASK_ID)
     if masking.random_item_rate or masking.kept_item_rate:
@@ -72,8 +74,8 @@ def draw_masks(
         replacement = tf.where(draw < masking.random_item_rate, random_items, replacement)
     return {
         "item_ids": tf.where(masked, replacement, item_ids),
-        "masked_positions": positions,
-        "masked_item_ids": masked_item_ids,
+        "masked_positions": padded(positions),
+        "masked_item_ids": padded(masked_item_ids),
     }
 
 
