@@ -271,19 +271,33 @@ class Bert4Rec(tf.keras.Model):
         inputs = self._next_item_inputs(histories, times, request_times)
         names = ("item_ids", "valid_mask", "masked_positions", "times")
         weights = self.attention_weights(*map(inputs.get, names))
-        slots, _ = self._window_slots(histories)
+        known = histories >= NUM_SPECIAL_IDS
+        slots_before_window = tf.maximum(tf.reduce_sum(tf.cast(known, tf.int32), axis=1) - self.max_seq_length + 1, 0)
+        slots = tf.cumsum(tf.cast(known, tf.int32), axis=1) - 1 - slots_before_window[:, None]
         by_slot = tf.transpose(tf.stack([layer[:, :, 0] for layer in weights], axis=1), [0, 3, 1, 2])  # [B, slots, ..]
         in_columns = tf.gather(by_slot, tf.maximum(slots, 0), batch_dims=1)
-        in_columns = tf.where((slots >= 0)[:, :, None, None], in_columns, 0.0)
+        in_columns = tf.where((known & (slots >= 0))[:, :, None, None], in_columns, 0.0)
         return tf.transpose(in_columns, [0, 2, 3, 1])
 
     def _next_item_inputs(
         self, histories: tf.Tensor, times: tf.Tensor | None, request_times: tf.Tensor | None
     ) -> Batch:
-        slots, lengths = self._window_slots(histories)
-        width = tf.reduce_max(tf.pad(lengths, [[0, 1]])) + 1  # a batch without rows has a width too
-        is_asked = tf.range(width) == lengths[:, None]  # the slot after the newest item
-        item_ids = tf.where(is_asked, MASK_ID, _moved(histories, slots, width, PAD_ID))
+        # Not by ragged operations, which other runtimes, such as OpenVINO, do not have.
+        known = histories >= NUM_SPECIAL_IDS
+        items = tf.math.count_nonzero(known, axis=1, dtype=tf.int32)
+        lengths = tf.minimum(items, self.max_seq_length - 1)
+        slots = tf.range(tf.reduce_max(tf.pad(lengths, [[0, 1]])) + 1)[
+            None
+        ]  # of the longest window, 1 if there is none
+        places = (tf.cumsum(items) - lengths)[:, None] + slots  # among the known items of all histories
+        is_item, is_asked = slots < lengths[:, None], slots == lengths[:, None]
+
+        def newest(values: tf.Tensor, asked: tf.Tensor | int, padding: tf.Tensor | int) -> tf.Tensor:
+            of_items = tf.pad(tf.boolean_mask(values, known), [[0, 1]])  # one more, as there may be none
+            moved = tf.gather(of_items, tf.minimum(places, tf.size(of_items) - 1))
+            return tf.where(is_item, moved, tf.where(is_asked, asked, padding))
+
+        item_ids = newest(histories, MASK_ID, PAD_ID)
         # A model of next items ignores the appended [MASK], unless the history is empty and it is the only slot.
         valid_lengths = tf.maximum(lengths, 1) if self.config.predicts_next_items else lengths + 1
         inputs = {
@@ -296,16 +310,7 @@ class Bert4Rec(tf.keras.Model):
         unknown = tf.constant(UNKNOWN_TIME, tf.int64)
         times = tf.fill(tf.shape(histories), unknown) if times is None else times
         asked = tf.fill([tf.shape(histories)[0]], unknown) if request_times is None else request_times
-        moved = tf.where(is_asked, asked[:, None], _moved(times, slots, width, unknown))
-        return inputs | {"times": times_from_first(moved)}
-
-    def _window_slots(self, histories: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Where the newest N - 1 items of each history go, int32 [B, L], -1: nowhere; and their number, int32 [B]."""
-        known = tf.cast(histories >= NUM_SPECIAL_IDS, tf.int32)
-        items = tf.reduce_sum(known, axis=1)
-        lengths = tf.minimum(items, self.max_seq_length - 1)
-        slots = tf.cumsum(known, axis=1) - 1 - (items - lengths)[:, None]
-        return tf.where((known > 0) & (slots >= 0), slots, -1), lengths
+        return inputs | {"times": times_from_first(newest(times, asked[:, None], unknown))}
 
     def compile(
         self,
@@ -708,14 +713,3 @@ def build_model(
         item_features=item_features,
         draw_items=draw_items,
     )
-
-
-def _moved(values: tf.Tensor, slots: tf.Tensor, width: tf.Tensor, padding: tf.Tensor | int) -> tf.Tensor:
-    """Values [B, L] in the columns `slots` of [B, width]; those with the slot -1 are left out.
-
-    Dense operations, unlike those on ragged tensors, run in other runtimes too, such as OpenVINO.
-    """
-    rows = tf.broadcast_to(tf.range(tf.shape(values)[0])[:, None], tf.shape(values))
-    places = tf.stack([rows, tf.where(slots < 0, width, slots)], axis=-1)  # one column more, for what is left out
-    empty = tf.fill([tf.shape(values)[0], width + 1], tf.cast(padding, values.dtype))
-    return tf.tensor_scatter_nd_update(empty, places, values)[:, :width]
