@@ -72,9 +72,9 @@ class System:
     Attributes:
         name: in the table and, if the paper has it, in published.json.
         library: what it is from, with its settings.
-        script: of `experiments/systems/`; None: it cannot be run.
+        script: of `experiments/systems/`, or "train", train.py; None: it cannot be run.
         environment: "own", or the flag that names its Python.
-        options: of the script.
+        options: of the script, or of train.py.
         seeds: "none": it draws nothing; "all": it trains fast; "first".
         options_of: what replaces options for a log.
         reason: why it cannot be run.
@@ -116,7 +116,7 @@ SYSTEMS = (
     ),
     _recbole("BPR-MF", "64 factors", "all", model="BPR", embedding_size=64),
     _recbole("NCF", "64 factors, layers of 128 and 64, dropout .1", "first", model="NeuMF"),
-    _recbole("FPMC", "64 factors", "all", model="FPMC", embedding_size=64),
+    _recbole("FPMC", "64 factors", "first", model="FPMC", embedding_size=64),
     _recbole(
         "GRU4Rec",
         "cross-entropy, 1 layer of 128, dropout .3, the last 20 items",
@@ -140,17 +140,17 @@ SYSTEMS = (
     ),
     System(
         "SASRec",
-        "RecTools 0.19.0: as in its paper, binary cross-entropy, 1 negative, 2 blocks, 1 head",
-        "rectools_models",
-        "rectools",
-        {
-            "system": "sasrec",
-            "options": {
-                "n_factors": 50, "n_blocks": 2, "n_heads": 1, "dropout_rate": 0.5, "session_max_len": 50,
-                "loss": "BCE", "n_negatives": 1, "lr": 0.001, "batch_size": 128,
-            },
+        "ours, left to right: sizes, dropout and Adam as in its paper, cross-entropy over all items",
+        "train",
+        options={
+            "model.attention": "causal", "model.hidden_size": 50, "model.num_layers": 2, "model.num_heads": 1,
+            "model.feed_forward_size": 50, "model.dropout": 0.5, "model.attention_dropout": 0.5,
+            "model.layer_norm": "pre", "model.head_projection": "false", "training.loss": "softmax",
+            "training.batch_size": 128, "training.learning_rate": 0.001, "training.beta_2": 0.98,
+            "training.weight_decay": 0.0, "training.schedule": "constant", "training.num_steps": 1_000_000,
+            "training.num_length_buckets": 4, "training.validation_users": 2048, "training.early_stopping_epochs": 10,
         },
-        options_of={"ml-1m": {"dropout_rate": 0.2, "session_max_len": 200}},
+        options_of={"ml-1m": {"model.dropout": 0.2, "model.attention_dropout": 0.2}},
     ),
 )  # fmt: skip
 
@@ -164,13 +164,13 @@ def main() -> None:
     settings = [f"--config={_CONFIG.value}", *(f"--set={assignment}" for assignment in _SET.value)]
     _run("pipelines/make_tfrecords.py", f"--input={_INPUT.value}", f"--output_dir={data}", *settings,
          *([] if split.is_dir() else [f"--split_dir={split}"]))  # fmt: skip
-    best = [pathlib.Path(path) for path in _BERT4REC.value] or [_trained(settings, data, work)]
+    best = [pathlib.Path(path) for path in _BERT4REC.value] or [_trained(settings, _SEED.value, data, work, "BERT4Rec")]
     pop = work / "POP.json"
     if not pop.is_file():
         _run("evaluate.py", "--baseline=popularity", f"--data_dir={data}", f"--output={pop}")
-    elapsed = [json.loads(path.read_text())["model"]["training"]["elapsed_seconds"] for path in best]
     rows = [
-        {"name": "BERT4Rec", "library": "ours", "seconds": statistics.mean(elapsed)} | _summary(best),
+        {"name": "BERT4Rec", "library": "ours", "seconds": statistics.mean(map(_training_seconds, best))}
+        | _summary(best),
         {"name": "POP", "library": "ours"} | _summary([pop]) | _lead(best[0], pop),
     ]
     rows += [_row(system, data, split, work, best[0]) for system in SYSTEMS]
@@ -195,13 +195,23 @@ def main() -> None:
     print(f"wrote {path}")
 
 
-def _trained(settings: list[str], data: pathlib.Path, work: pathlib.Path) -> pathlib.Path:
-    """The metrics of a BERT4Rec that is trained here."""
-    model, metrics = work / "model", work / "BERT4Rec.json"
-    _run("train.py", f"--data_dir={data}", f"--model_dir={model}", *settings, f"--set=training.seed={_SEED.value}")
+def _trained(settings: list[str], seed: int, data: pathlib.Path, work: pathlib.Path, name: str) -> pathlib.Path:
+    """The metrics of a model that is trained here."""
+    model, metrics = work / f"{name}-model", work / f"{name}.json"
+    _run("train.py", f"--data_dir={data}", f"--model_dir={model}", *settings, f"--set=training.seed={seed}")
     if not metrics.is_file():
         _run("evaluate.py", f"--model_dir={model}", f"--data_dir={data}", f"--output={metrics}")
     return metrics
+
+
+def _training_seconds(metrics: pathlib.Path) -> float:
+    return json.loads(metrics.read_text())["model"]["training"]["elapsed_seconds"]
+
+
+def _options_of(system: System) -> list[str]:
+    """The flags of train.py for a system that it trains. One that is at its limit goes on no further."""
+    options = system.options | system.options_of.get(_DATASET.value, {})
+    return [f"--time_limit_minutes={_LIMIT.value}", *(f"--set={name}={value}" for name, value in options.items())]
 
 
 def _row(system: System, data: pathlib.Path, split: pathlib.Path, work: pathlib.Path, best: pathlib.Path) -> dict:
@@ -220,6 +230,11 @@ def _row(system: System, data: pathlib.Path, split: pathlib.Path, work: pathlib.
     evaluated, reports = [], []
     for seed in seeds:
         name = f"{system.name}-seed{seed}"
+        if system.script == "train":
+            metrics = _trained(_options_of(system), seed, data, work, name)
+            evaluated.append(metrics)
+            reports.append({"seconds": _training_seconds(metrics)})
+            continue
         error = _rank(system, python, split, work, name, seed)
         if error:
             return row | {"error": error}
@@ -235,11 +250,7 @@ def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, 
     report = work / f"{name}.report.json"
     if report.is_file():  # written last
         return None
-    if system.environment == "recbole":
-        options: dict[str, Any] = {"options": system.options}
-    else:
-        replaced = system.options_of.get(_DATASET.value, {})
-        options = system.options | {"options": system.options.get("options", {}) | replaced}
+    options: dict[str, Any] = {"options": system.options} if system.environment == "recbole" else system.options
     settings: dict[str, Any] = {
         "split_dir": str(split.resolve()),
         "output": str(work.resolve() / f"{name}.parquet"),
