@@ -255,8 +255,8 @@ class TrainingConfig:
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """In training, of the matrix products and of the activations between them, as in Keras's mixed precision. Weights,
     softmaxes, the loss and the update always have single precision, and so has a trained model when it is evaluated or
-    served. For GPUs and TPUs: most CPUs are slower with it. "mixed_float16" scales the loss, and skips the update where
-    a gradient overflows."""
+    served. For GPUs and TPUs, and with jit_compile=false for CPUs with AVX512-BF16. "mixed_float16" scales the loss,
+    and skips the update where a gradient overflows."""
     jit_compile: bool = _resumable(True)
     """XLA for the forward and backward pass."""
     seed: int = 1
