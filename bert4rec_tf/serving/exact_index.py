@@ -87,4 +87,5 @@ def _columns(scores: ItemScores, width: int) -> tf.Variable:
             strides=[1, 1],
             value=tf.concat([tf.transpose(vectors), tf.stack(others)], axis=0),
         )
+    tf.raw_ops.DisableCopyOnRead(resource=columns.handle)  # which the assignment to a slice has switched on
     return columns

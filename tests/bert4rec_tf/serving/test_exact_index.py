@@ -11,6 +11,7 @@ from bert4rec_tf.serving import exact_index
 from bert4rec_tf.serving.exact_index import ExactIndex
 from bert4rec_tf.serving.item_scores import ItemScores
 from tests.support.made_up_items import KNOWN, NUM_ITEMS, QUERIES, SCORES, D, V, best_by_sort, found_ids
+from tests.support.variable_reads import is_read_without_a_copy
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 id_lists = st.lists(st.integers(0, V - 1), max_size=30)
@@ -33,6 +34,12 @@ def test_search_equals_a_sort(rows: tuple[list[int], ...], k: int) -> None:
     expected = best_by_sort(padded, k)
     assert found_ids(ExactIndex(SCORES).top(*arguments, padded, k)) == expected
     assert found_ids(blocked_index(SCORES).top(*arguments, padded, k)) == expected
+
+
+def test_a_search_copies_no_table() -> None:
+    for index in (ExactIndex(SCORES), blocked_index(SCORES)):
+        index.top(tf.constant(QUERIES), tf.constant(KNOWN), tf.zeros([3, 0], tf.int32), 5)
+        assert all(map(is_read_without_a_copy, index.variables))
 
 
 @settings(max_examples=30)
