@@ -9,6 +9,7 @@ measured.jsonl of --work_dir, so an interrupted run goes on. The picture needs r
 
 import functools
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -206,6 +207,7 @@ def draw(path: pathlib.Path, measured: list[tuple[Series, dict[int, float]]]) ->
 
     mpl.use("svg")  # no display is needed
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FormatStrFormatter, LogLocator
 
     mpl.rcParams |= {"svg.hashsalt": "growth", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     figure, panels = plt.subplots(2, -(-len(measured) // 2), figsize=(14, 6.4))
@@ -216,9 +218,22 @@ def draw(path: pathlib.Path, measured: list[tuple[Series, dict[int, float]]]) ->
         panel.plot(expected.keys(), expected.values(), color="#777777", linewidth=1, label="by the rule")
         panel.plot(costs.keys(), costs.values(), "o", color="#2a6fb0", label="measured")
         panel.set(title=series.name, xlabel=series.x, ylabel=series.unit, xscale="log", yscale="log")
+        panel.set_xticks(series.sizes, labels=map(short, series.sizes))
+        shown = [*costs.values(), *expected.values()]
+        low, high = min(shown), max(shown)
+        margin = max(1.3, math.sqrt(10 * low / high))  # at least a decade, so that a flat cost looks flat
+        panel.set_ylim(low / margin, high * margin)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        panel.minorticks_off()
     panels.flat[0].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
+
+
+def short(size: int) -> str:
+    """A size as 800, 10k or 3M."""
+    return f"{size / 1e6:g}M" if size >= 1e6 else f"{size / 1e3:g}k" if size >= 1e3 else str(size)
 
 
 if __name__ == "__main__":
