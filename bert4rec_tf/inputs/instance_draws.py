@@ -53,7 +53,8 @@ def draw_masks(
     # The k smallest of a window's random keys are a uniform draw of k slots: compare each key with the k-th smallest.
     slot_keys = hashed_bits(keys, _SLOT, slot_index)
     item_keys = tf.where(slot_index < lengths, slot_keys, tf.uint64.max)
-    kth = tf.gather(smallest_bits(item_keys, tf.reduce_max(numbers)), numbers - 1, batch_dims=1)
+    most = tf.maximum(tf.reduce_max(numbers), 1)  # a batch may have no row for this process
+    kth = tf.gather(smallest_bits(item_keys, most), numbers - 1, batch_dims=1)
     last_only = draw_below(masking.instances_per_window, keys, _LAST_ONLY) >= masking.duplicate_factor
     masked = tf.where(last_only, slot_index == lengths - 1, (item_keys <= kth) & (slot_index < lengths))
 
