@@ -286,9 +286,8 @@ class Bert4Rec(tf.keras.Model):
         known = histories >= NUM_SPECIAL_IDS
         items = tf.math.count_nonzero(known, axis=1, dtype=tf.int32)
         lengths = tf.minimum(items, self.max_seq_length - 1)
-        slots = tf.range(tf.reduce_max(tf.pad(lengths, [[0, 1]])) + 1)[
-            None
-        ]  # of the longest window, 1 if there is none
+        width = tf.reduce_max(tf.pad(lengths, [[0, 1]])) + 1  # also without a history
+        slots = tf.range(width)[None]
         places = (tf.cumsum(items) - lengths)[:, None] + slots  # among the known items of all histories
         is_item, is_asked = slots < lengths[:, None], slots == lengths[:, None]
 

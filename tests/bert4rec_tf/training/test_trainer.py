@@ -195,7 +195,7 @@ def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
     """Sends SIGTERM while the validation after `step` ranks its second batch."""
     ranked: list[int] = []
 
-    def evaluate(ranker: Callable[[dict], object], *_: object, **__: object) -> UserRanks:
+    def rank_batches(ranker: Callable[[dict], object], *_: object, **__: object) -> UserRanks:
         for batch in range(3):
             ranked.append(batch)
             if CheapSteps.made == step and batch == 1 and ranked.count(1) <= step:
@@ -204,7 +204,7 @@ def stop_in_validation(cheap: pytest.MonkeyPatch, step: int) -> None:
         return made_up_ranks()
 
     cheap.setattr(trainer, "make_ranker", lambda *_, **__: lambda _: {})
-    cheap.setattr(trainer, "rank_batches", evaluate)
+    cheap.setattr(trainer, "rank_batches", rank_batches)
 
 
 def history_of(model_dir: pathlib.Path) -> list[tuple[int, Any]]:
