@@ -57,6 +57,7 @@ def measure(
         Rows a second, seconds of CPU time a row, batches of a pass, and the seconds to the first batch at the start
         of a pass and at its end.
     """
+    from bert4rec_tf.inputs.objectives import training_instances
     from bert4rec_tf.inputs.training_batches import objective_buckets, steps_per_pass, training_batches
     from tfrecords.manifest import Manifest
     from tfrecords.vocabulary import Vocabulary
@@ -64,15 +65,12 @@ def measure(
     manifest = Manifest.load(data_dir)
     objective = cast("Objective", "masked_item" if kind == "redrawn" else kind)
     vocabulary_size = Vocabulary.load(data_dir).size if kind == "redrawn" else None
+    instances = training_instances(manifest, objective, vocabulary_size, causal_rows=0.4)
     buckets = objective_buckets(manifest, objective, num_buckets)
     steps = steps_per_pass(buckets, batch_size)
 
     def batches(first_step: int) -> Iterator[object]:
-        return iter(
-            training_batches(
-                data_dir, manifest, buckets, batch_size, 1, first_step, vocabulary_size, objective, causal_rows=0.4
-            )
-        )
+        return iter(training_batches(data_dir, instances, buckets, batch_size, 1, first_step))
 
     def first_batch_after(first_step: int) -> float:
         started = time.monotonic()

@@ -38,7 +38,7 @@ class TrainingInstances(abc.ABC):
     """
 
     def __init__(self, manifest: Manifest, with_times: bool = False):
-        self._manifest = manifest
+        self.manifest = manifest
         self._masking = manifest.config.masking
         self._with_times = with_times
 
@@ -112,10 +112,10 @@ class StoredMaskInstances(TrainingInstances):
     """
 
     def length_histogram(self) -> Sequence[LengthCount]:
-        return self._manifest.length_histogram
+        return self.manifest.length_histogram
 
     def predicted_slots(self) -> int:
-        return sum(row.max_predictions * row.instances for row in self._manifest.length_histogram)
+        return sum(row.max_predictions * row.instances for row in self.manifest.length_histogram)
 
     def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
         windows = parse_batch(MASKED_WINDOW, records)
@@ -191,12 +191,12 @@ class NextItemInstances(TrainingInstances):
 
     def length_histogram(self) -> Sequence[LengthCount]:
         found: collections.Counter[int] = collections.Counter()
-        for row in self._manifest.length_histogram:
+        for row in self.manifest.length_histogram:
             found[max(row.length - 1, 1)] += self._windows(row)
         return [LengthCount(length, found[length], length) for length in sorted(found) if found[length]]
 
     def predicted_slots(self) -> int:
-        return sum((row.length - 1) * self._windows(row) for row in self._manifest.length_histogram)
+        return sum((row.length - 1) * self._windows(row) for row in self.manifest.length_histogram)
 
     def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
         return 1
@@ -226,12 +226,12 @@ class RandomPrefixInstances(NextItemInstances):
 
     def __init__(self, manifest: Manifest, causal_rows: float, with_times: bool = False):
         super().__init__(manifest, with_times)
-        self._causal_rows = causal_rows
+        self.causal_rows = causal_rows
 
     def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:
         instances = super().make_instances(records, instance_ids, draw_keys)
         next_items = instances["masked_item_ids"]
-        prefixes = draw_prefixes(instances["length"], self._causal_rows, draw_keys(instance_ids))[:, None]
+        prefixes = draw_prefixes(instances["length"], self.causal_rows, draw_keys(instance_ids))[:, None]
         predicted = tf.range(tf.shape(next_items)[1]) >= prefixes - 1
         return instances | {
             "masked_item_ids": tf.where(predicted, next_items, PAD_ID),
@@ -249,7 +249,7 @@ class LastItemInstances(TrainingInstances):
 
     def length_histogram(self) -> Sequence[LengthCount]:
         found: collections.Counter[int] = collections.Counter()
-        for row in self._manifest.length_histogram:
+        for row in self.manifest.length_histogram:
             cuts = max(row.length - 1, 1)
             for cut in range(cuts):
                 # Equally many of each length; the remainder goes to the longest ones.
@@ -257,11 +257,11 @@ class LastItemInstances(TrainingInstances):
         return [LengthCount(length, found[length], 1) for length in sorted(found) if found[length]]
 
     def predicted_slots(self) -> int:
-        return self._manifest.instances()
+        return self.manifest.instances()
 
     def turns(self, buckets: Sequence[Bucket], batch_size: int) -> int:
         # Extra turns, so that a pass always fills its batches however the random cuts fall.
-        extra = -(-2 * len(buckets) * batch_size // self._manifest.records("train"))
+        extra = -(-2 * len(buckets) * batch_size // self.manifest.records("train"))
         return self._masking.instances_per_window + extra
 
     def make_instances(self, records: tf.Tensor, instance_ids: tf.Tensor, draw_keys: DrawKeys) -> Instances:

@@ -9,7 +9,14 @@ import tensorflow as tf
 
 from bert4rec_tf.inputs.hashed_random import hashed_bits
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import IDS_PER_FILE, IDS_PER_TURN, Instances, Objective, training_instances
+from bert4rec_tf.inputs.objectives import (
+    IDS_PER_FILE,
+    IDS_PER_TURN,
+    Instances,
+    Objective,
+    TrainingInstances,
+    training_instances,
+)
 from tfrecords.manifest import Manifest
 from tfrecords.vocabulary import PAD_ID
 
@@ -25,36 +32,27 @@ def objective_buckets(manifest: Manifest, objective: Objective, number: int) -> 
 
 def training_batches(
     data_dir: str | pathlib.Path,
-    manifest: Manifest,
+    instances: TrainingInstances,
     buckets: Sequence[Bucket],
     batch_size: int,
     seed: int,
     first_step: int = 0,
-    vocabulary_size: int | None = None,
-    objective: Objective = "masked_item",
-    causal_rows: float = 0.0,
-    with_times: bool = False,
     process: int = 0,
     processes: int = 1,
 ) -> tf.data.Dataset:
     """Endless batches; which records the n-th one holds is a function of the seed and n.
 
-    A pass takes turns over the windows: each turn holds one instance of each window, made by the objective's
-    `TrainingInstances`. Every pass has its own order (shards, then a shuffle buffer) and the same number of batches.
-    Batches have one of the shapes of `buckets`; the last ones of a pass are filled up with empty rows.
+    A pass takes turns over the windows: each turn holds one instance of each window, made by `instances`. Every pass
+    has its own order (shards, then a shuffle buffer) and the same number of batches. Batches have one of the shapes of
+    `buckets`; the last ones of a pass are filled up with empty rows.
 
     Args:
-        data_dir: of `manifest`.
-        manifest: names the shards.
+        data_dir: of the records.
+        instances: of these records, from `training_instances`.
         buckets: from `objective_buckets`.
         batch_size: B.
         seed: of the order, of new masks and of cuts.
         first_step: batches to skip, for a run that resumes.
-        vocabulary_size: V, to draw new masks in every pass, a function of the seed, the pass and the record; None: the
-            masks of the records. Only "masked_item" uses it.
-        objective: what is predicted.
-        causal_rows: share of the rows with an empty prefix. Only "random_prefix" uses it.
-        with_times: whether batches hold the times of events.
         process: the number of this process, from 0.
         processes: how many read the same batches. Each gets its share of the rows of each batch, and masks only these.
 
@@ -64,9 +62,8 @@ def training_batches(
         prefix_lengths int32 [B, 1]. With times also times int32 [B, L + 1], see `TrainingInstances.make_instances`.
         With several processes, B is divided by their number.
     """
-    instances = training_instances(manifest, objective, vocabulary_size, causal_rows, with_times)
     shapes = _BatchShapes(buckets, [instances.max_predictions(bucket) for bucket in buckets], batch_size // processes)
-    files = [str(pathlib.Path(data_dir) / shard.file) for shard in manifest.shards("train") if shard.records]
+    files = [str(pathlib.Path(data_dir) / shard.file) for shard in instances.manifest.shards("train") if shard.records]
     steps = steps_per_pass(buckets, batch_size)
     turns = instances.turns(buckets, batch_size)
 

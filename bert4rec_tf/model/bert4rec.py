@@ -66,9 +66,11 @@ class Bert4Rec(tf.keras.Model):
             takes a third of the memory.
 
     >>> from bert4rec_tf.inputs.length_buckets import choose_buckets
+    >>> from bert4rec_tf.inputs.objectives import training_instances
     >>> from bert4rec_tf.inputs.training_batches import training_batches
     >>> buckets = choose_buckets(built.manifest.length_histogram, 1)
-    >>> batches = training_batches("data", built.manifest, buckets, batch_size=20, seed=1)
+    >>> instances = training_instances(built.manifest, "masked_item")
+    >>> batches = training_batches("data", instances, buckets, batch_size=20, seed=1)
     >>> model = Bert4Rec(ModelConfig(hidden_size=8, num_layers=1), vocabulary_size=13, max_seq_length=6)
     >>> model.compile("adam")
     >>> history = model.fit(batches, epochs=2, steps_per_epoch=3, verbose=0).history

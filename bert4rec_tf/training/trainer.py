@@ -8,7 +8,7 @@ import signal
 import tensorflow as tf
 
 from bert4rec_tf.evaluation.evaluate import Ranker, UserRanks, batches_to_rank, make_ranker, rank_batches
-from bert4rec_tf.inputs.objectives import windows_of_one_item
+from bert4rec_tf.inputs.objectives import training_instances, windows_of_one_item
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.model_dir import TrainedModel, load_model
 from bert4rec_tf.model_store import working_directory
@@ -233,17 +233,20 @@ def _next_round(context: RunContext, monitor: TrainingMonitor) -> Round:
 def _batches(context: RunContext, process: int, processes: int) -> tf.data.Dataset:
     """One process's rows of the batches of the current stage, from the current step on."""
     training, progress = context.config.training, context.progress
+    instances = training_instances(
+        context.manifest,
+        context.objective,
+        context.vocabulary.size if training.masking == "resample" else None,
+        context.causal_rows,
+        context.config.model.uses_times,
+    )
     return training_batches(
         context.data_dir,
-        context.manifest,
+        instances,
         context.buckets(context.objective),
         training.batch_size,
         training.seed,
         int(progress.step.numpy()) - progress.stage_start,
-        context.vocabulary.size if training.masking == "resample" else None,
-        context.objective,
-        context.causal_rows,
-        context.config.model.uses_times,
         process,
         processes,
     )

@@ -9,6 +9,7 @@ import pytest
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
+from bert4rec_tf.inputs.objectives import training_instances
 from bert4rec_tf.inputs.training_batches import training_batches
 from pipelines.build import build_records
 from pipelines.sources.synthetic import MarkovLog
@@ -35,7 +36,8 @@ def next_item_buckets(manifest: Manifest) -> list[Bucket]:
 def read_next_items(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, objective="next_item")
+    instances = training_instances(manifest, "next_item")
+    dataset = training_batches(data_dir, instances, buckets, BATCH_SIZE, seed, first_step)
     return list(dataset.take(number).as_numpy_iterator())
 
 
@@ -68,9 +70,8 @@ def test_next_items_are_a_function_of_seed_and_step_with_either_masking(
     batches = read_next_items(data_dir, manifest, next_item_buckets, number + 4)
     later = read_next_items(data_dir, manifest, next_item_buckets, 6, first_step=number - 2)
     assert_same(later, batches[number - 2 :])
-    resampled = training_batches(
-        data_dir, manifest, next_item_buckets, BATCH_SIZE, 1, vocabulary_size=60, objective="next_item"
-    )
+    instances = training_instances(manifest, "next_item", vocabulary_size=60)
+    resampled = training_batches(data_dir, instances, next_item_buckets, BATCH_SIZE, 1)
     assert_same(list(resampled.take(3).as_numpy_iterator()), batches[:3])
     other = records_of(read_next_items(data_dir, manifest, next_item_buckets, number, seed=2))
     first = records_of(batches[:number])
@@ -85,9 +86,8 @@ def test_instances_have_the_times_of_their_events(data_dir: pathlib.Path, manife
     size = 43 if objective == "redrawn" else None
 
     def batches(with_times: bool) -> list[Batch]:
-        made = training_batches(
-            data_dir, manifest, buckets, BATCH_SIZE, 1, 0, size, objective=of_batches, with_times=with_times
-        )
+        instances = training_instances(manifest, of_batches, size, with_times=with_times)
+        made = training_batches(data_dir, instances, buckets, BATCH_SIZE, 1)
         return list(made.take(steps_per_pass(buckets, BATCH_SIZE)).as_numpy_iterator())
 
     sequences = sequences_of(data_dir)
@@ -138,9 +138,8 @@ def test_the_shares_of_processes_are_the_rows_of_the_joint_batches(
     number = steps_per_pass(buckets, BATCH_SIZE)
 
     def read(process: int, processes: int) -> list[Batch]:
-        made = training_batches(
-            data_dir, manifest, buckets, BATCH_SIZE, 1, 2, size, of_batches, 0.5, True, process, processes
-        )
+        instances = training_instances(manifest, of_batches, size, causal_rows=0.5, with_times=True)
+        made = training_batches(data_dir, instances, buckets, BATCH_SIZE, 1, 2, process, processes)
         return list(made.take(number).as_numpy_iterator())
 
     shares = [read(process, 2) for process in range(2)]
@@ -174,16 +173,8 @@ def read_prefixes(
     first_step: int = 0,
 ) -> list[Batch]:
     buckets = choose_buckets(histogram_of(manifest, "random_prefix"), 3)
-    dataset = training_batches(
-        data_dir,
-        manifest,
-        buckets,
-        BATCH_SIZE,
-        seed,
-        first_step,
-        objective="random_prefix",
-        causal_rows=causal_rows,
-    )
+    instances = training_instances(manifest, "random_prefix", causal_rows=causal_rows)
+    dataset = training_batches(data_dir, instances, buckets, BATCH_SIZE, seed, first_step)
     return list(dataset.take(number).as_numpy_iterator())
 
 
@@ -249,7 +240,8 @@ def read_last_items(
     data_dir: pathlib.Path, manifest: Manifest, number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
     buckets = choose_buckets(histogram_of(manifest, "last_item"), 3)
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, objective="last_item")
+    instances = training_instances(manifest, "last_item")
+    dataset = training_batches(data_dir, instances, buckets, BATCH_SIZE, seed, first_step)
     return list(dataset.take(number).as_numpy_iterator())
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import Config
 from bert4rec_tf.inputs.length_buckets import Bucket, choose_buckets, steps_per_pass
-from bert4rec_tf.inputs.objectives import Objective
+from bert4rec_tf.inputs.objectives import Objective, training_instances
 from bert4rec_tf.inputs.training_batches import training_batches
 from pipelines.build import build_records
 from tests.support.masked_instances import instances_of
@@ -43,7 +43,9 @@ def steps(buckets: list[Bucket]) -> int:
 def read(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step)
+    dataset = training_batches(
+        data_dir, training_instances(manifest, "masked_item"), buckets, BATCH_SIZE, seed, first_step
+    )
     return list(dataset.take(number).as_numpy_iterator())
 
 
@@ -87,7 +89,8 @@ def test_batches_of_one_bucket_have_static_shapes(
     data_dir: pathlib.Path, manifest: Manifest, vocabulary_size: int | None, objective: Objective
 ) -> None:
     (bucket,) = choose_buckets(histogram_of(manifest, objective), 1)
-    made = training_batches(data_dir, manifest, [bucket], BATCH_SIZE, 1, 0, vocabulary_size, objective)
+    instances = training_instances(manifest, objective, vocabulary_size)
+    made = training_batches(data_dir, instances, [bucket], BATCH_SIZE, 1)
     assert made.element_spec["item_ids"].shape == [BATCH_SIZE, bucket.length]
     batch = next(iter(made))
     for name, spec in made.element_spec.items():
@@ -172,7 +175,8 @@ def read_redrawn(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
     size = Vocabulary.load(data_dir).size
-    dataset = training_batches(data_dir, manifest, buckets, BATCH_SIZE, seed, first_step, vocabulary_size=size)
+    instances = training_instances(manifest, "masked_item", size)
+    dataset = training_batches(data_dir, instances, buckets, BATCH_SIZE, seed, first_step)
     return list(dataset.take(number).as_numpy_iterator())
 
 

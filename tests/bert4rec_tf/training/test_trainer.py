@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints
 from bert4rec_tf.evaluation.user_ranks import UserRanks
+from bert4rec_tf.inputs.objectives import RandomPrefixInstances
 from bert4rec_tf.inputs.training_batches import training_batches
 from bert4rec_tf.training import trainer
 from bert4rec_tf.training.steps import BatchesOf, StepSums
@@ -111,9 +112,9 @@ def test_random_prefixes_have_their_share_of_the_steps(
     made: list[tuple[int, float]] = []
 
     def recorded(*arguments: Any) -> tf.data.Dataset:
-        *_, first_step, _, objective, causal_rows, _, _, _ = arguments
-        assert objective == "random_prefix"
-        made.append((first_step, causal_rows))
+        _, instances, *_, first_step, _, _ = arguments
+        assert isinstance(instances, RandomPrefixInstances)
+        made.append((first_step, instances.causal_rows))
         return training_batches(*arguments)
 
     cheap.setattr(trainer, "training_batches", recorded)
