@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -276,6 +277,8 @@ def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, 
     except subprocess.TimeoutExpired:
         return f"not finished in {timeout / 60:.0f} minutes"
     (work / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode < 0:  # the kernel kills what takes too much memory, without a message
+        return f"failed: ended by {signal.Signals(-done.returncode).name}"
     if done.returncode:
         return f"failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]:.200}"
     written = json.loads(pathlib.Path(settings["report"]).read_text())

@@ -90,10 +90,12 @@ def score_with(histories: dict[str, np.ndarray], users: list[str]) -> np.ndarray
     with torch.no_grad():
         try:
             scores = model.full_sort_predict(interaction).view(len(users), -1)[:, columns]
-        except NotImplementedError:  # NeuMF: all pairs
-            pairs = interaction.repeat_interleave(len(columns))
-            pairs.update(Interaction({"item_id": columns.repeat(len(users))}))
-            scores = model.predict(pairs).view(len(users), -1)
+        except NotImplementedError:  # NeuMF scores pairs; those of one user at a time, because of the memory they take
+            scores = torch.empty(len(users), len(columns))
+            for row in range(len(users)):
+                pairs = interaction[row : row + 1].repeat_interleave(len(columns))
+                pairs.update(Interaction({"item_id": columns}))
+                scores[row] = model.predict(pairs)
     return scores.numpy().astype(np.float64)
 
 

@@ -111,7 +111,10 @@ def test_the_whole_comparison_on_a_small_log(tmp_path: pathlib.Path) -> None:
     assert rows["GRU4Rec+"]["error"].startswith("not run: its code")
     assert "wrote " in printed
     assert "Nothing to do" in run(*command), "what is there is kept"
-    other = [*command, f"--bert4rec={tmp_path / 'work/BERT4Rec.json'}"]
-    run(*other)
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    run(*command, f"--bert4rec={tmp_path / 'work/BERT4Rec.json'}", f"--recbole_python={killed}")
     again = json.loads((tmp_path / "results/table2-small.json").read_text())
     assert again["systems"][0]["full"] == result["systems"][0]["full"]
+    assert {row["name"]: row.get("error") for row in again["systems"]}["FPMC"] == "failed: ended by SIGKILL"
