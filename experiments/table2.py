@@ -287,6 +287,8 @@ def _rank(system: System, python: str, split: pathlib.Path, work: pathlib.Path, 
             timeout=timeout,
             check=False,
             cwd=work,
+            # Threads that wait for one another must sleep: spinning, they use up the limit where other work runs.
+            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
         )
     except subprocess.TimeoutExpired:
         return f"not finished in {timeout / 60:.0f} minutes"
