@@ -91,15 +91,11 @@ class System:
     reason: str = ""
 
 
-def _recbole(
-    name: str, settings: str, seeds: str, options_of: dict[str, dict[str, Any]] | None = None, **options: Any
-) -> System:
+def _recbole(name: str, settings: str, seeds: str, **options: Any) -> System:
     library = f"RecBole 1.2.1, {options['model']}: {settings}"
-    return System(name, library, "recbole_models", "recbole", options, seeds, options_of or {})
+    return System(name, library, "recbole_models", "recbole", options, seeds)
 
 
-# Eight minutes of two cores are less than one epoch of cross-entropy over Beauty's 54,542 items.
-_BPR_LOSS = {"beauty": {"loss_type": "BPR"}}
 # RecBole's defaults, unless a row gives other settings: Adam with a rate of .001, batches of 2,048.
 SYSTEMS = (
     System("first-order Markov chain", "ours", "markov_chain", seeds="none"),
@@ -124,9 +120,8 @@ SYSTEMS = (
     _recbole("FPMC", "64 factors", "first", model="FPMC", embedding_size=64),
     _recbole(
         "GRU4Rec",
-        "cross-entropy (beauty: BPR loss), 1 layer of 128, dropout .3, the last 20 items",
+        "cross-entropy, 1 layer of 128, dropout .3, the last 20 items",
         "first",
-        _BPR_LOSS,
         model="GRU4Rec",
         loss_type="CE",
         MAX_ITEM_LIST_LENGTH=20,
@@ -138,10 +133,8 @@ SYSTEMS = (
     ),
     _recbole(
         "Caser",
-        "cross-entropy (beauty: BPR loss), 8 horizontal and 4 vertical filters, dropout .4, the last 5 items as in its "
-        "paper",
+        "cross-entropy, 8 horizontal and 4 vertical filters, dropout .4, the last 5 items as in its paper",
         "first",
-        _BPR_LOSS,
         model="Caser",
         loss_type="CE",
         MAX_ITEM_LIST_LENGTH=5,
