@@ -24,6 +24,7 @@ _IN_PAPER = ("ml-1m", "beauty")  # the logs of the paper, which ranks among nega
 _NOT_IN_README = (
     "`configs/beauty-causal.json`",
     "`configs/beauty-causal.json`, `model.neighbours=0.3`",
+    "`configs/ml-1m-causal.json`, `model.neighbours=0.3`",
     "`configs/ml-1m-cloze.json`, `data.sliding_window=0`, `model.neighbours=0`, `training.last_item_share=0.6`",
 )
 _WRITE = flags.DEFINE_bool("write", False, "whether to write the tables into the pages, between their markers")
