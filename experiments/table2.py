@@ -92,8 +92,8 @@ class System:
 
 
 def _recbole(name: str, settings: str, seeds: str, **options: Any) -> System:
-    library = f"RecBole 1.2.1, {options['model']}: {settings}"
-    return System(name, library, "recbole_models", "recbole", options, seeds)
+    model = options["model"]
+    return System(name, f"RecBole 1.2.1, {model}: {settings}", "recbole_models", "recbole", options, seeds)
 
 
 # RecBole's defaults, unless a row gives other settings: Adam with a rate of .001, batches of 2,048.

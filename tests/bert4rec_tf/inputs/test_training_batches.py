@@ -43,9 +43,8 @@ def steps(buckets: list[Bucket]) -> int:
 def read(
     data_dir: pathlib.Path, manifest: Manifest, buckets: list[Bucket], number: int, seed: int = 1, first_step: int = 0
 ) -> list[Batch]:
-    dataset = training_batches(
-        data_dir, training_instances(manifest, "masked_item"), buckets, BATCH_SIZE, seed, first_step
-    )
+    instances = training_instances(manifest, "masked_item")
+    dataset = training_batches(data_dir, instances, buckets, BATCH_SIZE, seed, first_step)
     return list(dataset.take(number).as_numpy_iterator())
 
 
