@@ -5,22 +5,26 @@ import tensorflow as tf
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, PAD_ID
 
 
-def full_ranks(scores: tf.Tensor, histories: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+def full_ranks(scores: tf.Tensor, seen: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """The target's rank among all items, without the items of the history.
 
     Args:
         scores: float32 [B, V].
-        histories: int32 [B, L], padded with PAD_ID.
+        seen: int32 [B, S], the items of each history, each once, padded with PAD_ID.
         targets: int32 [B].
 
     Returns:
         int32 [B], from 1.
     """
-    allowed = _allowed_items(histories, tf.shape(scores)[1])
-    target_scores = tf.gather(scores, targets, batch_dims=1)[:, None]
     ids = tf.range(tf.shape(scores)[1])[None, :]
-    ahead = (scores > target_scores) | ((scores == target_scores) & (ids < targets[:, None]))
-    return 1 + tf.reduce_sum(tf.cast(ahead & allowed & (ids != targets[:, None]), tf.int32), axis=1)
+    special = ids[:, :NUM_SPECIAL_IDS]
+    # Counted among all ids, and then those that do not compete are taken off: they are few, and a mask of all ids takes
+    # longer than the comparison itself.
+    ahead = _number(_is_ahead(scores, ids, scores, targets))
+    special_ahead = _number(_is_ahead(scores[:, :NUM_SPECIAL_IDS], special, scores, targets))
+    seen_scores = tf.gather(scores, seen, batch_dims=1)
+    seen_ahead = _number(_is_ahead(seen_scores, seen, scores, targets) & (seen >= NUM_SPECIAL_IDS))
+    return 1 + ahead - special_ahead - seen_ahead
 
 
 def best_items(scores: tf.Tensor, histories: tf.Tensor, k: int) -> tf.Tensor:
@@ -52,10 +56,8 @@ def sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, negatives: tf.Tensor) -
     Returns:
         int32 [B], from 1.
     """
-    target_scores = tf.gather(scores, targets, batch_dims=1)[:, None]
     negative_scores = tf.gather(scores, negatives, batch_dims=1)
-    ahead = (negative_scores > target_scores) | ((negative_scores == target_scores) & (negatives < targets[:, None]))
-    return 1 + tf.reduce_sum(tf.cast(ahead & (negatives != PAD_ID), tf.int32), axis=1)
+    return 1 + _number(_is_ahead(negative_scores, negatives, scores, targets) & (negatives != PAD_ID))
 
 
 def items_in(histories: tf.Tensor, vocabulary_size: tf.Tensor | int) -> tf.Tensor:
@@ -65,6 +67,18 @@ def items_in(histories: tf.Tensor, vocabulary_size: tf.Tensor | int) -> tf.Tenso
     scatter_indices = tf.stack([rows, tf.reshape(histories, [-1])], axis=1)
     counts = tf.scatter_nd(scatter_indices, tf.ones([batch * length], tf.int32), [batch, vocabulary_size])
     return counts > 0
+
+
+def _is_ahead(candidate_scores: tf.Tensor, candidates: tf.Tensor, scores: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Whether each candidate, int32 [B or 1, C], ranks before its row's target; equal scores rank by the lower id."""
+    targets = targets[:, None]
+    target_scores = tf.gather(scores, targets, batch_dims=1)
+    return (candidate_scores > target_scores) | ((candidate_scores == target_scores) & (candidates < targets))
+
+
+def _number(flags: tf.Tensor) -> tf.Tensor:
+    """How many of each row are true: bool [B, C] -> int32 [B]."""
+    return tf.reduce_sum(tf.cast(flags, tf.int32), axis=1)
 
 
 def _allowed_items(histories: tf.Tensor, vocabulary_size: tf.Tensor) -> tf.Tensor:

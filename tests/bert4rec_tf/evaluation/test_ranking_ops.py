@@ -33,6 +33,12 @@ def users(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return scores, histories, negatives, targets
 
 
+def distinct(histories: np.ndarray) -> np.ndarray:
+    """The histories with each item once; PAD_ID replaces the others."""
+    repeats = [[item in row[:slot] for slot, item in enumerate(row)] for row in histories.tolist()]
+    return np.where(np.array(repeats, bool).reshape(histories.shape), PAD_ID, histories).astype(np.int32)
+
+
 def rank_among(row: np.ndarray, target: int, others: list[int]) -> int:
     """The target's rank when it and the others are sorted by falling score, then by id."""
     return sorted([target, *others], key=lambda item: (-row[item], item)).index(target) + 1
@@ -46,7 +52,7 @@ def test_full_ranks(drawn: tuple[np.ndarray, ...]) -> None:
         rank_among(row, target, [item for item in ITEMS if item not in history and item != target])
         for row, history, target in zip(scores, histories, targets, strict=True)
     ]
-    ranks = full_ranks(tf.constant(scores), tf.constant(histories), tf.constant(targets))
+    ranks = full_ranks(tf.constant(scores), tf.constant(distinct(histories)), tf.constant(targets))
     assert ranks.dtype == tf.int32
     assert ranks.numpy().tolist() == expected
 
@@ -57,7 +63,7 @@ def test_best_items(drawn: tuple[np.ndarray, ...], k: int) -> None:
     scores, histories, _, targets = drawn
     found = best_items(tf.constant(scores), tf.constant(histories), k)
     assert found.dtype == tf.int32
-    ranks = full_ranks(tf.constant(scores), tf.constant(histories), tf.constant(targets)).numpy()
+    ranks = full_ranks(tf.constant(scores), tf.constant(distinct(histories)), tf.constant(targets)).numpy()
     for row, history, target, rank, best in zip(scores, histories, targets, ranks, found.numpy().tolist(), strict=True):
         left = sorted((item for item in ITEMS if item not in history), key=lambda item: (-row[item], item))
         assert best == (left + [PAD_ID] * k)[:k]
