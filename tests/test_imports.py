@@ -20,7 +20,7 @@ SHARED_BY_COMMANDS = {f"{COMMANDS}.{name}" for name in ("entry_point", "log_flag
 _GROUND = "tfrecords."
 _INPUTS, _MODEL, _EVALUATION = (f"bert4rec_tf.{wing}." for wing in ("inputs", "model", "evaluation"))
 _CONFIG = "bert4rec_tf.config"
-_MODEL_DIR = ("bert4rec_tf.checkpoints", "bert4rec_tf.model_dir", "bert4rec_tf.model_store")
+_MODEL_DIR = tuple(f"bert4rec_tf.{name}" for name in ("checkpoints", "model_dir", "model_store", "trained_average"))
 _LEGACY_KERAS = "bert4rec_tf.legacy_keras"
 MAY_IMPORT = {
     "tfrecords": (_GROUND,),
@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "bert4rec_tf.evaluation": (_EVALUATION, _INPUTS, _GROUND),
     "bert4rec_tf.checkpoints": (_MODEL, _CONFIG, _GROUND),
     "bert4rec_tf.model_store": (_GROUND,),
-    "bert4rec_tf.model_dir": (_MODEL, _CONFIG, *_MODEL_DIR, _GROUND),
+    "bert4rec_tf.model_dir": (_MODEL, _CONFIG, "bert4rec_tf.checkpoints", "bert4rec_tf.model_store", _GROUND),
+    "bert4rec_tf.trained_average": (_MODEL, _CONFIG, "bert4rec_tf.model_dir", _GROUND),
     "bert4rec_tf.search": (
         "bert4rec_tf.search.", "bert4rec_tf.report.charts", "bert4rec_tf.report.markup", _CONFIG, *_MODEL_DIR, _GROUND,
     ),

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from bert4rec_tf.config import EvaluationConfig
@@ -12,7 +13,8 @@ from bert4rec_tf.evaluation.list_ranker import ListRanker, ListsOf
 from bert4rec_tf.evaluation.metrics import TOP_K
 from bert4rec_tf.evaluation.results import metrics_json
 from bert4rec_tf.evaluation.user_ranks import UserRanks
-from bert4rec_tf.model_dir import TrainedModel, load_model
+from bert4rec_tf.model_dir import TrainedModel
+from bert4rec_tf.trained_average import TrainedAverage, load_models
 from pipelines.sources.synthetic import MarkovLog
 from tfrecords.item_features import ItemFeatures
 from tfrecords.manifest import Manifest, VerifiedRecords
@@ -70,23 +72,24 @@ class EvaluationRecords:
             verified = VerifiedRecords(local, manifest, fix)
             return cls(os.fspath(local), manifest, Vocabulary.load(local), verified)
 
-    def load_model(self, model_dir: str | pathlib.Path) -> TrainedModel:
-        """Loads a model of the same vocabulary.
+    def load_models(self, models: Sequence[str | pathlib.Path | TrainedModel]) -> TrainedModel | TrainedAverage:
+        """Loads one model of the same vocabulary, or several as their average. Loaded models are taken as they are.
 
         Raises:
             InputError: no model, or a model of other items.
         """
-        trained = load_model(model_dir)
-        trained.check_vocabulary(self.vocabulary, f"{os.fspath(model_dir)} and {self.data_dir}")
+        trained = load_models(models)
+        named = next((os.fspath(model) for model in models if not isinstance(model, TrainedModel)), "the model")
+        trained.check_vocabulary(self.vocabulary, f"{named} and {self.data_dir}")
         return trained
 
     def evaluate(
-        self, system: TrainedModel | OtherSystem | str, split: str, rules: EvaluationConfig
+        self, system: TrainedModel | TrainedAverage | OtherSystem | str, split: str, rules: EvaluationConfig
     ) -> tuple[UserRanks, dict[str, Any]]:
         """Ranks the held-out item of each user.
 
         Args:
-            system: a model with this vocabulary, another system, or the name of a baseline.
+            system: a model with this vocabulary, an average of such models, another system, or the name of a baseline.
             split: "test" or "validation".
             rules: how targets are ranked.
 
@@ -101,10 +104,10 @@ class EvaluationRecords:
         if isinstance(system, OtherSystem):
             return self._evaluate_lists(system, split, rules)
         scorer: Scorer
-        if isinstance(system, TrainedModel):
-            scorer, description = system.model.score_next_item, system.description()
-            max_items, model = system.config.data.max_seq_length - 1, system.config.model
-            takes = model.uses_times, model.request_time > 0
+        if isinstance(system, TrainedModel | TrainedAverage):
+            model = system.model
+            scorer, description, max_items = model.score_next_item, system.description(), model.max_seq_length - 1
+            takes = model.uses_times, model.takes_request_time
         else:
             scorer = baseline_scorer(
                 system,

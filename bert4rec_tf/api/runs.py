@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -101,7 +102,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Path | TrainedModel | Literal["popularity"],
+    model: Path | TrainedModel | Literal["popularity"] | Sequence[Path | TrainedModel],
     data_dir: Path,
     *,
     split: Literal["test", "validation"] = "test",
@@ -111,12 +112,13 @@ def evaluate(
     """Ranks the held-out item of each user, as `evaluate.py` does.
 
     Args:
-        model: a model directory, here or in an object store, what `train` returned, or "popularity", the baseline.
+        model: a model directory, here or in an object store; what `train` returned; several of them, whose scores are
+            averaged; or "popularity", the baseline.
         data_dir: the records that it was trained on.
         split: whose items are ranked. Models are chosen on "validation", and reported on "test".
         drop_seen: whether items of the history are left out of the ranking; None: as the model was configured.
         target_time: whether a model with `model.request_time` is told the time of the target; None: as it was
-            configured.
+            configured. Of several models the first one's settings decide.
 
     Raises:
         InputError: a model of another vocabulary, damaged records, or `target_time` for a model without
@@ -126,15 +128,9 @@ def evaluate(
     20 users, all items: hr@10 1.0000, ndcg@10 0.6936
     """
     records = EvaluationRecords.open(data_dir, "call it again when the records are complete")
-    system: TrainedModel | str
-    if isinstance(model, TrainedModel):
-        model.check_vocabulary(records.vocabulary, f"the model and {data_dir}")
-        system = model
-    elif model == "popularity":
-        system = "popularity"
-    else:
-        system = records.load_model(model)
-    rules = system.config.evaluation if isinstance(system, TrainedModel) else EvaluationConfig()
+    models = [model] if isinstance(model, str | os.PathLike | TrainedModel) else model
+    system = "popularity" if model == "popularity" else records.load_models(models)
+    rules = EvaluationConfig() if isinstance(system, str) else system.config.evaluation
     given = {"drop_seen": drop_seen, "target_time": target_time}
     rules = dataclasses.replace(rules, **{name: value for name, value in given.items() if value is not None})
     ranks, metrics = records.evaluate(system, split, rules)

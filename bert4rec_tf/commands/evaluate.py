@@ -23,12 +23,15 @@ from bert4rec_tf.model_store import fetch_model
 from bert4rec_tf.report.evaluated_model import Evaluation
 from bert4rec_tf.report.item_map import read_item_groups
 from bert4rec_tf.report.report import write_report
+from bert4rec_tf.trained_average import TrainedAverage
 from tfrecords.errors import InputError, check_local
 from tfrecords.manifest import Manifest
 from tfrecords.store_cache import new_temporary_folder
 from tfrecords.stores import Store, check_path, is_url
 
-_MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
+_MODEL = flags.DEFINE_multi_string(
+    "model_dir", None, "model directory written by train.py; repeatable: the scores of several models are averaged"
+)
 _BASELINE = flags.DEFINE_enum(
     "baseline",
     None,
@@ -91,8 +94,10 @@ def main() -> None:
     """Evaluates one model or baseline, or compares two evaluations."""
     for flag in (_SCORES, _COMPARE, _REPORT, _COMPARE_WITH, _GROUPS):
         check_local(flag.name, flag.value)
-    for stored in (_MODEL, _DATA, _OUTPUT):
+    for stored in (_DATA, _OUTPUT):
         check_path(stored.name, stored.value)
+    for path in _model_dirs():
+        check_path(_MODEL.name, path)
     if _COMPARE.value is not None:
         _check_compare_flags()
         comparison = compare_runs(_COMPARE.value)
@@ -106,8 +111,8 @@ def main() -> None:
         from bert4rec_tf.tracking.mlflow_run import MlflowRun  # MLflow is an optional package
     records = EvaluationRecords.open(str(_DATA.value), "run the same command again when the records are complete")
     item_groups = read_item_groups(_GROUPS.value, records.vocabulary) if _GROUPS.value else None
-    model_dir = fetch_model(_MODEL.value) if _MODEL.value else None
-    trained = records.load_model(model_dir) if model_dir else None
+    model_dirs = [fetch_model(model_dir) for model_dir in _model_dirs()]
+    trained = records.load_models(model_dirs) if model_dirs else None
     rules = _evaluation_config(trained)
     second_run = _second_run(records.manifest, rules.drop_seen)
     ranks, metrics = records.evaluate(trained or _other_system(), _SPLIT.value, rules)
@@ -115,9 +120,9 @@ def main() -> None:
     if _OUTPUT.value:
         with _written(_OUTPUT.value) as output:
             write_metrics(output, metrics, ranks, records.vocabulary)
-    if _REPORT.value and trained is not None and model_dir is not None:
+    if _REPORT.value and isinstance(trained, TrainedModel):
         evaluation = Evaluation(
-            model_dir=model_dir,
+            model_dir=model_dirs[0],
             data_dir=pathlib.Path(records.data_dir),
             trained=trained,
             manifest=records.manifest,
@@ -128,8 +133,8 @@ def main() -> None:
         )
         with records.verified.unchanged():
             write_report(pathlib.Path(_REPORT.value), evaluation, item_groups)
-    if _TRACKER.value == "mlflow" and trained is not None:
-        run = MlflowRun(str(_MODEL.value), trained.config, trained.manifest.sha256())
+    if _TRACKER.value == "mlflow" and isinstance(trained, TrainedModel):
+        run = MlflowRun(_model_dirs()[0], trained.config, trained.manifest.sha256())
         run.add_evaluation(_SPLIT.value, metrics, pathlib.Path(_REPORT.value) if _REPORT.value else None)
     print_results(metrics, records.manifest)
 
@@ -158,6 +163,10 @@ def _other_system() -> OtherSystem | str:
     return str(_BASELINE.value)
 
 
+def _model_dirs() -> list[str]:
+    return _MODEL.value or []
+
+
 def _check_compare_flags() -> None:
     systems = (_MODEL, _BASELINE, _SCORES, _RANKER)
     flags_of_an_evaluation = (*systems, _DATA, _SPLIT, _SET, _DROP_SEEN, _REPORT, _COMPARE_WITH, _GROUPS, _TRACKER)
@@ -170,20 +179,19 @@ def _check_compare_flags() -> None:
 
 
 def _check_evaluation_flags() -> None:
-    systems = (_MODEL, _BASELINE, _SCORES, _RANKER)
-    given = [f"--{flag.name}={flag.value}" for flag in systems if flag.value]
-    if len(given) != 1:
+    others = [f"--{flag.name}={flag.value}" for flag in (_BASELINE, _SCORES, _RANKER) if flag.value]
+    given = [*(f"--model_dir={model_dir}" for model_dir in _model_dirs()), *others]
+    if len(others) + bool(_model_dirs()) != 1:
         raise InputError(
             f"Give one of --model_dir, --baseline, --scores and --ranker. Received: {', '.join(given) or 'none'}"
         )
     if not _DATA.value:
         raise InputError("--data_dir must name the records to evaluate on. Received: none. Fix: --data_dir=data/ml-1m")
-    if _TRACKER.value == "mlflow" and not _MODEL.value:
-        raise InputError(f"--tracker=mlflow needs a model. Received: {given[0]}. Fix: give --model_dir")
+    for flag, is_wanted in (("--tracker=mlflow", _TRACKER.value == "mlflow"), ("--report", _REPORT.value)):
+        if is_wanted and len(_model_dirs()) != 1:
+            raise InputError(f"{flag} needs one model. Received: {', '.join(given)}. Fix: give one --model_dir")
     if _TRACKER.value == "mlflow":
-        check_local("model_dir with --tracker=mlflow", _MODEL.value)
-    if _REPORT.value and not _MODEL.value:
-        raise InputError(f"--report needs a model. Received: {given[0]}. Fix: give --model_dir")
+        check_local("model_dir with --tracker=mlflow", _model_dirs()[0])
     if _COMPARE_WITH.value and not _REPORT.value:
         raise InputError(
             f"--compare_with needs --report. Received: --compare_with={_COMPARE_WITH.value} only. "
@@ -204,8 +212,8 @@ def _second_run(manifest: Manifest, drop_seen: bool) -> Run | None:
     return second_run
 
 
-def _evaluation_config(trained: TrainedModel | None) -> EvaluationConfig:
-    """The model's settings, or the defaults for a baseline, with --set and --drop_seen applied."""
+def _evaluation_config(trained: TrainedModel | TrainedAverage | None) -> EvaluationConfig:
+    """The settings of the (first) model, or the defaults for a baseline, with --set and --drop_seen applied."""
     drop_seen = [] if _DROP_SEEN.value is None else [f"evaluation.drop_seen={str(_DROP_SEEN.value).lower()}"]
     overrides = read_settings(None, [*_SET.value, *drop_seen])
     section = merge_evaluation_settings(trained.config.to_dict()["evaluation"] if trained else {}, overrides)

@@ -19,7 +19,11 @@ from tfrecords.errors import InputError, check_local
 from tfrecords.manifest import Manifest
 from tfrecords.stores import check_path, is_url
 
-_MODEL = flags.DEFINE_string("model_dir", None, "model directory written by train.py")
+_MODEL = flags.DEFINE_multi_string(
+    "model_dir",
+    None,
+    "model directory written by train.py; repeatable: the version averages the scores of several models",
+)
 _EXPORT = flags.DEFINE_string(
     "export_dir",
     None,
@@ -88,9 +92,11 @@ _POLL = flags.DEFINE_float(
 def main() -> None:
     """Exports a model."""
     check_local(_FEATURES.name, _FEATURES.value)
-    for flag in (_MODEL, _EXPORT, _DATA):
+    for flag in (_EXPORT, _DATA):
         check_path(flag.name, flag.value)
-    if _MODEL.value is None:
+    for path in _MODEL.value or ():
+        check_path(_MODEL.name, path)
+    if not _MODEL.value:
         raise InputError(
             "--model_dir must name a model written by train.py. Received: none. Fix: --model_dir=models/ml-1m"
         )
@@ -107,17 +113,20 @@ def main() -> None:
     )
     table = None
     if _FEATURES.value:
-        trained_kinds = Manifest.load(_MODEL.value).source.get("item_features", {}).get("kinds", {})
+        trained_kinds = Manifest.load(_MODEL.value[0]).source.get("item_features", {}).get("kinds", {})
         table = read_feature_table(_FEATURES.value, usual_kinds=trained_kinds)
     if _TRACKER.value == "mlflow":
         from bert4rec_tf.tracking.mlflow_run import MlflowRun  # MLflow is an optional package
 
-        check_local("model_dir with --tracker=mlflow", _MODEL.value)
+        if len(_MODEL.value) > 1:
+            received = ", ".join(f"--model_dir={path}" for path in _MODEL.value)
+            raise InputError(f"--tracker=mlflow needs one model. Received: {received}. Fix: give --model_dir once")
+        check_local("model_dir with --tracker=mlflow", _MODEL.value[0])
         check_local("export_dir with --tracker=mlflow", _EXPORT.value)
     version = export(_MODEL.value, _EXPORT.value, options, table)
     print(f"wrote {version}" + (", the canary" if options.label == "canary" else ""))
     if _TRACKER.value == "mlflow":
-        MlflowRun.of_version(_MODEL.value, pathlib.Path(version)).add_model(pathlib.Path(version))
+        MlflowRun.of_version(_MODEL.value[0], pathlib.Path(version)).add_model(pathlib.Path(version))
 
 
 @command

@@ -120,6 +120,62 @@ class Bert4Rec(tf.keras.Model):
         if isinstance(item_features, FeatureArrays) and self.embedding.item_features is not None:
             self.embedding.item_features.assign(item_features)
 
+    @property
+    def item_table(self) -> tf.Variable:
+        """The vectors of all items, float32 [V, D], if no features are part of them (see `fold_item_vectors`).
+
+        >>> trained.model.item_table.shape
+        TensorShape([13, 16])
+        """
+        return self.embedding.item_table
+
+    @property
+    def output_bias(self) -> tf.Variable:
+        """The output biases of all items, float32 [V], if no features are part of them.
+
+        >>> trained.model.output_bias.shape
+        TensorShape([13])
+        """
+        return self.head.output_bias
+
+    @property
+    def uses_times(self) -> bool:
+        """Whether the times of events change the scores.
+
+        >>> trained.model.uses_times
+        False
+        """
+        return self.config.uses_times
+
+    @property
+    def takes_request_time(self) -> bool:
+        """Whether the time for which the next item is predicted changes the scores.
+
+        >>> trained.model.takes_request_time
+        False
+        """
+        return self.config.request_time > 0
+
+    @property
+    def attention_shape(self) -> tuple[int, int]:
+        """The numbers of layers and heads in the result of `attend_to_history`.
+
+        >>> trained.model.attention_shape
+        (1, 2)
+        """
+        return self.config.num_layers, self.config.num_heads
+
+    @property
+    def floats_per_history(self) -> int:
+        """About how much memory a history of N items takes at serving, in float32 numbers.
+
+        >>> trained.model.floats_per_history
+        1680
+        """
+        slots, config = self.max_seq_length, self.config
+        floats_per_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
+        return slots * (floats_per_slot + 2 * config.num_heads * slots)
+
     def build(self, input_shape: Any = None) -> None:
         """Does nothing: the constructor creates the weights, and no input shape affects them.
 

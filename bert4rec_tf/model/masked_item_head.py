@@ -9,7 +9,7 @@ from bert4rec_tf.model.layers import Projection, derived_seed
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 # The softmax is over items: [PAD], [MASK] and [UNK] have no share in it.
-_SPECIAL_SCORE = -1e9
+SPECIAL_SCORE = -1e9
 
 
 class MaskedItemHead(tf.keras.layers.Layer):
@@ -60,7 +60,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
             float32 [B, P, V].
         """
         special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
-        bias = tf.where(special, _SPECIAL_SCORE, self.output_bias if bias is None else bias)
+        bias = tf.where(special, SPECIAL_SCORE, self.output_bias if bias is None else bias)
         logits = _products(self.project(hidden), item_vectors) + bias
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 

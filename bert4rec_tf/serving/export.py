@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -38,6 +39,7 @@ from bert4rec_tf.serving.versions import (
     publishing_lock,
 )
 from bert4rec_tf.serving.warmup import replay_warm_up, write_warm_up
+from bert4rec_tf.trained_average import TrainedAverage, load_models
 from tfrecords.errors import InputError, disk_error
 from tfrecords.files import write_whole
 from tfrecords.record_store import local_records
@@ -115,7 +117,7 @@ class ExportOptions:
 
 @overload
 def export(
-    model_dir: str | pathlib.Path,
+    model_dir: str | pathlib.Path | Sequence[str | pathlib.Path],
     export_dir: pathlib.Path,
     options: ExportOptions | None = None,
     new_items: ItemTable | None = None,
@@ -124,7 +126,7 @@ def export(
 
 @overload
 def export(
-    model_dir: str | pathlib.Path,
+    model_dir: str | pathlib.Path | Sequence[str | pathlib.Path],
     export_dir: str | pathlib.Path,
     options: ExportOptions | None = None,
     new_items: ItemTable | None = None,
@@ -132,7 +134,7 @@ def export(
 
 
 def export(
-    model_dir: str | pathlib.Path,
+    model_dir: str | pathlib.Path | Sequence[str | pathlib.Path],
     export_dir: str | pathlib.Path,
     options: ExportOptions | None = None,
     new_items: ItemTable | None = None,
@@ -143,7 +145,9 @@ def export(
     comparison with the served version.
 
     Args:
-        model_dir: the directory of a trained model, here or in an object store.
+        model_dir: the directory of a trained model, here or in an object store; or several, whose scores are averaged:
+            the version answers as `TrainedAverage` does, and takes the memory of all of them and of their item
+            vectors twice.
         export_dir: the directory of all versions, which is made if it does not exist; in an object store, see
             `serving.export_store`.
         options: None: `ExportOptions()`.
@@ -170,7 +174,9 @@ def export(
     options = options or ExportOptions()
     if options.data_dir is not None:
         options = dataclasses.replace(options, data_dir=str(local_records(options.data_dir)))
-    model_dir = fetch_model(model_dir)
+    model_dirs = [
+        fetch_model(path) for path in ([model_dir] if isinstance(model_dir, str | os.PathLike) else model_dir)
+    ]
     if is_url(export_dir):
         if options.label == "canary":
             raise InputError(
@@ -178,9 +184,9 @@ def export(
                 f"Received: {shown(export_dir)}. Fix: export without --label=canary, or to a mounted folder"
             )
         with publishing(export_dir, options.keep_versions, options.max_regression is not None) as local:
-            written = export(model_dir, local, dataclasses.replace(options, keep_versions=None), new_items)
+            written = export(model_dirs, local, dataclasses.replace(options, keep_versions=None), new_items)
         return f"{shown(export_dir).rstrip('/')}/{pathlib.Path(written).name}"
-    loaded = [_load(model_dir, new_items)]
+    loaded = [load_models(model_dirs, functools.partial(_load, new_items=new_items))]
     root = pathlib.Path(export_dir)
     root.mkdir(parents=True, exist_ok=True)
     with publishing_lock(root):
@@ -192,7 +198,7 @@ def export(
             )
         version = next_canary(root) if options.label == "canary" else next_version(root)
         with _building_directory(version) as building:
-            metadata = _write_and_release(loaded, model_dir, building, options)
+            metadata = _write_and_release(loaded, model_dirs, building, options)
             gc.collect()  # the version is loaded next, and a large catalogue would take twice the memory
             replay_warm_up(building)
             metadata |= _compare_with_served(building, root, metadata, options)
@@ -236,17 +242,22 @@ def _load(model_dir: str | pathlib.Path, new_items: ItemTable | None) -> Trained
 
 
 def _write_and_release(
-    loaded: list[TrainedModel], model_dir: str | pathlib.Path, building: pathlib.Path, options: ExportOptions
+    loaded: list[TrainedModel | TrainedAverage],
+    model_dirs: Sequence[pathlib.Path],
+    building: pathlib.Path,
+    options: ExportOptions,
 ) -> dict[str, Any]:
     """`_write_version` with the whole metadata. Takes the model out of the list, so that it is free afterwards.
 
     `del` in the caller would not free it, since TensorFlow's traces keep the variables of the frames that they see.
     """
     trained = loaded.pop()
-    return _write_version(trained, building, options) | provenance(model_dir, trained)
+    return _write_version(trained, building, options) | provenance(model_dirs, trained)
 
 
-def _write_version(trained: TrainedModel, building: pathlib.Path, options: ExportOptions) -> dict[str, Any]:
+def _write_version(
+    trained: TrainedModel | TrainedAverage, building: pathlib.Path, options: ExportOptions
+) -> dict[str, Any]:
     """Writes all files of a version except its metadata, which it returns. No request was answered yet."""
     index, index_description = _make_index(trained, options)
     features = trained.item_features
@@ -260,8 +271,8 @@ def _write_version(trained: TrainedModel, building: pathlib.Path, options: Expor
     (extra / VOCABULARY_FILE).write_bytes(trained.vocabulary.to_bytes())
     _write_item_vectors(extra / "item_vectors.parquet", trained)
     with_filters = features is not None and bool(features.categorical())
-    max_seq_length = trained.config.data.max_seq_length
-    write_warm_up(building, trained.vocabulary, max_seq_length, with_filters, recommender.takes_times)
+    longest = trained.model.max_seq_length
+    write_warm_up(building, trained.vocabulary, longest, with_filters, recommender.takes_times)
     return {
         "top_k": options.top_k,
         "max_k": recommender.max_k,
@@ -274,13 +285,15 @@ def _write_version(trained: TrainedModel, building: pathlib.Path, options: Expor
     }
 
 
-def _make_index(trained: TrainedModel, options: ExportOptions) -> tuple[ExactIndex | InvertedFileIndex, dict[str, Any]]:
+def _make_index(
+    trained: TrainedModel | TrainedAverage, options: ExportOptions
+) -> tuple[ExactIndex | InvertedFileIndex, dict[str, Any]]:
     """The index over the items, and its description for the metadata."""
     scores = item_scores(trained.model, trained.vocabulary)
     exact = ExactIndex(scores)
     if options.index == "exact":
         return exact, {"kind": "exact"}
-    histories = known_histories(trained, str(options.data_dir))
+    histories = known_histories(trained.vocabulary, str(options.data_dir))
     queries = [trained.model.encode_next_item(*batch) for batch in histories]
     index = InvertedFileIndex(scores, np.concatenate(queries))
     of_queries = [ids for ids, _ in histories]
@@ -307,9 +320,9 @@ def _compare_with_served(
     return {"gate": dataclasses.asdict(comparison) | settings}
 
 
-def _write_item_vectors(path: pathlib.Path, trained: TrainedModel) -> None:
+def _write_item_vectors(path: pathlib.Path, trained: TrainedModel | TrainedAverage) -> None:
     """Writes the item vectors for an index outside: score = `encode`'s vector . vector + bias."""
-    table, bias = trained.model.embedding.item_table, trained.model.head.output_bias
+    table, bias = trained.model.item_table, trained.model.output_bias
     item_ids, size = trained.vocabulary.item_ids, table.shape[1]
     schema = pa.schema([("item_id", pa.string()), ("vector", pa.list_(pa.float32(), size)), ("bias", pa.float32())])
     with pq.ParquetWriter(path, schema) as writer:

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.averaged_model import NextItemModel
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 # The score of an empty entry. It is finite, since JSON has no infinity, and below every real score. Unlike float32's
@@ -15,7 +15,7 @@ class ItemScores(tf.Module):
     """Scores items: query . embedding + bias (paper equation 7), or log popularity for a history without a known item.
 
     Args:
-        item_table: float32 [V, D], the model's item embedding.
+        item_table: float32 [V, D], the model's.
         output_bias: float32 [V], the model's.
         log_popularity: float32 [V].
     """
@@ -31,7 +31,7 @@ class ItemScores(tf.Module):
         """Scores the given items.
 
         Args:
-            query: float32 [B, D], from `Bert4Rec.encode_next_item`.
+            query: float32 [B, D], from `encode_next_item` of the model.
             known: bool [B], whether the history has an item that the model knows.
             ids: int32 [B, C].
 
@@ -76,9 +76,9 @@ def append_to_rows(ids: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.tile(others[None, :], [tf.shape(ids)[0], 1]), ids], axis=1)
 
 
-def item_scores(model: Bert4Rec, vocabulary: Vocabulary) -> ItemScores:
+def item_scores(model: NextItemModel, vocabulary: Vocabulary) -> ItemScores:
     """The scores of a model's items."""
-    return ItemScores(model.embedding.item_table, model.head.output_bias, vocabulary.log_popularity())
+    return ItemScores(model.item_table, model.output_bias, vocabulary.log_popularity())
 
 
 def has_known_item(histories: tf.Tensor) -> tf.Tensor:

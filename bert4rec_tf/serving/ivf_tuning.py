@@ -5,10 +5,10 @@ from typing import Any
 import tensorflow as tf
 
 from bert4rec_tf.inputs.user_histories import iterate_raw_histories
-from bert4rec_tf.model_dir import TrainedModel
 from bert4rec_tf.serving.exact_index import ExactIndex
 from bert4rec_tf.serving.item_scores import MISSING_SCORE
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
+from tfrecords.vocabulary import Vocabulary
 
 BATCH_USERS = 16
 RECALL_USERS = 256  # users whose recall is measured
@@ -16,11 +16,11 @@ _SAMPLE_USERS = 2048  # users whose queries k-means uses
 _RECALL_K = 100
 
 
-def known_histories(trained: TrainedModel, data_dir: str) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """Histories of validation users in the model's ids: batches of int32 [B, L], and their times, int64 [B, L]."""
+def known_histories(vocabulary: Vocabulary, data_dir: str) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """Histories of validation users in the vocabulary's ids: batches of int32 [B, L], and their times, int64 [B, L]."""
     batches = list(iterate_raw_histories(data_dir, "validation", BATCH_USERS, _SAMPLE_USERS))
     # One call for all ids, since each call reads the whole vocabulary.
-    ids = iter(trained.vocabulary.ids_of([item_id for batch in batches for row in batch.item_ids for item_id in row]))
+    ids = iter(vocabulary.ids_of([item_id for batch in batches for row in batch.item_ids for item_id in row]))
     return [
         (tf.constant([[next(ids) for _ in row] for row in batch.item_ids], tf.int32), tf.constant(batch.times))
         for batch in batches

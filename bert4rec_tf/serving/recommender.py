@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.averaged_model import NextItemModel
 from bert4rec_tf.model.event_times import UNKNOWN_TIME
 from bert4rec_tf.serving.category_filters import CategoryFilters, top_unhidden
 from bert4rec_tf.serving.exact_index import ExactIndex
@@ -71,7 +71,7 @@ class Recommender(tf.Module):
 
     def __init__(
         self,
-        model: Bert4Rec,
+        model: NextItemModel,
         vocabulary: Vocabulary,
         top_k: int,
         index: ExactIndex | InvertedFileIndex | None = None,
@@ -82,7 +82,7 @@ class Recommender(tf.Module):
         # Tracks only the weights: a tracked Keras model would save graphs of its own, as large as the signatures.
         self._weights = model.variables
         # A function of its own, so that all signatures share one graph of the model.
-        self.takes_times = model.config.uses_times
+        self.takes_times = model.uses_times
         specs = [
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.int64),
@@ -91,11 +91,9 @@ class Recommender(tf.Module):
         specs = specs if self.takes_times else specs[:1]
         self._encode_next_item = tf.function(model.encode_next_item, input_signature=specs)
         self._attend_to_history = tf.function(model.attend_to_history, input_signature=specs)
-        config, slots = model.config, model.max_seq_length
-        floats_per_slot = 8 * config.hidden_size + 2 * (config.feed_forward_size or 4 * config.hidden_size)
-        self._encoder_floats = slots * (floats_per_slot + 2 * config.num_heads * slots)
-        self._hidden_size = config.hidden_size
-        self._attention_shape = [None, config.num_layers, config.num_heads, None]
+        self._encoder_floats = model.floats_per_history
+        self._query_size = model.item_table.shape[1]
+        self._attention_shape = [None, *model.attention_shape, None]
         self.top_k, self.max_k = top_k, max_k or max(top_k, DEFAULT_MAX_K)
         self._num_items = len(vocabulary.item_ids)
         raw_ids = [""] * NUM_SPECIAL_IDS + list(vocabulary.item_ids)
@@ -262,7 +260,7 @@ class Recommender(tf.Module):
             vectors: float32 [B, D]; an item's score is the inner product with its vector, plus its bias.
         """
         requests = self._requests(item_ids, timestamps, request_time)
-        shape = [None, self._hidden_size]
+        shape = [None, self._query_size]
         return {"vectors": self._of_rows(requests, lambda *rows: self._encode_rows(requests, *rows)[1], shape)}
 
     def attention(

@@ -108,7 +108,7 @@ class ServedModel:
             categorical=() if features is None else tuple(feature.name for feature in features.categorical()),
             takes_times=module.takes_times,
             data=trained.manifest.config.data,
-            read_item_vectors=lambda: trained.model.embedding.item_table.numpy()[NUM_SPECIAL_IDS:],
+            read_item_vectors=lambda: trained.model.item_table.numpy()[NUM_SPECIAL_IDS:],
             kept_alive=module,
         )
 

@@ -386,7 +386,30 @@ def test_evaluate_names_what_it_cannot_rank(
     absent = run("evaluate.py", *second, f"--report={tmp_path / 'report.html'}", code=2)
     assert "--compare_with takes files written by evaluate.py --output" in absent
     assert "--data_dir must name the records" in run("evaluate.py", f"--model_dir={model_dir}", code=2)
+    twice = [f"--model_dir={model_dir}"] * 2
+    repeated = run("evaluate.py", *twice, f"--data_dir={data_dir}", code=2)
+    assert f"must differ. Received: {model_dir} more than once" in repeated
+    reported = run("evaluate.py", *twice, f"--data_dir={data_dir}", f"--report={tmp_path / 'report.html'}", code=2)
+    assert f"--report needs one model. Received: --model_dir={model_dir}, --model_dir={model_dir}" in reported
     assert "without a config.json" in run("evaluate.py", f"--data_dir={data_dir}", f"--model_dir={tmp_path}", code=2)
+
+
+@pytest.mark.slow
+def test_several_models_are_evaluated_and_exported_as_one(
+    model_dir: pathlib.Path, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    second = shutil.copytree(model_dir, tmp_path / "second")
+    models, data = [f"--model_dir={model_dir}", f"--model_dir={second}"], f"--data_dir={data_dir}"
+    printed = run("evaluate.py", *models, data, f"--output={tmp_path / 'average.json'}")
+    assert printed == run("evaluate.py", models[0], data), "the mean of two equal models"
+    described = json.loads((tmp_path / "average.json").read_text())["model"]
+    assert described["model_name"] == "average of 2 models (BERT4Rec, Cloze; BERT4Rec, Cloze)"
+    wrote = run("export.py", *models, f"--export_dir={tmp_path / 'exports'}")
+    assert f"wrote {tmp_path / 'exports'}" in wrote
+    recommended = run(
+        "recommend.py", f"--export_dir={tmp_path / 'exports'}", data, f"--output={tmp_path / 'recommendations'}"
+    )
+    assert "users/s" in recommended
 
 
 @pytest.mark.slow

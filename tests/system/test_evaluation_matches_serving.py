@@ -15,6 +15,7 @@ from bert4rec_tf.config import Config, EvaluationConfig, ModelConfig
 from bert4rec_tf.evaluation.evaluate import Ranker, evaluate, make_ranker
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics
 from bert4rec_tf.evaluation.user_ranks import UserRanks
+from bert4rec_tf.model.averaged_model import AveragedModel, NextItemModel
 from bert4rec_tf.model.bert4rec import build_model
 from bert4rec_tf.model_dir import load_model, open_model_dir
 from bert4rec_tf.serving.export import ExportOptions, export
@@ -48,7 +49,10 @@ class Served:
 
 @functools.cache
 def served(number: int) -> Served:
-    """One of several models: of each kind of attention, with N of 2 to 6 and 5 to 33 items; every third has ties."""
+    """One of several models: of each kind of attention, with N of 2 to 6 and 5 to 33 items.
+
+    Every third has ties, and every fourth is an average of two.
+    """
     generator = np.random.default_rng(number)
     num_items, max_seq_length = int(generator.integers(5, 34)), 2 + number % 5
     item_ids = tuple(f"item {index}" for index in generator.permutation(num_items))
@@ -56,10 +60,12 @@ def served(number: int) -> Served:
     vocabulary = Vocabulary(item_ids, counts, (None,) * num_items)
     attention = ("bidirectional", "prefix", "causal")[number // 2 % 3]
     config = ModelConfig(hidden_size=8, num_layers=1, initializer_range=1.0, attention=attention, neighbours=number % 2)
-    model = build_model(config, vocabulary.size, max_seq_length, seed=number)
+    model: NextItemModel = build_model(config, vocabulary.size, max_seq_length, seed=number)
     if number % 3 == 0:  # scores have only four values
-        model.embedding.item_table.assign(tf.zeros_like(model.embedding.item_table))
-        model.head.output_bias.assign(generator.integers(4, size=vocabulary.size).astype(np.float32))
+        model.item_table.assign(tf.zeros_like(model.item_table))
+        model.output_bias.assign(generator.integers(4, size=vocabulary.size).astype(np.float32))
+    if number % 4 == 1:
+        model = AveragedModel([model, build_model(ModelConfig(hidden_size=4), vocabulary.size, 4, seed=number + 1)])
     recommender = Recommender(model, vocabulary, top_k=num_items)
     rankers = {drop_seen: make_ranker(model.score_next_item, 10, drop_seen) for drop_seen in (True, False)}
     return Served(vocabulary, max_seq_length, rankers, recommender.signatures())

@@ -17,5 +17,9 @@ def test_an_evaluation_has_metrics_and_users(model_dir: pathlib.Path, data_dir: 
     assert "40 users" in str(found)
     popular = bert4rec_tf.evaluate("popularity", data_dir, split="validation")
     assert popular.metrics["model"] == {"baseline": "popularity"}
-    other = bert4rec_tf.evaluate(bert4rec_tf.load_model(model_dir), data_dir)
+    loaded = bert4rec_tf.load_model(model_dir)
+    other = bert4rec_tf.evaluate(loaded, data_dir)
     assert other.users.equals(found.users)
+    averaged = bert4rec_tf.evaluate([model_dir, loaded], data_dir)
+    assert averaged.users["full_rank"].equals(found.users["full_rank"]), "the mean of two equal models"
+    assert len(averaged.metrics["model"]["members"]) == 2

@@ -196,7 +196,7 @@ def test_sources(trained: pathlib.Path, export_dir: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_the_rank_of_the_truth_is_that_of_the_metrics(trained: pathlib.Path) -> None:
     records = EvaluationRecords.open(str(trained / "data"), "again")
-    model = records.load_model(str(trained / "model"))
+    model = records.load_models([str(trained / "model")])
     ranks, _ = records.evaluate(model, "test", EvaluationConfig())
     explored = Source(export_dir=str(trained / "exports/shop")).open(str(trained / "data"))
     shown = {

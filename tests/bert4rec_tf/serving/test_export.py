@@ -1,5 +1,6 @@
 """Exported versions: their files, metadata, answers and warm-up requests, and the quality gate before them."""
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -133,7 +134,7 @@ def test_metadata_describes_the_origin(good: pathlib.Path, exported: pathlib.Pat
     assert "validation" not in described  # this model was never validated
     history = [{"step": 0, "validation": {"ndcg@10": 0.25}}, {"step": 5, "validation": {"ndcg@10": 0.5}}]
     (good / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history) + '{"step": 0, "va')
-    assert provenance(good, load_model(good))["validation"] == {"ndcg@10": 0.25}
+    assert provenance([good], load_model(good))["validation"] == {"ndcg@10": 0.25}
 
 
 def test_a_version_answers_as_the_checkpoint(good: pathlib.Path, exported: pathlib.Path) -> None:
@@ -146,6 +147,61 @@ def test_a_version_answers_as_the_checkpoint(good: pathlib.Path, exported: pathl
     expected = [trained.vocabulary.item_ids[item - NUM_SPECIAL_IDS] for item in best]
     assert answer["item_ids"].numpy()[0].astype(str).tolist() == expected
     np.testing.assert_allclose(answer["scores"].numpy()[0], scores[best], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def averaged(data_dir: pathlib.Path, good: pathlib.Path) -> tuple[list[pathlib.Path], pathlib.Path]:
+    """Two model directories, of another width and window, and their exported average."""
+    wide = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, hidden_size=12, attention="prefix"))
+    other, vocabulary = data_dir.with_name("wide"), Vocabulary.load(data_dir)
+    open_model_dir(other, wide, Manifest.load(data_dir), vocabulary)
+    model = build_model(wide.model, vocabulary.size, CONFIG.data.max_seq_length, seed=2)
+    Checkpoints(other, {"model": model, "progress": Progress(1)}, to_keep=1).save(best=True)
+    return [good, other], export([good, str(other)], data_dir.with_name("averages"), ExportOptions(top_k=7))
+
+
+@pytest.mark.slow
+def test_an_exported_average_answers_as_its_models(averaged: tuple[list[pathlib.Path], pathlib.Path]) -> None:
+    models = [load_model(model_dir) for model_dir in averaged[0]]
+    vocabulary = models[0].vocabulary
+    history = list(vocabulary.item_ids[5:9])
+    ids = vocabulary.ids_of(history)
+    scores = np.mean([each.model.score_next_item(tf.constant([ids])).numpy()[0] for each in models], axis=0)
+    scores[ids] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:7]
+    signatures = tf.saved_model.load(str(averaged[1])).signatures
+    answer = signatures["serving_default"](item_ids=tf.constant([history]))
+    expected = [vocabulary.item_ids[item - NUM_SPECIAL_IDS] for item in best]
+    assert answer["item_ids"].numpy()[0].astype(str).tolist() == expected
+    np.testing.assert_allclose(answer["scores"].numpy()[0], scores[best], rtol=1e-5)
+    assert signatures["attention"](item_ids=tf.constant([history]))["weights"].shape == (1, 2, 1, 4)
+    assert signatures["encode"](item_ids=tf.constant([history]))["vectors"].shape == (1, 20)
+
+
+@pytest.mark.slow
+def test_the_metadata_of_an_average_describe_each_model(
+    averaged: tuple[list[pathlib.Path], pathlib.Path], data_dir: pathlib.Path
+) -> None:
+    described = json.loads((averaged[1] / "assets.extra" / "metadata.json").read_text())
+    assert described["model_name"] == "average of 2 models (BERT4Rec, Cloze; BERT4Rec, random prefix)"
+    assert [member["config"]["model"]["hidden_size"] for member in described["members"]] == [8, 12]
+    for member in described["members"]:
+        assert member["manifest_sha256"] == Manifest.load(data_dir).sha256()
+        assert member["training"]["step"] == 0
+    assert "manifest_sha256" not in described
+    vectors = pq.read_table(averaged[1] / "assets.extra" / "item_vectors.parquet")["vector"]
+    assert vectors.type.list_size == 20
+
+
+@pytest.mark.slow
+def test_an_average_is_searched_by_cells(
+    averaged: tuple[list[pathlib.Path], pathlib.Path], data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    settings = ExportOptions(index="ivf", min_recall=0.5, data_dir=str(data_dir))
+    version = export(averaged[0], tmp_path / "shop", settings)
+    described = json.loads((version / "assets.extra" / "metadata.json").read_text())["index"]
+    assert described["recall@60"] >= 0.5
+    assert described["probes"] < described["cells"]
 
 
 def test_item_vectors_give_the_scores(exported: pathlib.Path) -> None:

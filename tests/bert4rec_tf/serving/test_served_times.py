@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import saved_model_pb2
 
-from bert4rec_tf.model.bert4rec import Bert4Rec
+from bert4rec_tf.model.averaged_model import AveragedModel, NextItemModel
 from bert4rec_tf.serving.recommender import Recommender
 from bert4rec_tf.serving.warmup import replay_warm_up, write_warm_up
-from tests.support.small_models import MAX_SEQ_LENGTH, PREFIX_TIMES, TIMES, VOCABULARY_SIZE, random_model
+from tests.support.small_models import CAUSAL, MAX_SEQ_LENGTH, PREFIX_TIMES, TIMES, VOCABULARY_SIZE, random_model
 from tfrecords.vocabulary import NUM_SPECIAL_IDS, Vocabulary
 
 ITEMS = tuple(f"a{number}" for number in range(VOCABULARY_SIZE - NUM_SPECIAL_IDS))
@@ -23,14 +23,17 @@ Row = list[tuple[str, int]]
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(TIMES, marks=pytest.mark.slow), PREFIX_TIMES], ids=["cloze", "prefix"]
+    scope="module",
+    params=[pytest.param("cloze", marks=pytest.mark.slow), "prefix", pytest.param("average", marks=pytest.mark.slow)],
 )
-def model(request: pytest.FixtureRequest) -> Bert4Rec:
-    return random_model(request.param)
+def model(request: pytest.FixtureRequest) -> NextItemModel:
+    configs = {"cloze": [TIMES], "prefix": [PREFIX_TIMES], "average": [CAUSAL, TIMES]}[request.param]
+    models = [random_model(config, seed) for seed, config in enumerate(configs, 1)]
+    return models[0] if len(models) == 1 else AveragedModel(models)
 
 
 @pytest.fixture(scope="module")
-def version(model: Bert4Rec, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def version(model: NextItemModel, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("times") / "1"
     recommender = Recommender(model, VOCABULARY, top_k=4)
     tf.saved_model.save(recommender, str(path), signatures=recommender.signatures())
@@ -72,7 +75,7 @@ def tensors(rows: list[Row]) -> tuple[tf.Tensor, tf.Tensor]:
     )
 
 
-def scores_of(model: Bert4Rec, row: Row, asked: int) -> np.ndarray:
+def scores_of(model: NextItemModel, row: Row, asked: int) -> np.ndarray:
     known = [(ITEMS.index(item) + NUM_SPECIAL_IDS, time) for item, time in row if item in ITEMS]
     if not known:
         return VOCABULARY.log_popularity()[NUM_SPECIAL_IDS:]
@@ -86,7 +89,7 @@ def scores_of(model: Bert4Rec, row: Row, asked: int) -> np.ndarray:
 @given(ROWS, st.data())
 @settings(max_examples=25)
 def test_answers_are_the_models_with_times(
-    model: Bert4Rec, served: Callable, rows: list[Row], data: st.DataObject
+    model: NextItemModel, served: Callable, rows: list[Row], data: st.DataObject
 ) -> None:
     asked = [data.draw(st.just(-1) | st.integers(START, START + 2 * 10**7)) for _ in rows]
     ids, times = tensors(rows)
@@ -100,7 +103,7 @@ def test_answers_are_the_models_with_times(
     ranked = served("rank", candidate_item_ids=tf.constant([ITEMS]), **inputs)
     np.testing.assert_allclose(ranked["scores"], expected, atol=1e-4)
     vectors = served("encode", **inputs)["vectors"]
-    table, bias = model.embedding.all_vectors().numpy(), model.head.output_bias.numpy()
+    table, bias = model.item_table.numpy(), model.output_bias.numpy()
     for row, wanted, vector in zip(rows, expected, vectors, strict=True):
         if any(item in ITEMS for item, _ in row):
             np.testing.assert_allclose((vector @ table.T + bias)[NUM_SPECIAL_IDS:], wanted, atol=1e-4)
