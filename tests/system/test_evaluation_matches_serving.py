@@ -68,7 +68,7 @@ def served(number: int) -> Served:
         model = AveragedModel([model, build_model(ModelConfig(hidden_size=4), vocabulary.size, 4, seed=number + 1)])
     recommender = Recommender(model, vocabulary, top_k=num_items)
     rankers = {drop_seen: make_ranker(model.score_next_item, 10, drop_seen) for drop_seen in (True, False)}
-    return Served(vocabulary, max_seq_length, rankers, recommender.signatures())
+    return Served(vocabulary, model.max_seq_length, rankers, recommender.signatures())
 
 
 def random_log(generator: np.random.Generator, num_items: int, max_seq_length: int, repeats: bool) -> Log:
