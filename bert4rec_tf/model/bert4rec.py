@@ -13,7 +13,6 @@ from bert4rec_tf.model.embeddings import ItemAndPositionEmbedding
 from bert4rec_tf.model.encoder import Encoder
 from bert4rec_tf.model.event_times import UNKNOWN_TIME, SlotTimes, slot_times, times_from_first
 from bert4rec_tf.model.item_features import FeatureArrays, FeatureShapes
-from bert4rec_tf.model.losses import masked_item_loss
 from bert4rec_tf.model.masked_item_head import MaskedItemHead
 from bert4rec_tf.model.sampled_loss import SampledLoss
 from tfrecords.errors import InputError
@@ -641,8 +640,9 @@ class Bert4Rec(tf.keras.Model):
         if self._sampled_loss is None:
             vectors = self.embedding.all_vectors(seed)
             hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, times, vectors)
-            logits = self.head(hidden, vectors, self.all_biases(seed))
-            return masked_item_loss(logits, batch["masked_item_ids"], batch["masked_weights"])
+            return self.head.loss(
+                hidden, vectors, self.all_biases(seed), batch["masked_item_ids"], batch["masked_weights"]
+            )
         hidden = self.encode(item_ids, valid_mask, positions, seed, packed, prefix, times)
         drawn = tf.reshape(batch["masked_item_ids"], [-1]), batch["sampled_item_ids"]
         items = [(self.embedding.vectors_of(ids, seed), self._bias_of(ids, seed)) for ids in drawn]

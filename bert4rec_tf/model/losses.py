@@ -1,6 +1,11 @@
 """The Cloze objective (paper section 3.6, equation 8), over all items or over a sample of them."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+_BLOCK_LOGITS = 1 << 21  # 8 MB: a block of logits stays in a processor's cache
+_BLOCK_SLOTS = 512  # at least, since each block also adds to the gradients of all items
 
 
 def masked_item_loss(
@@ -22,6 +27,84 @@ def masked_item_loss(
     """
     negative_log_likelihood = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=masked_item_ids, logits=logits)
     return tf.reduce_sum(negative_log_likelihood * masked_weights), tf.reduce_sum(masked_weights)
+
+
+def masked_item_loss_in_blocks(
+    queries: tf.Tensor, item_vectors: tf.Tensor, bias: tf.Tensor, masked_item_ids: tf.Tensor, masked_weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`masked_item_loss` of the logits queries item_vectors^T + bias, of which only a block is ever in memory.
+
+    For each block of slots the gradients are computed with the loss, so that its M x V logits are written once, to the
+    cache of the processor. On accelerators, and where nobody needs the gradients, `masked_item_loss` is faster.
+
+    Args:
+        queries: float32 [M, D].
+        item_vectors: float32 [V, D].
+        bias: float32 [V].
+        masked_item_ids: int32 [M].
+        masked_weights: float32 [M], 0 if the slot is padding.
+
+    Returns:
+        As `masked_item_loss`.
+    """
+    slots, items, size = tf.shape(queries)[0], tf.shape(item_vectors)[0], queries.shape[1]
+    block_count = num_blocks(slots, items)
+    block_slots = -(-slots // block_count)
+
+    def split(values: tf.Tensor) -> tf.Tensor:
+        padding = [[0, block_count * block_slots - slots]] + [[0, 0]] * (len(values.shape) - 1)
+        return tf.reshape(
+            tf.pad(values, padding), tf.concat([[block_count, block_slots], tf.shape(values)[1:]], axis=0)
+        )
+
+    @tf.custom_gradient
+    def loss(queries: tf.Tensor, item_vectors: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple]]:
+        blocks, block_weights = split(queries), split(masked_weights)
+
+        def add_block(
+            block: tf.Tensor,
+            log_sums: tf.TensorArray,
+            of_queries: tf.TensorArray,
+            of_items: tf.Tensor,
+            of_bias: tf.Tensor,
+        ) -> tuple[tf.Tensor, ...]:
+            logits = tf.matmul(blocks[block], item_vectors, transpose_b=True) + bias
+            highest = tf.reduce_max(logits, axis=1, keepdims=True)
+            exponentials = tf.exp(logits - highest)
+            sums = tf.reduce_sum(exponentials, axis=1, keepdims=True)
+            of_logits = exponentials * (block_weights[block][:, None] / sums)  # of the softmax's denominator
+            return (
+                block + 1,
+                log_sums.write(block, (tf.math.log(sums) + highest)[:, 0]),
+                of_queries.write(block, tf.matmul(of_logits, item_vectors)),
+                of_items + tf.matmul(of_logits, blocks[block], transpose_a=True),
+                of_bias + tf.reduce_sum(of_logits, axis=0),
+            )
+
+        of_slots = [tf.TensorArray(tf.float32, block_count) for _ in range(2)]
+        start = (0, *of_slots, tf.zeros_like(item_vectors), tf.zeros_like(bias))
+        _, log_sums, of_queries, of_items, of_bias = tf.while_loop(
+            lambda block, *_: block < block_count, add_block, start, maximum_iterations=block_count
+        )
+        masked_vectors = tf.gather(item_vectors, masked_item_ids)
+        masked_logits = tf.reduce_sum(queries * masked_vectors, axis=1) + tf.gather(bias, masked_item_ids)
+        log_sums = tf.reshape(log_sums.stack(), [-1])[:slots]
+        weights, rows_of_items = masked_weights[:, None], masked_item_ids[:, None]
+        of_queries = tf.reshape(of_queries.stack(), [-1, size])[:slots] - weights * masked_vectors
+        of_items = tf.tensor_scatter_nd_sub(of_items, rows_of_items, weights * queries)
+        of_bias = tf.tensor_scatter_nd_sub(of_bias, rows_of_items, masked_weights)
+
+        def gradient(of_loss: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return of_loss * of_queries, of_loss * of_items, of_loss * of_bias
+
+        return tf.reduce_sum((log_sums - masked_logits) * masked_weights), gradient
+
+    return loss(queries, item_vectors, bias), tf.reduce_sum(masked_weights)
+
+
+def num_blocks(slots: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """In how many blocks `masked_item_loss_in_blocks` takes the given number of slots, at least 1."""
+    return tf.maximum(1, -(-slots // tf.maximum(_BLOCK_SLOTS, _BLOCK_LOGITS // items)))
 
 
 def sampled_softmax_loss(

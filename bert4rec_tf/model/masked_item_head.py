@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
 from bert4rec_tf.model.layers import Projection, derived_seed
+from bert4rec_tf.model.losses import masked_item_loss, masked_item_loss_in_blocks
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 # The softmax is over items: [PAD], [MASK] and [UNK] have no share in it.
@@ -59,10 +60,34 @@ class MaskedItemHead(tf.keras.layers.Layer):
         Returns:
             float32 [B, P, V].
         """
-        special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
-        bias = tf.where(special, SPECIAL_SCORE, self.output_bias if bias is None else bias)
-        logits = _products(self.project(hidden), item_vectors) + bias
+        logits = _products(self.project(hidden), item_vectors) + self._bias_of_items(bias)
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
+
+    def loss(
+        self,
+        hidden: tf.Tensor,
+        item_vectors: tf.Tensor,
+        bias: tf.Tensor,
+        masked_item_ids: tf.Tensor,
+        masked_weights: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`masked_item_loss` of the logits of `call`.
+
+        Args:
+            hidden: float32 [B, P, D].
+            item_vectors: as for `call`.
+            bias: as for `call`.
+            masked_item_ids: int32 [B, P].
+            masked_weights: float32 [B, P].
+        """
+        if self.compute_dtype != "float32" or _has_accelerator():
+            return masked_item_loss(self(hidden, item_vectors, bias), masked_item_ids, masked_weights)
+        masked = tf.reshape(masked_item_ids, [-1]), tf.reshape(masked_weights, [-1])
+        return masked_item_loss_in_blocks(self.project(hidden), item_vectors, self._bias_of_items(bias), *masked)
+
+    def _bias_of_items(self, bias: tf.Tensor | None) -> tf.Tensor:
+        special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
+        return tf.where(special, SPECIAL_SCORE, self.output_bias if bias is None else bias)
 
     def sampled_logits(
         self, hidden: tf.Tensor, positives: tuple[tf.Tensor, tf.Tensor], negatives: tuple[tf.Tensor, tf.Tensor]
@@ -96,6 +121,10 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """
         projected = hidden if self.projection is None else self.projection(hidden)
         return tf.reshape(projected, [-1, projected.shape[-1]])
+
+
+def _has_accelerator() -> bool:
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
 
 
 def _products(projected: tf.Tensor, item_vectors: tf.Tensor) -> tf.Tensor:
