@@ -56,15 +56,22 @@ class SeededDropout(tf.keras.layers.Layer):
             slot_index: int32 [M], for `inputs` float32 [1, M, D]: the index of each slot among the slots of the whole
                 batch. None: `inputs` holds whole rows.
         """
+        factors = self.factors(inputs, dropout_seed, slot_index)
+        return inputs if factors is None else inputs * factors
+
+    def factors(
+        self, inputs: tf.Tensor, dropout_seed: tf.Tensor | None, slot_index: tf.Tensor | None = None
+    ) -> tf.Tensor | None:
+        """What `call` multiplies `inputs` with, of their shape and dtype; None: it returns them unchanged."""
         if dropout_seed is None or self.rate == 0:
-            return inputs
+            return None
         size = tf.size(inputs)
         if slot_index is None:
             element_index = dropout_seed[2] * (size // tf.maximum(tf.shape(inputs)[0], 1)) + tf.range(size)
         else:
             element_index = slot_index[:, None] * tf.shape(inputs)[-1] + tf.range(tf.shape(inputs)[-1])
         kept = kept_elements(element_index, self.rate, self.salt, dropout_seed)
-        return inputs * tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype) * (1 / (1 - self.rate))
+        return tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype) * (1 / (1 - self.rate))
 
     def get_config(self) -> dict:
         return super().get_config() | {"rate": self.rate, "salt": self.salt}

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bert4rec_tf.config import ModelConfig
-from bert4rec_tf.model.attention import MultiHeadAttention
+from bert4rec_tf.model.attention import MultiHeadAttention, attend
 from tests.support.small_models import CAUSAL, DISTANCES, SMALL, TWO_LAYERS
 
 LENGTHS = np.array([5, 2, 0])
@@ -54,3 +54,30 @@ def test_distance_biases_are_added_to_the_scores_and_shared_beyond_the_limit() -
     expected = plain * np.exp(biases[distances + 2]).transpose(2, 0, 1)
     expected /= expected.sum(axis=3, keepdims=True)
     np.testing.assert_allclose(attention.attention_weights(hidden, hidden, everywhere), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("drops", [True, False])
+def test_attending_has_the_gradient_of_the_softmax(drops: bool, dtype: tf.DType) -> None:
+    generator = np.random.default_rng(4)
+    scores = tf.constant(generator.normal(0, 2, [2, 3, 4, 5]), tf.float32)
+    scores += tf.constant([0, 0, -1e9, 0, -1e9])  # hidden slots
+    value, of_result = (tf.cast(generator.normal(size=[2, 3, n, 6]), dtype) for n in (5, 4))
+    factors = tf.cast(generator.integers(0, 2, [2, 3, 4, 5]) / 0.5, dtype) if drops else None
+
+    def plain(scores: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+        weights = tf.cast(tf.nn.softmax(scores), dtype)
+        return tf.matmul(weights if factors is None else weights * factors, value)
+
+    found = []
+    for function in (lambda *inputs: attend(*inputs, factors), plain):
+        with tf.GradientTape() as tape:
+            tape.watch([scores, value])
+            result = function(scores, value)
+        found.append([result, *tape.gradient(result, [scores, value], of_result)])
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(
+            tf.cast(one, tf.float32), tf.cast(other, tf.float32), atol=1e-5 if dtype == tf.float32 else 0.1
+        )
+    np.testing.assert_array_equal(found[0][0], found[1][0])
