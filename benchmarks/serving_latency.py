@@ -29,13 +29,17 @@ _LARGE = 64
 
 
 class MatrixProducts(tf.Module):
-    """Only the encoder's matrix products, for one history of N slots. Variables keep TensorFlow from folding them."""
+    """Only the encoders' matrix products, for one history of N slots. Variables keep TensorFlow from folding them."""
 
-    def __init__(self, config: ModelConfig, length: int):
+    def __init__(self, models: list[Config]):
         super().__init__()
+        self._products: list[tuple[tf.Variable, tf.Variable]] = []
+        for each in models:
+            self._add(each.model, each.data.max_seq_length)
+
+    def _add(self, config: ModelConfig, length: int) -> None:
         size, heads = config.hidden_size, config.num_heads
         inner = config.feed_forward_size or 4 * size
-        self._products = []
         for block in range(config.num_layers):
             queries = 1 if block == config.num_layers - 1 else length
             part = size // heads
@@ -62,20 +66,21 @@ class MatrixProducts(tf.Module):
 def main() -> None:
     """Times the products, requests of one user, and requests of 64 users."""
     version = pathlib.Path(_VERSION.value)
-    config = Config.from_dict(json.loads((version / "assets.extra" / "metadata.json").read_text())["config"])
-    length = config.data.max_seq_length
+    metadata = json.loads((version / "assets.extra" / "metadata.json").read_text())
+    models = [Config.from_dict(member["config"]) for member in metadata.get("members", [metadata])]
+    length = max(config.data.max_seq_length for config in models)
     histories = [row for users in iterate_raw_histories(_DATA.value, "test", 64, _USERS) for row in users.item_ids]
     histories = [[item_id for item_id in row if item_id] for row in histories]
     longest = sorted(histories, key=len, reverse=True)[:25]
     full_length = [(row * length)[-(length - 1) :] for row in longest]  # shorter ones are repeated
     with tempfile.TemporaryDirectory() as work:
         program = cpp_runner.build(pathlib.Path(work))
-        products = MatrixProducts(config.model, length)
+        products = MatrixProducts(models)
         tf.saved_model.save(products, f"{work}/products", signatures={"all": products.all})
         (alone,) = timed(program, pathlib.Path(work) / "products", [("all", {"x": np.float32(0)})], 1000)
         one = np.concatenate(timed(program, version, [make_request([row]) for row in full_length], _REPEATS.value))
         p50, p99 = np.percentile(one, [50, 99])
-        print(f"matrix products of the encoder, {length} slots: p50 {np.median(alone):.0f} us")
+        print(f"matrix products of {len(models)} encoder(s), {length} slots: p50 {np.median(alone):.0f} us")
         print(f"one user, {length - 1} items: p50 {p50:.0f} us ({p50 / np.median(alone):.2f} times the products)")
         print(f"                  p99 {p99:.0f} us ({p99 / p50:.2f} times p50); {len(one):,} requests")
         for name, rows in (("real histories", histories), (f"{length - 1} items each", full_length * 11)):

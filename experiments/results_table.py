@@ -4,6 +4,7 @@ python experiments/results_table.py          prints the tables
 python experiments/results_table.py --write  also writes them into the pages, between their markers
 """
 
+import collections
 import itertools
 import json
 import pathlib
@@ -52,6 +53,7 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
     published = json.loads((ROOT / "results" / "published.json").read_text())
     ablated = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("ablations-*.json"))]
     compared = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("table2-*.json"))]
+    averaged = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("average-ml-1m-*.json"))]
     full, short = {}, {}
     for dataset in sorted(ours):
         rivals = [result for result in published if result["dataset"] == dataset]
@@ -61,7 +63,9 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
             short[f"results: {dataset}, short"] = table(shown, [row for row in rivals if row.get("short")])
     return {
         ROOT / "README.md": short,
-        ROOT / "docs" / "results.md": full | {f"table2: {run['dataset']}": other_systems(run) for run in compared},
+        ROOT / "docs" / "results.md": full
+        | {f"table2: {run['dataset']}": other_systems(run) for run in compared}
+        | {"averages: ml-1m": averages(averaged)},
         ROOT / "docs" / "experiments.md": {f"ablations: {run['dataset']}": ablations(run) for run in ablated},
     }
 
@@ -140,6 +144,25 @@ def other_systems(run: dict[str, Any]) -> str:
             minutes += ", the limit"
         lines.append(f"| {row['name']} | {row['library']} | {' | '.join([published, *cells, minutes])} |")
     return "\n".join(lines)
+
+
+def averages(metrics: list[dict[str, Any]]) -> str:
+    """The averages of several models (`evaluate.py` with several --model_dir), those of equal kinds in one row."""
+    lines = [
+        "| average of | averages | HR@10, all items | NDCG@10, all items | HR@10, 100 negatives "
+        "| NDCG@10, 100 negatives |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kinds, group in itertools.groupby(sorted(metrics, key=_members), _members):
+        same = list(group)
+        cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
+        lines.append(f"| {', '.join(f'{number} {kind}' for kind, number in kinds)} | {len(same)} | {cells} |")
+    return "\n".join(lines)
+
+
+def _members(metrics: dict[str, Any]) -> list[tuple[str, int]]:
+    """How many models of each name an average has."""
+    return sorted(collections.Counter(member["model_name"] for member in metrics["model"]["members"]).items())
 
 
 def _lead(lead: dict[str, Any] | None) -> str:

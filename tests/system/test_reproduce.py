@@ -48,6 +48,18 @@ def test_ablations_are_listed_beside_the_papers() -> None:
     ]
 
 
+def test_averages_of_the_same_kinds_of_models_share_a_row() -> None:
+    def metrics(value: float, *names: str) -> dict:
+        row = {"hr@10": value, "ndcg@10": value, "ci95": {"hr@10": [0.1, 0.9], "ndcg@10": [0.2, 0.8]}}
+        return {"full": row, "sampled": row, "model": {"members": [{"model_name": name} for name in names]}}
+
+    found = results_table.averages([metrics(0.3, "A", "B"), metrics(0.5, "A"), metrics(0.4, "B", "A")])
+    assert found.splitlines()[2:] == [
+        "| 1 A | 1 | .500 [.100, .900] | .500 [.200, .800] | .500 [.100, .900] | .500 [.200, .800] |",
+        "| 1 A, 1 B | 2 | .350 [.300, .400] | .350 [.300, .400] | .350 [.300, .400] | .350 [.300, .400] |",
+    ]
+
+
 def tiny(path: pathlib.Path) -> list[str]:
     """Flags of a log and settings that take seconds."""
     rows = [f"u{user} i{(user + step) % 20}\n" for user in range(60) for step in range(8)]
