@@ -35,7 +35,7 @@ def masked_item_loss_in_blocks(
     """`masked_item_loss` of the logits queries item_vectors^T + bias, of which only a block is ever in memory.
 
     For each block of slots the gradients are computed with the loss, so that its M x V logits are written once, to the
-    cache of the processor. On accelerators, and where nobody needs the gradients, `masked_item_loss` is faster.
+    cache of the processor. An accelerator, which needs larger products, is better served by `masked_item_loss`.
 
     Args:
         queries: float32 [M, D].
