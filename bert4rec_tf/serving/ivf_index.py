@@ -104,21 +104,23 @@ class InvertedFileIndex(tf.Module):
     def _most_popular(self, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and ids of the `count` most popular items: ids are numbered by popularity."""
         ids = tf.range(NUM_SPECIAL_IDS, NUM_SPECIAL_IDS + tf.minimum(count, self.num_items))
-        return tf.gather(self._scores.log_popularity, ids), ids
+        return tf.gather(tf.convert_to_tensor(self._scores.log_popularity), ids), ids
 
     def _search_cells(self, query: tf.Tensor, enough: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and ids of the items in the probed cells, or of all items if the cells hold fewer than `enough`."""
         _, cells = tf.math.top_k(tf.linalg.matvec(self._centres, query), self.probes, sorted=False)
-        ends = tf.gather(self._ends, cells)
-        starts = tf.where(cells > 0, tf.gather(self._ends, tf.maximum(cells - 1, 0)), 0)
+        # Rows of the variables' values, not of the variables: see `ItemAndPositionEmbedding.vectors_of`.
+        all_ends, all_vectors, all_ids = map(tf.convert_to_tensor, (self._ends, self._vectors, self._ids))
+        ends = tf.gather(all_ends, cells)
+        starts = tf.where(cells > 0, tf.gather(all_ends, tf.maximum(cells - 1, 0)), 0)
         probed_items = tf.reduce_sum(ends - starts)
 
         def search_probed() -> tuple[tf.Tensor, tf.Tensor]:
             rows = tf.ragged.range(starts, ends).values
-            return tf.linalg.matvec(tf.gather(self._vectors, rows), query), tf.gather(self._ids, rows)
+            return tf.linalg.matvec(tf.gather(all_vectors, rows), query), tf.gather(all_ids, rows)
 
         def search_all() -> tuple[tf.Tensor, tf.Tensor]:
-            return tf.linalg.matvec(self._vectors, query), tf.identity(self._ids)
+            return tf.linalg.matvec(all_vectors, query), tf.identity(all_ids)
 
         # Copying the vectors of most cells takes more time and memory than reading the whole table without a copy.
         return tf.cond((probed_items < enough) | (probed_items > self.num_items // 4), search_all, search_probed)

@@ -10,6 +10,7 @@ from bert4rec_tf.serving.exact_index import ExactIndex
 from bert4rec_tf.serving.item_scores import MISSING_SCORE
 from bert4rec_tf.serving.ivf_index import InvertedFileIndex
 from tests.support.made_up_items import KNOWN, NUM_ITEMS, QUERIES, SCORES, D, V, best_by_sort, found_ids, item_scores
+from tests.support.variable_reads import is_read_without_a_copy
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 INVERTED = InvertedFileIndex(SCORES, num_cells=10)  # probes all of its cells
@@ -77,6 +78,14 @@ def test_rows_are_filled_whatever_the_number_of_probes(k: int, probes: int, num_
     assert found[1] == best_by_sort(dropped, k)[1], "a row without a known item is ranked by popularity"
 
 
+def test_no_search_copies_the_table_afterwards() -> None:
+    index = InvertedFileIndex(item_scores(), num_cells=10)
+    for probes in (1, 10):
+        index.probes.assign(probes)
+        index.top(tf.constant(QUERIES), tf.constant(KNOWN), np.zeros([3, 1], np.int32), 5)
+    assert all(is_read_without_a_copy(variable) for variable in index.variables if variable is not index.probes)
+
+
 def test_each_row_probes_for_its_own_k_and_dropped_items() -> None:
     INVERTED.probes.assign(1)
     try:
@@ -115,7 +124,7 @@ def test_cells_hold_every_item_once() -> None:
     assert sorted(ids.tolist()) == list(range(NUM_SPECIAL_IDS, V))
     assert ends[-1] == NUM_ITEMS
     assert (np.diff(ends) >= 0).all()
-    np.testing.assert_array_equal(INVERTED._vectors[:, :D], tf.gather(SCORES.item_table, ids))
+    np.testing.assert_array_equal(INVERTED._vectors.numpy()[:, :D], SCORES.item_table.numpy()[ids])
 
 
 @pytest.mark.parametrize("num_cells", [1, NUM_ITEMS])
