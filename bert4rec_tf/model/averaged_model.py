@@ -6,8 +6,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from bert4rec_tf.model.bert4rec import Bert4Rec
-from bert4rec_tf.model.masked_item_head import SPECIAL_SCORE
-from tfrecords.vocabulary import NUM_SPECIAL_IDS
+from bert4rec_tf.model.masked_item_head import hide_special_ids
 
 
 class AveragedModel(tf.Module):
@@ -58,9 +57,7 @@ class AveragedModel(tf.Module):
         TensorShape([1, 13])
         """
         queries = self.encode_next_item(histories, times, request_times)
-        special = tf.range(tf.size(self.output_bias)) < NUM_SPECIAL_IDS
-        bias = tf.where(special, SPECIAL_SCORE, self.output_bias)
-        return tf.matmul(queries, self.item_table, transpose_b=True) + bias
+        return tf.matmul(queries, self.item_table, transpose_b=True) + hide_special_ids(self.output_bias)
 
     def encode_next_item(
         self, histories: tf.Tensor, times: tf.Tensor | None = None, request_times: tf.Tensor | None = None

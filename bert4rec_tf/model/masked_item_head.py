@@ -10,7 +10,7 @@ from bert4rec_tf.model.losses import masked_item_loss, masked_item_loss_in_block
 from tfrecords.vocabulary import NUM_SPECIAL_IDS
 
 # The softmax is over items: [PAD], [MASK] and [UNK] have no share in it.
-SPECIAL_SCORE = -1e9
+_SPECIAL_SCORE = -1e9
 
 
 class MaskedItemHead(tf.keras.layers.Layer):
@@ -60,7 +60,9 @@ class MaskedItemHead(tf.keras.layers.Layer):
         Returns:
             float32 [B, P, V].
         """
-        logits = _products(self.project(hidden), item_vectors) + self._bias_of_items(bias)
+        logits = _products(self.project(hidden), item_vectors) + hide_special_ids(
+            self.output_bias if bias is None else bias
+        )
         return tf.reshape(logits, [tf.shape(hidden)[0], tf.shape(hidden)[1], self.vocabulary_size])
 
     def loss(
@@ -83,11 +85,7 @@ class MaskedItemHead(tf.keras.layers.Layer):
         if self.compute_dtype != "float32" or _has_accelerator():
             return masked_item_loss(self(hidden, item_vectors, bias), masked_item_ids, masked_weights)
         masked = tf.reshape(masked_item_ids, [-1]), tf.reshape(masked_weights, [-1])
-        return masked_item_loss_in_blocks(self.project(hidden), item_vectors, self._bias_of_items(bias), *masked)
-
-    def _bias_of_items(self, bias: tf.Tensor | None) -> tf.Tensor:
-        special = tf.range(self.vocabulary_size) < NUM_SPECIAL_IDS
-        return tf.where(special, SPECIAL_SCORE, self.output_bias if bias is None else bias)
+        return masked_item_loss_in_blocks(self.project(hidden), item_vectors, hide_special_ids(bias), *masked)
 
     def sampled_logits(
         self, hidden: tf.Tensor, positives: tuple[tf.Tensor, tf.Tensor], negatives: tuple[tf.Tensor, tf.Tensor]
@@ -121,6 +119,11 @@ class MaskedItemHead(tf.keras.layers.Layer):
         """
         projected = hidden if self.projection is None else self.projection(hidden)
         return tf.reshape(projected, [-1, projected.shape[-1]])
+
+
+def hide_special_ids(bias: tf.Tensor) -> tf.Tensor:
+    """The biases of all items, float32 [V], with a score for the special ids that no item is below."""
+    return tf.where(tf.range(tf.size(bias)) < NUM_SPECIAL_IDS, _SPECIAL_SCORE, bias)
 
 
 def _has_accelerator() -> bool:

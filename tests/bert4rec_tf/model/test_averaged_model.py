@@ -1,13 +1,12 @@
 """Averaged scores, against the scores of each model alone."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from bert4rec_tf.model.averaged_model import AveragedModel
 from bert4rec_tf.model.bert4rec import Bert4Rec, build_model
+from tests.support.numpy_bert4rec import log_softmax
 from tests.support.small_models import (
     CAUSAL,
     GATED,
@@ -33,9 +32,7 @@ def models() -> list[Bert4Rec]:
 
 
 def log_probabilities(scores: np.ndarray) -> np.ndarray:
-    scores = np.float64(scores[:, ITEMS])
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_softmax(np.float64(scores[:, ITEMS]))
 
 
 def test_the_scores_are_the_mean_of_the_models(models: list[Bert4Rec]) -> None:
@@ -72,7 +69,7 @@ def test_attention_is_the_mean_of_each_models_layers_and_heads(models: list[Bert
 
 
 def test_what_one_model_needs_the_average_needs(models: list[Bert4Rec]) -> None:
-    with_times = random_model(dataclasses.replace(PREFIX_TIMES, request_time=0.5))
+    with_times = random_model(PREFIX_TIMES)
     averaged = AveragedModel([models[3], with_times])
     assert (averaged.uses_times, averaged.takes_request_time, averaged.max_seq_length) == (True, True, MAX_SEQ_LENGTH)
     assert not AveragedModel(models[:2]).uses_times
