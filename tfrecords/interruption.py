@@ -18,6 +18,10 @@ class _State:
     received: Stopped | None = None
 
 
+def _ignore(number: int, _: types.FrameType | None) -> None:
+    """Ignores a signal in this process only: a process started under `SIG_IGN` would inherit that."""
+
+
 @contextlib.contextmanager
 def stopped_at_once(outcome: str) -> Iterator[None]:
     """In the block, Ctrl-C, SIGTERM and SIGHUP raise `Stopped`: there is nothing to save. Later signals are ignored.
@@ -31,7 +35,7 @@ def stopped_at_once(outcome: str) -> Iterator[None]:
 
     def stop(number: int, _: types.FrameType | None) -> None:
         for each in _END_SIGNALS:  # nothing interrupts the cleanup
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, _ignore)
         _State.received = Stopped(number, outcome)
         if not _State.depth:
             raise _State.received

@@ -52,7 +52,7 @@ class DuckDBEngine:
         if self._pool:
             if error is not None:  # without it, a worker would first finish its shard
                 for process in list((self._pool._processes or {}).values()):
-                    process.terminate()
+                    process.kill()  # SIGTERM may be ignored: by `trap "" TERM` in the shell, say
             self._pool.shutdown(cancel_futures=True)
         self._connection.close()
         if isinstance(error, duckdb.Error):

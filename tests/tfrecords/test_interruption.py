@@ -107,6 +107,71 @@ def test_a_signal_ends_a_build_at_any_moment(
     assert ended >= 10
 
 
+STARTING_A_WORKER = """
+import multiprocessing.forkserver, os, pathlib, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+
+from pipelines.engines import duckdb_engine
+from tfrecords.errors import Stopped
+from tfrecords.interruption import stopped_at_once
+
+
+class Pool(ProcessPoolExecutor):
+    submitted = 0
+
+    def submit(self, *args):
+        Pool.submitted += 1
+        if Pool.submitted == 2:
+            time.sleep(1)  # the first worker waits for the next shard, and holds the lock of the queue
+            assert self._idle_worker_semaphore.acquire(blocking=False)  # as if it were at work: starts a second worker
+            os.killpg(0, signal.SIGTERM)
+            os.waitid(os.P_PID, multiprocessing.forkserver._forkserver._forkserver_pid, os.WEXITED | os.WNOWAIT)
+        return super().submit(*args)
+
+
+if __name__ == "__main__":
+    duckdb_engine.ProcessPoolExecutor = Pool
+    duckdb_engine.stream_shards = lambda connection, num_shards: iter(range(num_shards))
+    try:
+        with stopped_at_once(""), duckdb_engine.DuckDBEngine(pathlib.Path("spill"), num_workers=2) as engine:
+            engine._num_shards = 9
+            list(engine.map_shards(abs))
+    except Stopped:
+        print("stopped")
+"""
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_a_worker_that_starts_after_the_signal_is_ended_too(tmp_path: pathlib.Path, run: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STARTING_A_WORKER)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.communicate(timeout=60)[0] == b"stopped\n"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0
+
+
+def test_a_process_that_starts_after_the_signal_does_not_ignore_signals() -> None:
+    handlers = "import signal; print([signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGTERM, signal.SIGHUP)])"
+    printed = []
+
+    def work() -> None:
+        with stopped_at_once("while it slept"), deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            printed.append(subprocess.run([sys.executable, "-c", handlers], capture_output=True, check=True).stdout)
+
+    with pytest.raises(Stopped, match="SIGTERM"):
+        work()
+    assert printed == [b"[True, True]\n"]
+
+
 def test_a_deferred_block_is_finished_before_the_signal_is_raised() -> None:
     done = []
 
