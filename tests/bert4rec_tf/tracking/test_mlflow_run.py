@@ -199,4 +199,4 @@ def test_a_server_that_is_down_ends_no_training(data_dir: pathlib.Path, tmp_path
 @pytest.mark.slow
 def test_mistakes_end_in_one_line(data_dir: pathlib.Path) -> None:
     printed = run("evaluate.py", "--baseline=popularity", f"--data_dir={data_dir}", "--tracker=mlflow", code=2)
-    assert "--tracker=mlflow needs a model" in printed
+    assert "--tracker=mlflow needs one model. Received: --baseline=popularity. Fix: give one --model_dir" in printed
