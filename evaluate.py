@@ -8,7 +8,7 @@ python evaluate.py --compare=a/metrics.json,b/metrics.json --output=comparison.j
 adds a second run.
 """
 
-from bert4rec_tf.commands.evaluate import run
+from bert4rec_tf.commands.entry_point import start
 
 if __name__ == "__main__":
-    run()
+    start("evaluate")

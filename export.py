@@ -4,7 +4,7 @@ python export.py --model_dir=models/ml-1m --export_dir=exports/ml-1m
 python export.py rollback --export_dir=exports/ml-1m
 """
 
-from bert4rec_tf.commands.export import run
+from bert4rec_tf.commands.entry_point import start
 
 if __name__ == "__main__":
-    run()
+    start("export")

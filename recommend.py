@@ -7,7 +7,7 @@ Each row has user_id, item_ids (best first), scores and model_version. `_SUCCESS
 stopped goes on when the same command is run again.
 """
 
-from bert4rec_tf.commands.recommend import run
+from bert4rec_tf.commands.entry_point import start
 
 if __name__ == "__main__":
-    run()
+    start("recommend")

@@ -4,7 +4,7 @@ python search.py --data_dir=data/log --study_dir=searches/log --time_limit_minut
 python train.py --data_dir=data/log --model_dir=models/log --config=searches/log/best.json
 """
 
-from bert4rec_tf.commands.search import run
+from bert4rec_tf.commands.entry_point import start
 
 if __name__ == "__main__":
-    run()
+    start("search")

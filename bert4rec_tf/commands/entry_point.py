@@ -1,9 +1,39 @@
 """Starts a command, from a script of the checkout or from a console command of the wheel."""
 
+import functools
+import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
+
+
+def start(name: str) -> None:
+    """Imports a command's module and runs it.
+
+    The import loads TensorFlow, which takes seconds. Ctrl-C meanwhile ends the process with one line.
+
+    Args:
+        name: of a module in `bert4rec_tf.commands`, which has a function `run`.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _exit)
+    module = importlib.import_module(f"bert4rec_tf.commands.{name}")
+    signal.signal(signal.SIGINT, before)
+    module.run()
+
+
+# The console commands of the wheel.
+train, evaluate, export = (functools.partial(start, name) for name in ("train", "evaluate", "export"))
+recommend, search, explore = (functools.partial(start, name) for name in ("recommend", "search", "explore"))
+
+
+def _exit(*_: object) -> None:
+    os.write(2, b"error: stopped by SIGINT\n")
+    os._exit(130)
 
 
 def run_main(main: Callable[[list[str]], None], module: str, argv: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from bert4rec_tf.model_dir import CONFIG_FILE, HISTORY_FILE
 from tfrecords.files import write_whole
 
-_TRAIN = "from bert4rec_tf.commands.train import run; run()"
+_TRAIN = "from bert4rec_tf.commands.entry_point import train; train()"
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_SAVE = 60.0
 

@@ -77,8 +77,8 @@ def joined(code: str) -> Iterator[str]:
 @functools.cache
 def console_commands() -> dict[str, str]:
     """The console commands of the package, and the file of each."""
-    declared = re.findall(r'^(bert4rec-[\w-]+) = "([\w.]+):', text_of("pyproject.toml"), re.MULTILINE)
-    return {name: f"{module.replace('.', '/')}.py" for name, module in declared}
+    declared = re.findall(r'^bert4rec-([\w-]+) = "bert4rec_tf\.commands\.', text_of("pyproject.toml"), re.MULTILINE)
+    return {f"bert4rec-{name}": f"bert4rec_tf/commands/{name.replace('-', '_')}.py" for name in declared}
 
 
 @functools.cache
@@ -96,6 +96,8 @@ def flags_of(script: str) -> frozenset[str]:
                 found.add(ast.literal_eval(node.args[0]))
             elif isinstance(node, ast.Call) and ast.unparse(node.func) == "runpy.run_module":
                 ahead.append(ROOT / f"{ast.literal_eval(node.args[0]).replace('.', '/')}.py")
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "start":
+                ahead.append(ROOT / f"bert4rec_tf/commands/{ast.literal_eval(node.args[0])}.py")
             elif isinstance(node, ast.ImportFrom) and node.module:
                 named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
                 files = [ROOT / f"{name.replace('.', '/')}.py" for name in named]
