@@ -53,6 +53,8 @@ class DuckDBEngine:
             if error is not None:  # without it, a worker would first finish its shard
                 for process in list((self._pool._processes or {}).values()):
                     process.kill()  # SIGTERM may be ignored: by `trap "" TERM` in the shell, say
+                # The pool reads the rest of a result that a killed worker was sending until no writer is left.
+                self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
             self._pool.shutdown(cancel_futures=True)
         self._connection.close()
         if isinstance(error, duckdb.Error):

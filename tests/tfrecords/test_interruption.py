@@ -108,7 +108,7 @@ def test_a_signal_ends_a_build_at_any_moment(
 
 
 STARTING_A_WORKER = """
-import multiprocessing.forkserver, os, pathlib, signal, sys, time
+import multiprocessing.forkserver, os, pathlib, signal, time
 from concurrent.futures import ProcessPoolExecutor
 
 from pipelines.engines import duckdb_engine
@@ -141,10 +141,49 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("run", range(3))
-def test_a_worker_that_starts_after_the_signal_is_ended_too(tmp_path: pathlib.Path, run: int) -> None:
+SENDING_A_RESULT = """
+import os, pathlib, signal, struct, sys, threading, time
+
+from pipelines.engines import duckdb_engine
+from tfrecords.errors import Stopped
+from tfrecords.interruption import stopped_at_once
+
+SENDING = pathlib.Path("sending")
+
+
+def send_half(shard):
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), struct.pack("!i", 1 << 20))  # the size of a message
+    SENDING.touch()
+    time.sleep(600)
+
+
+def stop():
+    while not SENDING.exists():
+        time.sleep(0.01)
+    time.sleep(0.5)  # until the pool waits for the message
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    duckdb_engine.stream_shards = lambda connection, num_shards: iter(range(num_shards))
+    threading.Thread(target=stop).start()
+    try:
+        with stopped_at_once(""), duckdb_engine.DuckDBEngine(pathlib.Path("spill"), num_workers=2) as engine:
+            engine._num_shards = 9
+            list(engine.map_shards(send_half))
+    except Stopped:
+        print("stopped")
+"""
+
+
+@pytest.mark.parametrize("code", [*[STARTING_A_WORKER] * 3, SENDING_A_RESULT], ids=["start"] * 3 + ["result"])
+def test_a_signal_ends_a_build_while_a_worker(tmp_path: pathlib.Path, code: str) -> None:
+    """Starts, after the signal, or is killed while it sends its result."""
     script = tmp_path / "script.py"
-    script.write_text(STARTING_A_WORKER)
+    script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, start_new_session=True
