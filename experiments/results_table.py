@@ -53,7 +53,11 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
     published = json.loads((ROOT / "results" / "published.json").read_text())
     ablated = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("ablations-*.json"))]
     compared = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("table2-*.json"))]
-    averaged = [json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("average-ml-1m-*.json"))]
+    averaged: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((ROOT / "results").glob("average-*.json")):  # average-DATASET-NUMBER.json
+        averaged.setdefault(path.stem.removeprefix("average-").rpartition("-")[0], []).append(
+            json.loads(path.read_text())
+        )
     full, short = {}, {}
     for dataset in sorted(ours):
         rivals = [result for result in published if result["dataset"] == dataset]
@@ -65,7 +69,7 @@ def pages() -> dict[pathlib.Path, dict[str, str]]:
         ROOT / "README.md": short,
         ROOT / "docs" / "results.md": full
         | {f"table2: {run['dataset']}": other_systems(run) for run in compared}
-        | {"averages: ml-1m": averages(averaged)},
+        | {f"averages: {dataset}": averages(metrics) for dataset, metrics in averaged.items()},
         ROOT / "docs" / "experiments.md": {f"ablations: {run['dataset']}": ablations(run) for run in ablated},
     }
 
