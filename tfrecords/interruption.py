@@ -1,7 +1,10 @@
 """Signals that end a command at once and leave no partial files behind."""
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 import types
 from collections.abc import Iterator
 
@@ -40,16 +43,34 @@ def stopped_at_once(outcome: str) -> Iterator[None]:
         if not _State.depth:
             raise _State.received
 
+    def listen() -> None:
+        for number in _END_SIGNALS:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, stop)
+
+    def send_again(lost: "sys.UnraisableHookArgs") -> None:
+        """Python ends no work for what is raised in a callback, such as those of weak references: it only prints it."""
+        if not isinstance(lost.exc_value, Stopped):
+            earlier_hook(lost)
+            return
+        listen()
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), lost.exc_value.exit_code - 128))
+        timers.append(timer)
+        timer.start()
+
     before = {number: signal.getsignal(number) for number in _END_SIGNALS}
-    for number in _END_SIGNALS:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    timers: list[threading.Timer] = []
+    earlier_hook, sys.unraisablehook = sys.unraisablehook, send_again
+    listen()
     try:
         yield
     except BaseException:
         raise_if_stopped()
         raise
     finally:
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = earlier_hook
         _State.received = None
         for number in _END_SIGNALS:
             signal.signal(number, before[number])

@@ -240,6 +240,39 @@ def test_an_error_of_an_interrupted_library_becomes_the_signal() -> None:
         work()
 
 
+def test_a_signal_in_a_callback_is_raised_after_it(capfd: pytest.CaptureFixture[str]) -> None:
+    class Owner:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    def work() -> None:
+        with stopped_at_once("while it slept"):
+            Owner()  # lives until the end of this line
+            time.sleep(60)
+
+    before, started = sys.unraisablehook, time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        work()
+    assert time.monotonic() - started < 30
+    assert capfd.readouterr().err == ""
+    assert sys.unraisablehook is before
+
+
+def test_other_errors_in_callbacks_are_printed_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+    class Owner:
+        def __del__(self) -> None:
+            raise ValueError("a mistake in a callback")
+
+    unpatched, sys.unraisablehook = sys.unraisablehook, sys.__unraisablehook__  # pytest collects them
+    try:
+        with stopped_at_once("while it slept"):
+            Owner()
+    finally:
+        sys.unraisablehook = unpatched
+    assert "ValueError: a mistake in a callback" in capfd.readouterr().err
+
+
 def test_a_signal_that_a_library_swallows_is_raised_later(tmp_path: pathlib.Path) -> None:
     def work() -> None:
         with stopped_at_once("while it built"), staged(tmp_path / "data", overwrite=False) as building:
