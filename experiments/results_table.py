@@ -92,8 +92,7 @@ def table(ours: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
         minutes = statistics.mean(run["run"]["seconds"]["training"] for run in same) / 60
         seeds = f"{len(same)} seeds" if len(same) > 1 else f"seed {same[0]['run']['seed']}"
         cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
-        counts = same[0]["data"]["counts"]
-        held_out = _HELD_OUT[counts["validated_users"] == counts["evaluated_users"]]
+        held_out = _held_out(same[0])
         model = ModelConfig(**same[0]["model"]["config"]["model"]).model_name
         lines.append(f"| **{model}** ({name}, {seeds}) | {held_out} | {cells} | {minutes:.0f} min |")
     for result in published:
@@ -101,6 +100,12 @@ def table(ours: list[dict[str, Any]], published: list[dict[str, Any]]) -> str:
         held_out = _HELD_OUT[result.get("validation_held_out")]
         lines.append(f"| {result['name']} ({result['source']}) | {held_out} | {cells} | |")
     return "\n".join(lines)
+
+
+def _held_out(metrics: dict[str, Any]) -> str:
+    """Whether most users' validation items were left out of the training."""
+    counts = metrics["data"]["counts"]
+    return _HELD_OUT[counts["validated_users"] == counts["evaluated_users"]]
 
 
 def _name(run: dict[str, Any]) -> str:
@@ -153,20 +158,22 @@ def other_systems(run: dict[str, Any]) -> str:
 def averages(metrics: list[dict[str, Any]]) -> str:
     """The averages of several models (`evaluate.py` with several --model_dir), those of equal kinds in one row."""
     lines = [
-        "| average of | averages | HR@10, all items | NDCG@10, all items | HR@10, 100 negatives "
+        "| average of | averages | validation item | HR@10, all items | NDCG@10, all items | HR@10, 100 negatives "
         "| NDCG@10, 100 negatives |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
-    for kinds, group in itertools.groupby(sorted(metrics, key=_members), _members):
+    for (members, held_out), group in itertools.groupby(sorted(metrics, key=_kind), _kind):
         same = list(group)
         cells = " | ".join(_measured(same, *metric) for metric in _METRICS)
-        lines.append(f"| {', '.join(f'{number} {kind}' for kind, number in kinds)} | {len(same)} | {cells} |")
+        named = ", ".join(f"{number} {name}" for name, number in members)
+        lines.append(f"| {named} | {len(same)} | {held_out} | {cells} |")
     return "\n".join(lines)
 
 
-def _members(metrics: dict[str, Any]) -> list[tuple[str, int]]:
-    """How many models of each name an average has."""
-    return sorted(collections.Counter(member["model_name"] for member in metrics["model"]["members"]).items())
+def _kind(metrics: dict[str, Any]) -> tuple[list[tuple[str, int]], str]:
+    """How many models of each name an average has, and what was done with the validation items."""
+    names = collections.Counter(member["model_name"] for member in metrics["model"]["members"])
+    return sorted(names.items()), _held_out(metrics)
 
 
 def _lead(lead: dict[str, Any] | None) -> str:

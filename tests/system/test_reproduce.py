@@ -49,14 +49,19 @@ def test_ablations_are_listed_beside_the_papers() -> None:
 
 
 def test_averages_of_the_same_kinds_of_models_share_a_row() -> None:
-    def metrics(value: float, *names: str) -> dict:
+    def metrics(value: float, *names: str, validated: int = 10) -> dict:
         row = {"hr@10": value, "ndcg@10": value, "ci95": {"hr@10": [0.1, 0.9], "ndcg@10": [0.2, 0.8]}}
-        return {"full": row, "sampled": row, "model": {"members": [{"model_name": name} for name in names]}}
+        counts = {"validated_users": validated, "evaluated_users": 10}
+        members = [{"model_name": name} for name in names]
+        return {"full": row, "sampled": row, "model": {"members": members}, "data": {"counts": counts}}
 
-    found = results_table.averages([metrics(0.3, "A", "B"), metrics(0.5, "A"), metrics(0.4, "B", "A")])
+    found = results_table.averages(
+        [metrics(0.3, "A", "B"), metrics(0.5, "A"), metrics(0.4, "B", "A"), metrics(0.2, "A", validated=1)]
+    )
     assert found.splitlines()[2:] == [
-        "| 1 A | 1 | .500 [.100, .900] | .500 [.200, .800] | .500 [.100, .900] | .500 [.200, .800] |",
-        "| 1 A, 1 B | 2 | .350 [.300, .400] | .350 [.300, .400] | .350 [.300, .400] | .350 [.300, .400] |",
+        "| 1 A | 1 | held out | .500 [.100, .900] | .500 [.200, .800] | .500 [.100, .900] | .500 [.200, .800] |",
+        "| 1 A | 1 | trained on | .200 [.100, .900] | .200 [.200, .800] | .200 [.100, .900] | .200 [.200, .800] |",
+        "| 1 A, 1 B | 2 | held out | .350 [.300, .400] | .350 [.300, .400] | .350 [.300, .400] | .350 [.300, .400] |",
     ]
 
 
