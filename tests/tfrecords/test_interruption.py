@@ -179,7 +179,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("code", [*[STARTING_A_WORKER] * 3, SENDING_A_RESULT], ids=["start"] * 3 + ["result"])
+@pytest.mark.parametrize("code", [STARTING_A_WORKER, SENDING_A_RESULT], ids=["starts", "sends its result"])
 def test_a_signal_ends_a_build_while_a_worker(tmp_path: pathlib.Path, code: str) -> None:
     """Starts, after the signal, or is killed while it sends its result."""
     script = tmp_path / "script.py"
