@@ -16,8 +16,10 @@ if __name__ in ("__main__", "__mp_main__"):  # as a script, and in its worker pr
     # Python puts this script's folder on the path. The packages are in the folder above.
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
-if __name__ == "__main__":  # before `main` there is nothing to clean up
-    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, b"error: stopped by SIGINT\n") and 130))
+from tfrecords.interruption import end_process, stopped_at_once
+
+if __name__ == "__main__":  # before the imports that take long
+    signal.signal(signal.SIGINT, end_process)
 
 from absl import app, flags
 
@@ -35,7 +37,6 @@ from pipelines.sources.item_features import FeatureTable, parse_kinds, read_feat
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.titles import read_titles
 from tfrecords.errors import InputError, check_local
-from tfrecords.interruption import stopped_at_once
 from tfrecords.manifest import BAD_ROWS_FILE
 from tfrecords.record_store import local_records
 from tfrecords.stores import check_path

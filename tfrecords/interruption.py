@@ -21,6 +21,12 @@ class _State:
     received: Stopped | None = None
 
 
+def end_process(*_: object) -> None:
+    """Handles Ctrl-C while a command imports its packages, when there is nothing to clean up."""
+    os.write(2, b"error: stopped by SIGINT\n")
+    os._exit(130)
+
+
 def _ignore(number: int, _: types.FrameType | None) -> None:
     """Ignores a signal in this process only: a process started under `SIG_IGN` would inherit that."""
 

@@ -2,12 +2,13 @@
 
 import functools
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Callable
 
 from absl import app, flags
+
+from tfrecords.interruption import end_process
 
 
 def start(name: str) -> None:
@@ -20,20 +21,19 @@ def start(name: str) -> None:
     """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _exit)
+        signal.signal(signal.SIGINT, end_process)
     module = importlib.import_module(f"bert4rec_tf.commands.{name}")
     signal.signal(signal.SIGINT, before)
     module.run()
 
 
 # The console commands of the wheel.
-train, evaluate, export = (functools.partial(start, name) for name in ("train", "evaluate", "export"))
-recommend, search, explore = (functools.partial(start, name) for name in ("recommend", "search", "explore"))
-
-
-def _exit(*_: object) -> None:
-    os.write(2, b"error: stopped by SIGINT\n")
-    os._exit(130)
+train = functools.partial(start, "train")
+evaluate = functools.partial(start, "evaluate")
+export = functools.partial(start, "export")
+recommend = functools.partial(start, "recommend")
+search = functools.partial(start, "search")
+explore = functools.partial(start, "explore")
 
 
 def run_main(main: Callable[[list[str]], None], module: str, argv: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from tests.support.command_line import ROOT
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "export", "recommend", "search", "explore"])
 def test_ctrl_c_ends_the_imports_in_one_line(name: str, tmp_path: pathlib.Path) -> None:
-    """A package in the place of NumPy, which every command imports, says so and takes its time."""
+    """Every command imports NumPy. Here, a module of that name prints a line and then sleeps."""
     (tmp_path / "numpy.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     with subprocess.Popen(
         [sys.executable, str(ROOT / f"{name}.py")],

@@ -107,13 +107,27 @@ def test_a_signal_ends_a_build_at_any_moment(
     assert ended >= 10
 
 
-STARTING_A_WORKER = """
-import multiprocessing.forkserver, os, pathlib, signal, time
-from concurrent.futures import ProcessPoolExecutor
+BUILD = """
+import os, pathlib, signal, time
 
 from pipelines.engines import duckdb_engine
 from tfrecords.errors import Stopped
 from tfrecords.interruption import stopped_at_once
+
+
+def build(function):
+    duckdb_engine.stream_shards = lambda connection, num_shards: iter(range(num_shards))
+    try:
+        with stopped_at_once(""), duckdb_engine.DuckDBEngine(pathlib.Path("spill"), num_workers=2) as engine:
+            engine._num_shards = 9
+            list(engine.map_shards(function))
+    except Stopped:
+        print("stopped")
+"""
+
+STARTING_A_WORKER = """
+import multiprocessing.forkserver
+from concurrent.futures import ProcessPoolExecutor
 
 
 class Pool(ProcessPoolExecutor):
@@ -131,22 +145,11 @@ class Pool(ProcessPoolExecutor):
 
 if __name__ == "__main__":
     duckdb_engine.ProcessPoolExecutor = Pool
-    duckdb_engine.stream_shards = lambda connection, num_shards: iter(range(num_shards))
-    try:
-        with stopped_at_once(""), duckdb_engine.DuckDBEngine(pathlib.Path("spill"), num_workers=2) as engine:
-            engine._num_shards = 9
-            list(engine.map_shards(abs))
-    except Stopped:
-        print("stopped")
+    build(abs)
 """
 
-
 SENDING_A_RESULT = """
-import os, pathlib, signal, struct, sys, threading, time
-
-from pipelines.engines import duckdb_engine
-from tfrecords.errors import Stopped
-from tfrecords.interruption import stopped_at_once
+import struct, sys, threading
 
 SENDING = pathlib.Path("sending")
 
@@ -168,22 +171,16 @@ def stop():
 
 
 if __name__ == "__main__":
-    duckdb_engine.stream_shards = lambda connection, num_shards: iter(range(num_shards))
     threading.Thread(target=stop).start()
-    try:
-        with stopped_at_once(""), duckdb_engine.DuckDBEngine(pathlib.Path("spill"), num_workers=2) as engine:
-            engine._num_shards = 9
-            list(engine.map_shards(send_half))
-    except Stopped:
-        print("stopped")
+    build(send_half)
 """
 
 
-@pytest.mark.parametrize("code", [STARTING_A_WORKER, SENDING_A_RESULT], ids=["starts", "sends its result"])
-def test_a_signal_ends_a_build_while_a_worker(tmp_path: pathlib.Path, code: str) -> None:
-    """Starts, after the signal, or is killed while it sends its result."""
+@pytest.mark.parametrize("code", [STARTING_A_WORKER, SENDING_A_RESULT], ids=["it starts", "it sends its result"])
+def test_a_signal_ends_a_build_whatever_a_worker_does(tmp_path: pathlib.Path, code: str) -> None:
+    """A worker starts just after the signal, or is killed while it sends its result."""
     script = tmp_path / "script.py"
-    script.write_text(code)
+    script.write_text(BUILD + code)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, start_new_session=True
