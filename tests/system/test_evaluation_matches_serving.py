@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bert4rec_tf.checkpoints import Checkpoints, Progress
 from bert4rec_tf.config import Config, EvaluationConfig, ModelConfig
-from bert4rec_tf.evaluation.evaluate import Ranker, evaluate, make_ranker
+from bert4rec_tf.evaluation.evaluate import Ranker, batches_to_rank, evaluate, make_ranker, rank_batches
 from bert4rec_tf.evaluation.metrics import NO_RANK, ranking_metrics
 from bert4rec_tf.evaluation.user_ranks import UserRanks
 from bert4rec_tf.model.averaged_model import AveragedModel, NextItemModel
@@ -164,6 +164,7 @@ def check_users(ranks: UserRanks, log: Log, one: Served, drop_seen: bool) -> Non
 
 
 def check_logs(directory: pathlib.Path, numbers: range, models: int) -> None:
+    batches: dict[int, tf.data.Dataset] = {}  # by model: each log replaces the records of the one before it
     repeated = users = 0
     for number in numbers:
         generator, one = np.random.default_rng(number), served(number % models)
@@ -171,7 +172,9 @@ def check_logs(directory: pathlib.Path, numbers: range, models: int) -> None:
         drop_seen, repeats = generator.random() < 0.75, generator.random() < 0.75
         log = random_log(generator, num_items, one.max_seq_length, repeats)
         manifest = write_log(directory, log, num_items)
-        ranks = evaluate(one.rankers[drop_seen], directory, manifest, "test", max_items=one.max_seq_length - 1)
+        if number < models:
+            batches[number] = batches_to_rank(directory, manifest, "test", max_items=one.max_seq_length - 1)
+        ranks = rank_batches(one.rankers[drop_seen], batches[number % models], manifest)
         assert sorted(ranks.user_ids) == sorted(log)
         check_users(ranks, log, one, drop_seen)
         repeated, users = repeated + int(ranks.repeats.sum()), users + len(log)

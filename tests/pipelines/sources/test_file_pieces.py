@@ -8,15 +8,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from pipelines.sources import log_file
 from pipelines.sources.file_pieces import Piece, pieces_of
-from pipelines.sources.load_events import LoadCounts, create_events, load_file
+from pipelines.sources.load_events import LoadCounts, load_file
 from pipelines.sources.log_source import LogSource
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -63,8 +63,7 @@ def write(directory: pathlib.Path, format_: str, rows: list[Row], bad: bool = Tr
 def load(source: LogSource, pieces: list[Piece], directory: pathlib.Path) -> tuple[list[Any], str, LoadCounts]:
     bad_rows, config, loaded = directory / "bad_rows.jsonl", DataConfig(), LoadCounts()
     bad_rows.unlink(missing_ok=True)
-    with duckdb.connect() as connection:
-        create_events(connection)
+    with empty_events() as connection:
         for piece in pieces:
             copied_to = directory / f"piece-{piece.start}"
             loaded += load_file(connection, source, 0, config, bad_rows, piece=piece, copied_to=copied_to)

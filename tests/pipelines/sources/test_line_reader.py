@@ -10,7 +10,6 @@ import tempfile
 import tracemalloc
 from unittest import mock
 
-import duckdb
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,9 +17,10 @@ from hypothesis import strategies as st
 from bert4rec_tf.config import Config
 from pipelines.build import DROPPED, build_records
 from pipelines.sources import line_reader, load_events
-from pipelines.sources.load_events import LoadCounts, create_events, load_file
+from pipelines.sources.load_events import LoadCounts, load_file
 from pipelines.sources.log_file import LogFile
 from pipelines.sources.log_source import MAX_LINE_BYTES, LogSource, lay_out
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -33,10 +33,9 @@ def load(
     content: bytes, name: str, *, exactly: bool = False, min_rating: float | None = None, **columns: str
 ) -> tuple[list[Event], list[Bad], LoadCounts]:
     """Events in their order, line and reason of each bad row, and the counts."""
-    with tempfile.TemporaryDirectory() as directory, duckdb.connect() as connection:
+    with tempfile.TemporaryDirectory() as directory, empty_events() as connection:
         path, bad_rows = pathlib.Path(directory) / name, pathlib.Path(directory) / "bad"
         path.write_bytes(content)
-        create_events(connection)
         engine = mock.patch.object(load_events, "_insert_whole", return_value=None)
         with engine if exactly else contextlib.nullcontext():
             source, config = LogSource([str(path)], **columns), DataConfig(min_rating=min_rating)
@@ -254,8 +253,7 @@ def test_an_unclosed_quote_costs_only_a_look_ahead(monkeypatch: pytest.MonkeyPat
 
 def test_a_bad_row_is_kept_unchanged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "log.txt").write_bytes("u i\nÜber drei Wörter\n".encode())
-    with duckdb.connect() as connection:
-        create_events(connection)
+    with empty_events() as connection:
         load_file(connection, LogSource([str(tmp_path / "log.txt")]), 0, DataConfig(), tmp_path / "bad.jsonl")
     kept = json.loads((tmp_path / "bad.jsonl").read_text())
     assert kept == {"file": "log.txt", "line": 2, "reason": "must be `user item`", "text": "Über drei Wörter"}

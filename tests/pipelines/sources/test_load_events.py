@@ -9,14 +9,14 @@ import pathlib
 import tempfile
 from decimal import Decimal
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sources import load_events, log_file
-from pipelines.sources.load_events import LoadCounts, RowRules, create_events, load_batches
+from pipelines.sources.load_events import LoadCounts, RowRules, load_batches
 from pipelines.sources.log_source import LogSource
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -35,8 +35,7 @@ def load(
     source: LogSource | pa.Table, min_rating: float | None = None, bad_rows: pathlib.Path | None = None
 ) -> tuple[list[Event], LoadCounts]:
     """The events in order. Without a `bad_rows` file, a bad row raises an error."""
-    with duckdb.connect() as connection, tempfile.TemporaryDirectory() as directory:
-        create_events(connection)
+    with empty_events() as connection, tempfile.TemporaryDirectory() as directory:
         aside = bad_rows or pathlib.Path(directory) / "bad_rows.jsonl"
         if isinstance(source, pa.Table):
             loaded = load_batches(connection, [source], RowRules("rows", aside, min_rating, unit="none"))

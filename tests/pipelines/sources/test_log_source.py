@@ -15,7 +15,6 @@ from decimal import Decimal
 from typing import Any
 from unittest import mock
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,10 +23,11 @@ from hypothesis import strategies as st
 
 from pipelines.sources import load_events, log_file, text_streams
 from pipelines.sources.delimited import MAX_FIELD_LINES, Dialect, Line, read_records
-from pipelines.sources.load_events import LoadCounts, create_events
+from pipelines.sources.load_events import LoadCounts
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.titles import read_titles
 from pipelines.sources.whitespace_format import recognise
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -48,11 +48,10 @@ def load(
     """The events in log order, read by DuckDB if the files are safe for it, else line by line."""
     slow = mock.patch.object(load_events, "_insert_whole", return_value=None)
     with (
-        duckdb.connect() as connection,
+        empty_events() as connection,
         tempfile.TemporaryDirectory() as directory,
         slow if line_by_line else contextlib.nullcontext(),
     ):
-        create_events(connection)
         loaded, aside = LoadCounts(), bad_rows or pathlib.Path(directory) / "bad_rows.jsonl"
         for number in range(len(source.files)):
             loaded += load_events.load_file(connection, source, number, DataConfig(**data), aside)

@@ -9,14 +9,14 @@ import uuid
 from decimal import Decimal
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.sources.load_events import LoadCounts, create_events, load_file
+from pipelines.sources.load_events import LoadCounts, load_file
 from pipelines.sources.log_source import LogSource
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -27,8 +27,7 @@ def load(path: pathlib.Path, **options: Any) -> tuple[list[Event], list[tuple[in
     """Events in their order, row number and reason of each bad row, and the counts."""
     aside = path.with_name("bad")
     aside.unlink(missing_ok=True)
-    with duckdb.connect() as connection:
-        create_events(connection)
+    with empty_events() as connection:
         loaded = load_file(connection, LogSource([str(path)], **options), 0, DataConfig(), aside)
         events = connection.execute("SELECT user_id, item_id, time::BIGINT FROM events ORDER BY row").fetchall()
     lines = aside.read_text().splitlines() if aside.exists() else []
@@ -122,8 +121,7 @@ def test_a_user_is_the_same_in_files_of_all_types(tmp_path: pathlib.Path) -> Non
         write(tmp_path / f"log{number}.parquet", user_id=users, item_id=["i", "j"], timestamp=[number, number])
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n7,i,9\n8,j,9\n")
     source = LogSource([f"{tmp_path}/log*"])
-    with duckdb.connect() as connection:
-        create_events(connection)
+    with empty_events() as connection:
         for number in range(len(source.files)):
             load_file(connection, source, number, DataConfig(), tmp_path / "bad")
         found = connection.execute("SELECT user_id, count(*) FROM events GROUP BY ALL ORDER BY ALL").fetchall()

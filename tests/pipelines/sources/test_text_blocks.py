@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Callable
 from unittest import mock
 
-import duckdb
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources import load_events, text_blocks
-from pipelines.sources.load_events import LoadCounts, create_events
+from pipelines.sources.load_events import LoadCounts
 from pipelines.sources.log_source import LogSource
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 
 HEADER = "user_id,item_id,timestamp\n"
@@ -34,14 +34,13 @@ def load(content: bytes, name: str, block_bytes: int, fast: bool) -> tuple[Loade
 
     with (
         tempfile.TemporaryDirectory() as directory,
-        duckdb.connect() as connection,
+        empty_events() as connection,
         mock.patch.object(load_events, "_insert_whole", counted),
         mock.patch.object(text_blocks, "_BLOCK_BYTES", block_bytes),
         mock.patch.object(text_blocks, "_READ_BYTES", 7),
     ):
         path, bad_rows = pathlib.Path(directory) / name, pathlib.Path(directory) / "bad_rows.jsonl"
         path.write_bytes(content)
-        create_events(connection)
         loaded = load_events.load_file(connection, LogSource([str(path)]), 0, DataConfig(), bad_rows)
         events = connection.execute(
             "SELECT user_id, item_id, rank() OVER (ORDER BY time) FROM events ORDER BY row"
