@@ -242,7 +242,7 @@ def test_answers_equal_plain_python(score: Score, served: Callable, request: Req
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000)
+@settings(max_examples=4_500)  # of 2.3 rows on average
 @given(request=requests())
 def test_ten_thousand_answers_equal_plain_python(score: Score, served: Callable, request: Request) -> None:
     check_requests(served, score, request)
