@@ -39,7 +39,7 @@ def make_ranker(scorer: Scorer, top_k: int = 0, drop_seen: bool = True, times: T
         "repeats", bool [B]; and "recommended", int32 [B, K], the best items.
     """
 
-    @tf.function(input_signature=[dict(EVALUATION_BATCH)])
+    @tf.function(input_signature=[dict(EVALUATION_BATCH)], autograph=False)
     def rank(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         seen, targets = batch["seen_item_ids"], batch["target_item_id"]
         with_times = () if times == "none" else (batch["times"], batch["target_time"] if times == "target" else None)

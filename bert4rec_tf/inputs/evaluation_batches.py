@@ -24,6 +24,7 @@ EVALUATION_BATCH = {
 }
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     data_dir: str | pathlib.Path,
     manifest: Manifest,

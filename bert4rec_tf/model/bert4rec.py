@@ -115,7 +115,7 @@ class Bert4Rec(tf.keras.Model):
             self.embedding(tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool))
             self.head(tf.zeros([1, 0, config.hidden_size]), self.embedding.item_table)
         # Traced, not computed: the vectors of all items may be large.
-        tf.function(self.score_next_item).get_concrete_function(tf.TensorSpec([1, 1], tf.int32))
+        tf.function(self.score_next_item, autograph=False).get_concrete_function(tf.TensorSpec([1, 1], tf.int32))
         if isinstance(item_features, FeatureArrays) and self.embedding.item_features is not None:
             self.embedding.item_features.assign(item_features)
 
@@ -429,8 +429,9 @@ class Bert4Rec(tf.keras.Model):
             {"jit_compile": jit_compile, "run_eagerly": run_eagerly, "steps_per_execution": steps_per_execution}
         )
         # The update is not compiled: replicas exchange gradients before it, which XLA cannot do.
-        self._compiled_gradients = tf.function(self._loss_and_gradients, jit_compile=jit_compile, reduce_retracing=True)
-        self._compiled_loss = tf.function(self._loss, jit_compile=jit_compile, reduce_retracing=True)
+        options = {"jit_compile": jit_compile, "reduce_retracing": True, "autograph": False}
+        self._compiled_gradients = tf.function(self._loss_and_gradients, **options)
+        self._compiled_loss = tf.function(self._loss, **options)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, as JSON values.

@@ -76,6 +76,7 @@ def read_tested_users(data_dir: str | pathlib.Path, manifest: Manifest) -> Itera
         yield Histories(part, users, Ragged.from_lengths(flat, np.concatenate(lengths)), known_times, nothing)
 
 
+@tf.autograph.experimental.do_not_convert
 def _whole_histories(records: tf.Tensor) -> dict[str, tf.Tensor | tf.RaggedTensor]:
     users = parse_batch(EVALUATION_USER, records)
     items = tf.concat([users["item_ids"], users["target_item_id"][:, None]], axis=1)

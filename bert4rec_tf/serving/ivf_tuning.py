@@ -45,7 +45,7 @@ def choose_probes(
     requests = [(query, tf.ones([len(query)], tf.bool), histories) for query, histories in batches]
     expected = [ids for request in requests for ids in _found(exact.top(*request, k))]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def search(query: tf.Tensor, known: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # A `row_k` of 1 is the least that a request can need, so no request probes fewer cells than measured here.
         return index.top(query, known, dropped, k, tf.ones([tf.shape(query)[0]], tf.int32))

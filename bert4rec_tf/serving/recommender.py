@@ -89,8 +89,9 @@ class Recommender(tf.Module):
             tf.TensorSpec([None], tf.int64),
         ]
         specs = specs if self.takes_times else specs[:1]
-        self._encode_next_item = tf.function(model.encode_next_item, input_signature=specs)
-        self._attend_to_history = tf.function(model.attend_to_history, input_signature=specs)
+        options = {"input_signature": specs, "autograph": False}
+        self._encode_next_item = tf.function(model.encode_next_item, **options)
+        self._attend_to_history = tf.function(model.attend_to_history, **options)
         self._encoder_floats = model.floats_per_history
         self._query_size = model.item_table.shape[1]
         self._attention_shape = [None, *model.attention_shape, None]
@@ -462,7 +463,7 @@ def _signature(function: Callable[..., Answer], inputs: Sequence[_Input]) -> Cal
             for name, each in zip(names, inputs, strict=True)
         ]
     )
-    return tf.function(call, input_signature=[each.spec for each in inputs])
+    return tf.function(call, input_signature=[each.spec for each in inputs], autograph=False)
 
 
 def _check_same_slots(timestamps: Ids, item_ids: Ids) -> tf.Operation:

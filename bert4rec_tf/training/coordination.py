@@ -25,7 +25,7 @@ class Coordinator:
             value = tf.convert_to_tensor(variable)
             variable.assign(self._sum(value if self._chief else tf.zeros_like(value)))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _sum(self, value: tf.Tensor) -> tf.Tensor:
         def summed() -> tf.Tensor:
             context = tf.distribute.get_replica_context()

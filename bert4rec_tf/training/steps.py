@@ -48,7 +48,7 @@ class SynchronousSteps:
     def __init__(self, model: Bert4Rec, strategy: tf.distribute.Strategy, batches_of: BatchesOf):
         self._model, self._strategy = model, strategy
         self._shares = iter(strategy.distribute_datasets_from_function(lambda context: _shares(batches_of, context)))
-        self._run = tf.function(self._steps)
+        self._run = tf.function(self._steps, autograph=False)
 
     @staticmethod
     def min_steps() -> int:
@@ -62,8 +62,7 @@ class SynchronousSteps:
         return StepSums(number, loss, masked_items, items, waited, time.monotonic() - started)
 
     def _steps(self, number: tf.Tensor) -> tf.Tensor:
-        sums = tf.zeros([4], tf.float64)
-        for _ in tf.range(number):
+        def step(sums: tf.Tensor) -> tf.Tensor:
             with tf.control_dependencies([sums]):  # wait for the previous step
                 requested = tf.timestamp()
             with tf.control_dependencies([requested]):
@@ -76,7 +75,11 @@ class SynchronousSteps:
                 tf.cast(self._strategy.experimental_local_results(logs[name])[0], tf.float64)
                 for name in ("loss", "masked_items", "items")
             )
-            sums += tf.stack([loss * masked_items, masked_items, items, waited])
+            return sums + tf.stack([loss * masked_items, masked_items, items, waited])
+
+        _, sums = tf.while_loop(
+            lambda done, _: done < number, lambda done, sums: (done + 1, step(sums)), (0, tf.zeros([4], tf.float64))
+        )
         return sums
 
 
@@ -96,7 +99,7 @@ class ParameterServerSteps:
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         self._batches = iter(batches_of(0, 1))
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def step(batch: Batch) -> Batch:
             return strategy.run(model.update_weights, (batch,))
 
@@ -122,6 +125,7 @@ class ParameterServerSteps:
         return StepSums(number, loss, masked_items, items, waited, time.monotonic() - started)
 
 
+@tf.autograph.experimental.do_not_convert
 def _shares(batches_of: BatchesOf, context: tf.distribute.InputContext) -> tf.data.Dataset:
     """The rows of each batch for the replicas of one process: one element per replica."""
     batches = batches_of(context.input_pipeline_id, context.num_input_pipelines)
