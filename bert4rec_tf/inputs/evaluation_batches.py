@@ -24,7 +24,7 @@ EVALUATION_BATCH = {
 }
 
 
-@tf.autograph.experimental.do_not_convert
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and to look for it takes a second
 def evaluation_batches(
     data_dir: str | pathlib.Path,
     manifest: Manifest,

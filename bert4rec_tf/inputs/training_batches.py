@@ -30,7 +30,7 @@ def objective_buckets(manifest: Manifest, objective: Objective, number: int) -> 
     return choose_buckets(training_instances(manifest, objective).length_histogram(), number)
 
 
-@tf.autograph.experimental.do_not_convert
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and to look for it takes a second
 def training_batches(
     data_dir: str | pathlib.Path,
     instances: TrainingInstances,

@@ -114,7 +114,8 @@ class Bert4Rec(tf.keras.Model):
         with tf.name_scope(name):
             self.embedding(tf.zeros([1, 1], tf.int32), tf.ones([1, 1], tf.bool))
             self.head(tf.zeros([1, 0, config.hidden_size]), self.embedding.item_table)
-        # Traced, not computed: the vectors of all items may be large.
+        # Traced, not computed: the vectors of all items may be large. AutoGraph would take seconds and convert nothing,
+        # since no Python loop or condition of this package depends on a tensor.
         tf.function(self.score_next_item, autograph=False).get_concrete_function(tf.TensorSpec([1, 1], tf.int32))
         if isinstance(item_features, FeatureArrays) and self.embedding.item_features is not None:
             self.embedding.item_features.assign(item_features)
