@@ -28,7 +28,7 @@ class IntegerGraph(tf.Module):
         super().__init__()
         self._weights = model.variables  # a tracked Keras model would save graphs of its own
         histories = tf.TensorSpec([None, None], tf.int32, "item_ids")
-        encode = tf.function(model.encode_next_item, input_signature=[histories])
+        encode = tf.function(model.encode_next_item, input_signature=[histories], autograph=False)
         self._index = index = ExactIndex(item_scores(model, vocabulary))
 
         def best(item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -36,7 +36,7 @@ class IntegerGraph(tf.Module):
             scores, ids = index.top(encode(item_ids), known, item_ids, tf.constant(k), None)
             return {"scores": scores, "ids": ids}
 
-        self.best = tf.function(best, input_signature=[histories])
+        self.best = tf.function(best, input_signature=[histories], autograph=False)
 
     def save(self, directory: pathlib.Path) -> None:
         """Writes it as a SavedModel."""
