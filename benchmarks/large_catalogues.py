@@ -122,7 +122,7 @@ def measure(
     optimizer.build(model.trainable_variables)
     sampled = None if loss == "softmax" else SampledLoss(training, log_popularity)
     model.compile(optimizer, jit_compile=True, sampled_loss=sampled)
-    step = tf.function(model.update_weights)
+    step = tf.function(model.update_weights, autograph=False)
     popular = np.exp(log_popularity[NUM_SPECIAL_IDS:].astype(np.float64))
     popular /= popular.sum()
     seconds = []

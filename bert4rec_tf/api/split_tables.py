@@ -1,6 +1,7 @@
 """Writes the split of a data directory as Parquet tables, for systems that do not read its records."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -120,4 +121,5 @@ def _users(records: EvaluationRecords, split: str) -> Iterator[dict[str, tf.Tens
     files = [os.path.join(records.data_dir, shard.file) for shard in shards if shard.records]  # noqa: PTH118
     if files:
         batches = tf.data.TFRecordDataset(files).batch(_USERS_AT_ONCE)
-        yield from batches.map(lambda users: parse_batch(EVALUATION_USER, users))
+        parse = tf.autograph.experimental.do_not_convert(functools.partial(parse_batch, EVALUATION_USER))
+        yield from batches.map(parse)
