@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # what was imported stays
 
 
 @pytest.fixture(autouse=True)

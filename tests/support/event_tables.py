@@ -1,8 +1,6 @@
 """A database with the tables of events. Tests of many small logs share it: it takes longer to open than such a log."""
 
-import contextlib
 import functools
-from collections.abc import Iterator
 
 import duckdb
 
@@ -16,10 +14,9 @@ def _connection() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-@contextlib.contextmanager
-def empty_events() -> Iterator[duckdb.DuckDBPyConnection]:
+def empty_events() -> duckdb.DuckDBPyConnection:
     """The tables `events` and `low_rated`, empty, in a database of this process."""
     connection = _connection()
     for table in ("events", "low_rated"):
         connection.execute(f"TRUNCATE {table}")
-    yield connection
+    return connection

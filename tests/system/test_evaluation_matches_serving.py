@@ -172,8 +172,8 @@ def check_logs(directory: pathlib.Path, numbers: range, models: int) -> None:
         drop_seen, repeats = generator.random() < 0.75, generator.random() < 0.75
         log = random_log(generator, num_items, one.max_seq_length, repeats)
         manifest = write_log(directory, log, num_items)
-        if number < models:
-            batches[number] = batches_to_rank(directory, manifest, "test", max_items=one.max_seq_length - 1)
+        if number % models not in batches:
+            batches[number % models] = batches_to_rank(directory, manifest, "test", max_items=one.max_seq_length - 1)
         ranks = rank_batches(one.rankers[drop_seen], batches[number % models], manifest)
         assert sorted(ranks.user_ids) == sorted(log)
         check_users(ranks, log, one, drop_seen)

@@ -63,12 +63,12 @@ def write(directory: pathlib.Path, format_: str, rows: list[Row], bad: bool = Tr
 def load(source: LogSource, pieces: list[Piece], directory: pathlib.Path) -> tuple[list[Any], str, LoadCounts]:
     bad_rows, config, loaded = directory / "bad_rows.jsonl", DataConfig(), LoadCounts()
     bad_rows.unlink(missing_ok=True)
-    with empty_events() as connection:
-        for piece in pieces:
-            copied_to = directory / f"piece-{piece.start}"
-            loaded += load_file(connection, source, 0, config, bad_rows, piece=piece, copied_to=copied_to)
-        events = connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
-        assert connection.execute("SELECT count(*) - count(DISTINCT row) FROM events").fetchone() == (0,)
+    connection = empty_events()
+    for piece in pieces:
+        copied_to = directory / f"piece-{piece.start}"
+        loaded += load_file(connection, source, 0, config, bad_rows, piece=piece, copied_to=copied_to)
+    events = connection.execute("SELECT user_id, item_id, time FROM events ORDER BY row").fetchall()
+    assert connection.execute("SELECT count(*) - count(DISTINCT row) FROM events").fetchone() == (0,)
     loaded = dataclasses.replace(loaded, first_bad=loaded.first_bad[:5])
     return events, bad_rows.read_text() if bad_rows.exists() else "", loaded
 

@@ -33,7 +33,8 @@ def load(
     content: bytes, name: str, *, exactly: bool = False, min_rating: float | None = None, **columns: str
 ) -> tuple[list[Event], list[Bad], LoadCounts]:
     """Events in their order, line and reason of each bad row, and the counts."""
-    with tempfile.TemporaryDirectory() as directory, empty_events() as connection:
+    connection = empty_events()
+    with tempfile.TemporaryDirectory() as directory:
         path, bad_rows = pathlib.Path(directory) / name, pathlib.Path(directory) / "bad"
         path.write_bytes(content)
         engine = mock.patch.object(load_events, "_insert_whole", return_value=None)
@@ -253,8 +254,7 @@ def test_an_unclosed_quote_costs_only_a_look_ahead(monkeypatch: pytest.MonkeyPat
 
 def test_a_bad_row_is_kept_unchanged(tmp_path: pathlib.Path) -> None:
     (tmp_path / "log.txt").write_bytes("u i\nÜber drei Wörter\n".encode())
-    with empty_events() as connection:
-        load_file(connection, LogSource([str(tmp_path / "log.txt")]), 0, DataConfig(), tmp_path / "bad.jsonl")
+    load_file(empty_events(), LogSource([str(tmp_path / "log.txt")]), 0, DataConfig(), tmp_path / "bad.jsonl")
     kept = json.loads((tmp_path / "bad.jsonl").read_text())
     assert kept == {"file": "log.txt", "line": 2, "reason": "must be `user item`", "text": "Über drei Wörter"}
 

@@ -35,7 +35,8 @@ def load(
     source: LogSource | pa.Table, min_rating: float | None = None, bad_rows: pathlib.Path | None = None
 ) -> tuple[list[Event], LoadCounts]:
     """The events in order. Without a `bad_rows` file, a bad row raises an error."""
-    with empty_events() as connection, tempfile.TemporaryDirectory() as directory:
+    connection = empty_events()
+    with tempfile.TemporaryDirectory() as directory:
         aside = bad_rows or pathlib.Path(directory) / "bad_rows.jsonl"
         if isinstance(source, pa.Table):
             loaded = load_batches(connection, [source], RowRules("rows", aside, min_rating, unit="none"))

@@ -47,8 +47,8 @@ def load(
 ) -> list[Event]:
     """The events in log order, read by DuckDB if the files are safe for it, else line by line."""
     slow = mock.patch.object(load_events, "_insert_whole", return_value=None)
+    connection = empty_events()
     with (
-        empty_events() as connection,
         tempfile.TemporaryDirectory() as directory,
         slow if line_by_line else contextlib.nullcontext(),
     ):

@@ -27,9 +27,9 @@ def load(path: pathlib.Path, **options: Any) -> tuple[list[Event], list[tuple[in
     """Events in their order, row number and reason of each bad row, and the counts."""
     aside = path.with_name("bad")
     aside.unlink(missing_ok=True)
-    with empty_events() as connection:
-        loaded = load_file(connection, LogSource([str(path)], **options), 0, DataConfig(), aside)
-        events = connection.execute("SELECT user_id, item_id, time::BIGINT FROM events ORDER BY row").fetchall()
+    connection = empty_events()
+    loaded = load_file(connection, LogSource([str(path)], **options), 0, DataConfig(), aside)
+    events = connection.execute("SELECT user_id, item_id, time::BIGINT FROM events ORDER BY row").fetchall()
     lines = aside.read_text().splitlines() if aside.exists() else []
     bad = [(row["line"], row["reason"]) for row in map(json.loads, lines)]
     assert loaded.rows_read == len(events) + len(bad)
@@ -121,10 +121,10 @@ def test_a_user_is_the_same_in_files_of_all_types(tmp_path: pathlib.Path) -> Non
         write(tmp_path / f"log{number}.parquet", user_id=users, item_id=["i", "j"], timestamp=[number, number])
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n7,i,9\n8,j,9\n")
     source = LogSource([f"{tmp_path}/log*"])
-    with empty_events() as connection:
-        for number in range(len(source.files)):
-            load_file(connection, source, number, DataConfig(), tmp_path / "bad")
-        found = connection.execute("SELECT user_id, count(*) FROM events GROUP BY ALL ORDER BY ALL").fetchall()
+    connection = empty_events()
+    for number in range(len(source.files)):
+        load_file(connection, source, number, DataConfig(), tmp_path / "bad")
+    found = connection.execute("SELECT user_id, count(*) FROM events GROUP BY ALL ORDER BY ALL").fetchall()
     assert found == [("7", 7), ("8", 7)]
 
 

@@ -32,9 +32,9 @@ def load(content: bytes, name: str, block_bytes: int, fast: bool) -> tuple[Loade
         attempts.append(loaded is not None)
         return loaded
 
+    connection = empty_events()
     with (
         tempfile.TemporaryDirectory() as directory,
-        empty_events() as connection,
         mock.patch.object(load_events, "_insert_whole", counted),
         mock.patch.object(text_blocks, "_BLOCK_BYTES", block_bytes),
         mock.patch.object(text_blocks, "_READ_BYTES", 7),

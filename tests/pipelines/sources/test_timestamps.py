@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from bert4rec_tf.config import Config
 from pipelines.build import BuildResult, build_records
 from pipelines.sources import timestamps
-from pipelines.sources.load_events import create_events, load_file
+from pipelines.sources.load_events import load_file
 from pipelines.sources.log_source import LogSource
 from pipelines.sources.timestamps import END, format_time, infer_unit, seconds
+from tests.support.event_tables import empty_events
 from tfrecords.config import DataConfig
 from tfrecords.errors import InputError
 
@@ -168,11 +169,10 @@ def test_numbers_dates_and_typed_times_of_one_log_agree(tmp_path: pathlib.Path) 
     for name, times in (("log3", pa.array(moments, pa.timestamp("ms"))), ("log4", pa.array([START * 1000 + 9] * 8))):
         pq.write_table(pa.table({"user_id": users, "item_id": items, "timestamp": times}), tmp_path / f"{name}.parquet")
     source = LogSource([f"{tmp_path}/log*"])
-    with duckdb.connect() as connection:
-        create_events(connection)
-        for number in range(4):
-            load_file(connection, source, number, DataConfig(), tmp_path / "bad")
-        times = [time - START for (time,) in connection.execute("SELECT time FROM events ORDER BY row").fetchall()]
+    connection = empty_events()
+    for number in range(4):
+        load_file(connection, source, number, DataConfig(), tmp_path / "bad")
+    times = [time - START for (time,) in connection.execute("SELECT time FROM events ORDER BY row").fetchall()]
     assert times == [*range(8), *range(60, 68), *range(120, 128), *[Decimal("0.009")] * 8]
 
 
